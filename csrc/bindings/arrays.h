@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// All checks of arrays that come from Python: exact dtype, exact shape, C-contiguous, writable where written. Nothing is
+// converted or copied. Messages read `operation: argument has what, expected what`.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
+
+#include "core/vec.h"
+
+namespace bptt::bindings {
+
+namespace py = pybind11;
+using Shape = std::vector<Index>;
+
+inline std::string to_string(const Shape& shape) {
+  std::string text = "(";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+inline Shape shape_of(const py::array& a) { return Shape(a.shape(), a.shape() + a.ndim()); }
+
+template <class T>
+bool has_dtype(const py::array& a) {
+  return py::isinstance<py::array_t<T>>(a);
+}
+
+/// The values of `a`, which must have dtype T and this shape. `name` is "operation: argument".
+template <class T>
+const T* read(const py::array& a, const Shape& shape, const char* name) {
+  if (!has_dtype<T>(a)) {
+    throw py::type_error(std::string(name) + " has dtype " + std::string(py::str(a.dtype())) + ", expected " +
+                         std::string(py::str(py::dtype::of<T>())));
+  }
+  if (shape_of(a) != shape) {
+    throw py::value_error(std::string(name) + " has shape " + to_string(shape_of(a)) + ", expected " +
+                          to_string(shape));
+  }
+  if (!(a.flags() & py::array::c_style)) throw py::value_error(std::string(name) + " is strided, expected C-contiguous");
+  return static_cast<const T*>(a.data());
+}
+
+template <class T>
+T* write(py::array& a, const Shape& shape, const char* name) {
+  const T* data = read<T>(a, shape, name);
+  if (!a.writeable()) throw py::value_error(std::string(name) + " is read-only, expected a writable array");
+  return const_cast<T*>(data);
+}
+
+/// Length of axis `axis` of an array that must have `ndim` of them.
+inline Index axis(const py::array& a, int ndim, int axis, const char* name) {
+  if (a.ndim() != ndim) {
+    throw py::value_error(std::string(name) + " has " + std::to_string(a.ndim()) + " dimensions, expected " +
+                          std::to_string(ndim));
+  }
+  return a.shape(axis);
+}
+
+template <class T>
+py::array_t<T> empty(const Shape& shape) {
+  return py::array_t<T>(std::vector<py::ssize_t>(shape.begin(), shape.end()));
+}
+
+/// f(T{}) for the dtype of `a`, float32 or float64.
+template <class F>
+auto for_dtype(const py::array& a, const char* name, F&& f) {
+  if (has_dtype<float>(a)) return f(float{});
+  if (has_dtype<double>(a)) return f(double{});
+  throw py::type_error(std::string(name) + " has dtype " + std::string(py::str(a.dtype())) +
+                       ", expected float32 or float64");
+}
+
+/// Asked by long jobs without the GIL: has Ctrl-C been pressed? The exception is then set.
+inline bool interrupted() {
+  py::gil_scoped_acquire gil;
+  return PyErr_CheckSignals() != 0;
+}
+
+}  // namespace bptt::bindings

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which x86-64 microarchitecture levels (psABI v2, v3, v4) this processor and its operating system can run.
+// Reads CPUID itself: __builtin_cpu_supports knows lzcnt and movbe only in recent compilers, and MSVC has no equal of
+// it. Is compiled with baseline flags and must stay so: it runs before anything else is known about the machine.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define BPTT_X86_64 1
+#if defined(_MSC_VER)
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#endif
+
+namespace bptt::detect {
+
+#ifdef BPTT_X86_64
+
+struct Registers {
+  std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+// All zero where the processor does not know the leaf: then each feature it would have named is absent.
+inline Registers cpuid(std::uint32_t leaf) {
+  Registers r;
+#if defined(_MSC_VER)
+  int highest[4], values[4];
+  __cpuid(highest, static_cast<int>(leaf & 0x80000000u));
+  if (static_cast<std::uint32_t>(highest[0]) < leaf) return r;
+  __cpuidex(values, static_cast<int>(leaf), 0);
+  r = {static_cast<std::uint32_t>(values[0]), static_cast<std::uint32_t>(values[1]),
+       static_cast<std::uint32_t>(values[2]), static_cast<std::uint32_t>(values[3])};
+#else
+  __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
+#endif
+  return r;
+}
+
+// XCR0: the register states that the operating system saves at a context switch. Call only if OSXSAVE is set.
+inline std::uint64_t saved_states() {
+#if defined(_MSC_VER)
+  return _xgetbv(0);
+#else
+  std::uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<std::uint64_t>(high) << 32) | low;
+#endif
+}
+
+constexpr std::uint32_t bits() { return 0; }
+template <class... Rest>
+constexpr std::uint32_t bits(int first, Rest... rest) {
+  return (std::uint32_t{1} << first) | bits(rest...);
+}
+
+constexpr bool has(std::uint64_t value, std::uint64_t wanted) { return (value & wanted) == wanted; }
+
+// Best first; empty on a processor below v2 (before about 2009).
+// macOS turns AVX-512 state on at its first use, so XCR0 lacks it here and such a Mac is served by v3.
+inline std::vector<std::string> levels() {
+  const Registers leaf1 = cpuid(1), leaf7 = cpuid(7), extended = cpuid(0x80000001u);
+  // sse3 ssse3 cmpxchg16b sse4.1 sse4.2 popcnt; lahf
+  const bool v2 = has(leaf1.ecx, bits(0, 9, 13, 19, 20, 23)) && has(extended.ecx, bits(0));
+  // fma movbe osxsave avx f16c; bmi1 avx2 bmi2; lzcnt; the XMM and YMM states are saved
+  const bool v3 = v2 && has(leaf1.ecx, bits(12, 22, 27, 28, 29)) && has(leaf7.ebx, bits(3, 5, 8)) &&
+                  has(extended.ecx, bits(5)) && has(saved_states(), bits(1, 2));
+  // avx512 f dq cd bw vl; the opmask and ZMM states are saved
+  const bool v4 = v3 && has(leaf7.ebx, bits(16, 17, 28, 30, 31)) && has(saved_states(), bits(5, 6, 7));
+  std::vector<std::string> found;
+  if (v4) found.emplace_back("v4");
+  if (v3) found.emplace_back("v3");
+  if (v2) found.emplace_back("v2");
+  return found;
+}
+
+#else
+
+inline std::vector<std::string> levels() { return {"base"}; }
+
+#endif
+
+}  // namespace bptt::detect

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// Linear, embedding and losses: arrays in and out of csrc/nn.
+#include <pybind11/stl.h>
+
+#include <optional>
+
+#include "bindings/arrays.h"
+#include "bindings/register.h"
+#include "nn/embedding.h"
+#include "nn/linear.h"
+#include "nn/loss.h"
+
+namespace bptt::bindings {
+namespace {
+
+py::array linear_forward(const py::array& x, const py::array& weight, const std::optional<py::array>& bias) {
+  return for_dtype(x, "linear_forward: x", [&](auto zero) -> py::array {
+    using T = decltype(zero);
+    const Index N = axis(x, 2, 0, "linear_forward: x"), I = axis(x, 2, 1, "linear_forward: x");
+    const Index O = axis(weight, 2, 0, "linear_forward: weight");
+    const T* in = read<T>(x, {N, I}, "linear_forward: x");
+    const T* w = read<T>(weight, {O, I}, "linear_forward: weight");
+    const T* b = bias ? read<T>(*bias, {O}, "linear_forward: bias") : nullptr;
+    py::array_t<T> y = empty<T>({N, O});
+    T* out = y.mutable_data();
+    py::gil_scoped_release release;
+    nn::linear_forward(out, in, w, b, N, I, O);
+    return y;
+  });
+}
+
+py::array linear_backward(const py::array& x, const py::array& weight, const py::array& dy, py::array& dweight,
+                          std::optional<py::array>& dbias) {
+  return for_dtype(x, "linear_backward: x", [&](auto zero) -> py::array {
+    using T = decltype(zero);
+    const Index N = axis(x, 2, 0, "linear_backward: x"), I = axis(x, 2, 1, "linear_backward: x");
+    const Index O = axis(weight, 2, 0, "linear_backward: weight");
+    const T* in = read<T>(x, {N, I}, "linear_backward: x");
+    const T* w = read<T>(weight, {O, I}, "linear_backward: weight");
+    const T* dout = read<T>(dy, {N, O}, "linear_backward: dy");
+    T* dw = write<T>(dweight, {O, I}, "linear_backward: dweight");
+    T* db = dbias ? write<T>(*dbias, {O}, "linear_backward: dbias") : nullptr;
+    py::array_t<T> dx = empty<T>({N, I});
+    T* din = dx.mutable_data();
+    py::gil_scoped_release release;
+    nn::linear_backward(din, dw, db, in, w, dout, N, I, O);
+    return dx;
+  });
+}
+
+/// ids [N], those that `mask` keeps within [0, count).
+const std::int64_t* read_ids(const py::array& ids, Index N, Index count, const bool* mask, const char* name) {
+  const std::int64_t* values = read<std::int64_t>(ids, {N}, name);
+  for (Index n = 0; n < N; ++n) {
+    if ((!mask || mask[n]) && (values[n] < 0 || values[n] >= count)) {
+      throw py::value_error(std::string(name) + " has the value " + std::to_string(values[n]) + ", expected 0 to " +
+                            std::to_string(count - 1));
+    }
+  }
+  return values;
+}
+
+py::array embedding_forward(const py::array& ids, const py::array& weight) {
+  return for_dtype(weight, "embedding_forward: weight", [&](auto zero) -> py::array {
+    using T = decltype(zero);
+    const Index N = axis(ids, 1, 0, "embedding_forward: ids");
+    const Index V = axis(weight, 2, 0, "embedding_forward: weight"), E = axis(weight, 2, 1, "embedding_forward: weight");
+    const T* w = read<T>(weight, {V, E}, "embedding_forward: weight");
+    const std::int64_t* index = read_ids(ids, N, V, nullptr, "embedding_forward: ids");
+    py::array_t<T> y = empty<T>({N, E});
+    nn::embedding_forward(y.mutable_data(), index, w, N, E);
+    return y;
+  });
+}
+
+void embedding_backward(const py::array& ids, const py::array& dy, py::array& dweight) {
+  for_dtype(dy, "embedding_backward: dy", [&](auto zero) {
+    using T = decltype(zero);
+    const Index N = axis(ids, 1, 0, "embedding_backward: ids");
+    const Index V = axis(dweight, 2, 0, "embedding_backward: dweight");
+    const Index E = axis(dweight, 2, 1, "embedding_backward: dweight");
+    const T* dout = read<T>(dy, {N, E}, "embedding_backward: dy");
+    T* dw = write<T>(dweight, {V, E}, "embedding_backward: dweight");
+    nn::embedding_backward(dw, read_ids(ids, N, V, nullptr, "embedding_backward: ids"), dout, N, V, E);
+  });
+}
+
+const bool* read_mask(const std::optional<py::array>& mask, Index N, const char* name) {
+  return mask ? read<bool>(*mask, {N}, name) : nullptr;
+}
+
+py::tuple cross_entropy(const py::array& logits, const py::array& targets, const std::optional<py::array>& mask,
+                        double scale) {
+  return for_dtype(logits, "cross_entropy: logits", [&](auto zero) -> py::tuple {
+    using T = decltype(zero);
+    const Index N = axis(logits, 2, 0, "cross_entropy: logits"), C = axis(logits, 2, 1, "cross_entropy: logits");
+    const T* z = read<T>(logits, {N, C}, "cross_entropy: logits");
+    const bool* keep = read_mask(mask, N, "cross_entropy: mask");
+    const std::int64_t* target = read_ids(targets, N, C, keep, "cross_entropy: targets");
+    py::array_t<T> dlogits = empty<T>({N, C});
+    T* dz = dlogits.mutable_data();
+    double loss;
+    {
+      py::gil_scoped_release release;
+      loss = nn::cross_entropy(dz, z, target, keep, scale, N, C);
+    }
+    return py::make_tuple(loss, dlogits);
+  });
+}
+
+py::tuple mse(const py::array& prediction, const py::array& target, const std::optional<py::array>& mask,
+              double scale) {
+  return for_dtype(prediction, "mse: prediction", [&](auto zero) -> py::tuple {
+    using T = decltype(zero);
+    const Index N = axis(prediction, 2, 0, "mse: prediction"), F = axis(prediction, 2, 1, "mse: prediction");
+    const T* p = read<T>(prediction, {N, F}, "mse: prediction");
+    const T* t = read<T>(target, {N, F}, "mse: target");
+    const bool* keep = read_mask(mask, N, "mse: mask");
+    py::array_t<T> dprediction = empty<T>({N, F});
+    const double loss = nn::mse(dprediction.mutable_data(), p, t, keep, scale, N, F);
+    return py::make_tuple(loss, dprediction);
+  });
+}
+
+}  // namespace
+
+void register_nn(py::module_& m) {
+  m.def("linear_forward", &linear_forward, py::arg("x"), py::arg("weight"), py::arg("bias").none(true));
+  m.def("linear_backward", &linear_backward, py::arg("x"), py::arg("weight"), py::arg("dy"), py::arg("dweight"),
+        py::arg("dbias").none(true));
+  m.def("embedding_forward", &embedding_forward, py::arg("ids"), py::arg("weight"));
+  m.def("embedding_backward", &embedding_backward, py::arg("ids"), py::arg("dy"), py::arg("dweight"));
+  m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("mask").none(true),
+        py::arg("scale"));
+  m.def("mse", &mse, py::arg("prediction"), py::arg("target"), py::arg("mask").none(true), py::arg("scale"));
+}
+
+}  // namespace bptt::bindings

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// One function per group of bindings, each in the file of the same name.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace bptt::bindings {
+
+void register_math(pybind11::module_& m);
+void register_recurrence(pybind11::module_& m);
+void register_nn(pybind11::module_& m);
+void register_optim(pybind11::module_& m);
+
+}  // namespace bptt::bindings

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// The list of cells: what stands here is compiled for every dtype and instruction set and can be asked for by name.
+#pragma once
+
+#include "cells/gru.h"
+#include "cells/lstm.h"
+#include "cells/rnn.h"
+
+namespace bptt::cells {
+
+template <class... Cells> struct List {};
+using All = List<RNNTanh, RNNReLU, LSTM, PeepholeLSTM, GRU>;
+
+}  // namespace bptt::cells

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// A cell's weights in the order in which the time loops read them; packed once and used until the weights change.
+// In: weight_ih [G*H,I], weight_hh [G*H,H], bias [G*H], vectors [P,H], row g*H + j belonging to gate g of unit j.
+#pragma once
+
+#include "core/gemm.h"
+
+namespace bptt::sequence {
+
+template <class Cell, class T>
+struct Weights {
+  static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, P = Cell::P;
+
+  Index I, H, blocks;  // blocks of W hidden units; units beyond H have zero weights and stay zero
+  Index Hp;            // blocks * W
+  Buffer<T> x, h;      // forward: [blocks][I][G][W], [blocks][H][G][W]
+  Buffer<T> bias;      // the accumulators' start: [blocks][A][W]
+  Buffer<T> vectors;   // [P][Hp]
+  Panels<T> x_back, h_back;  // backward: [G*H] deep, I and H columns; empty without training
+
+  Weights(Index I, Index H, const T* weight_ih, const T* weight_hh, const T* b, const T* p, bool training)
+      : I(I),
+        H(H),
+        blocks(ceil_div(H, W)),
+        Hp(blocks * W),
+        x(checked_mul(checked_mul(Hp, G), I)),
+        h(checked_mul(checked_mul(Hp, G), H)),
+        bias(checked_mul(Hp, A)),
+        vectors(checked_mul(Hp, P)) {
+    pack_gates(x.data(), weight_ih, I);
+    pack_gates(h.data(), weight_hh, H);
+    pack_bias(b);
+    vectors.clear();
+    for (int i = 0; i < P; ++i) std::copy_n(p + i * H, H, vectors.data() + i * Hp);
+    if (training) {
+      x_back = Panels<T>(G * H, I);
+      h_back = Panels<T>(G * H, H);
+      x_back.pack(weight_ih, I);
+      h_back.pack(weight_hh, H);
+    }
+  }
+
+ private:
+  void pack_gates(T* out, const T* weight, Index K) {
+    if (Hp != H) std::fill_n(out, Hp * G * K, T(0));
+    for (Index j = 0; j < blocks; ++j) {
+      const Index lanes = std::min<Index>(W, H - j * W);
+      for (int g = 0; g < G; ++g) transpose(out + (j * K * G + g) * W, G * W, weight + (g * H + j * W) * K, K, lanes, K);
+    }
+  }
+
+  void pack_bias(const T* b) {
+    bias.clear();
+    for (Index j = 0; b && j < H; ++j) {
+      for (int g = 0; g < G; ++g) bias[(j / W * A + Cell::x_acc(g)) * W + j % W] = b[g * H + j];
+    }
+  }
+};
+
+}  // namespace bptt::sequence

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What users hand in, made exact: arrays, dtypes, sizes and numbers are checked and converted here, once.
+
+The native module takes C-contiguous arrays of one exact dtype. Whatever differs is copied once (a strided view, another
+dtype, another byte order, an unaligned buffer); what already fits is passed on as it is, without a copy.
+Each error reads `operation: argument has what, expected what`; `where` is the operation.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+    Array: TypeAlias = NDArray[Any]
+    ArrayIn: TypeAlias = "ArrayLike | SupportsDLPack"
+
+
+class SupportsDLPack(Protocol):
+    """An array of another library that lies in CPU memory."""
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        """Export the memory as a DLPack capsule."""
+
+
+def as_array(where: str, name: str, value: Any) -> Array:
+    """NumPy's view of an array, of anything with `__array__` or `__dlpack__` in CPU memory, or of nested lists."""
+    if type(value) is np.ndarray:
+        return value
+    try:
+        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+            return np.from_dlpack(value)
+        return np.asarray(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        what = f"{where}: {name} has type {type(value).__name__}, expected an array in CPU memory or nested lists"
+        raise type(error)(f"{what} ({error})") from error
+
+
+def as_floats(where: str, name: str, value: ArrayIn, dtype: DTypeLike) -> Array:
+    """Real numbers as a C-contiguous array of `dtype`; TypeError for what is not real."""
+    return _exact(where, name, as_array(where, name, value), dtype, "fiub", "real numbers")
+
+
+def as_integers(where: str, name: str, value: ArrayIn) -> Array:
+    """Integers as a C-contiguous int64 array; TypeError for anything else."""
+    return _exact(where, name, as_array(where, name, value), np.int64, "iu", "integers")
+
+
+def as_mask(where: str, name: str, value: ArrayIn) -> Array:
+    """Booleans as a C-contiguous array; TypeError for anything else."""
+    return _exact(where, name, as_array(where, name, value), np.bool_, "b", "booleans")
+
+
+def _exact(where: str, name: str, array: Array, dtype: DTypeLike, kinds: str, expected: str) -> Array:
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"{where}: {name} has dtype {array.dtype}, expected {expected}")
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
+        return array
+    return np.require(array, dtype, ["C", "A"])
+
+
+def check_shape(where: str, name: str, array: Array, expected: tuple[int, ...]) -> None:
+    """Raise ValueError unless the array has this shape."""
+    if array.shape != expected:
+        raise shape_error(where, name, array, expected)
+
+
+def shape_error(where: str, name: str, array: Array, expected: object) -> ValueError:
+    """The error for a wrong shape, with `expected` in words or numbers."""
+    return ValueError(f"{where}: {name} has shape {array.shape}, expected {expected}")
+
+
+def check_tuple(where: str, name: str, value: Any, length: int, expected: str) -> tuple[Any, ...]:
+    """Return a tuple or list of this length as a tuple."""
+    if isinstance(value, (tuple, list)) and len(value) == length:
+        return tuple(value)
+    has = f"length {len(value)}" if isinstance(value, (tuple, list)) else f"type {type(value).__name__}"
+    raise ValueError(f"{where}: {name} has {has}, expected {expected}")
+
+
+def check_size(where: str, name: str, value: Any, least: int = 1) -> int:
+    """An integer of at least `least`."""
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{where}: {name} has type {type(value).__name__}, expected an integer") from None
+    if size < least:
+        raise ValueError(f"{where}: {name} has value {size}, expected an integer >= {least}")
+    return size
+
+
+def check_number(where: str, name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
+    """A number in [low, high); NaN is not in it."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{where}: {name} has type {type(value).__name__}, expected a number") from None
+    if not low <= number < high:
+        raise ValueError(f"{where}: {name} has value {number}, expected {low:g} <= {name} < {high:g}")
+    return number
+
+
+def check_dtype(where: str, dtype: DTypeLike) -> np.dtype[Any]:
+    """The dtype of a layer: float32 or float64."""
+    exact = np.dtype(dtype)
+    if exact not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"{where}: dtype has value {exact}, expected float32 or float64")
+    return exact

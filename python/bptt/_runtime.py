@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Threads, and what this build and this machine are: the process-wide settings."""
+
+from __future__ import annotations
+
+import platform
+
+import numpy as np
+
+from bptt._arrays import check_size
+from bptt._dispatch import core
+
+__all__ = ["config", "get_num_threads", "set_num_threads", "show_config"]
+
+
+def set_num_threads(n: int) -> None:
+    """Use `n` threads in all calls from now on; results have the same bits for every number.
+
+    The default is BPTT_NUM_THREADS, or else what the process may use (affinity mask, cgroup quota).
+    Raises: ValueError for n < 1, TypeError for what is not an integer.
+
+    >>> before = get_num_threads()
+    >>> set_num_threads(1)
+    >>> get_num_threads()
+    1
+    >>> set_num_threads(before)
+    """
+    core.set_num_threads(check_size("set_num_threads", "n", n))
+
+
+def get_num_threads() -> int:
+    """Return the number of threads that calls use.
+
+    >>> get_num_threads() >= 1
+    True
+    """
+    return core.get_num_threads()
+
+
+def config() -> dict[str, str | int]:
+    """Return what bptt was built with and what it uses here: versions, compiler, instruction-set level, threads.
+
+    >>> config()["threads"] == get_num_threads()
+    True
+    """
+    return {
+        **core.config(),
+        "level": core.level,
+        "threads": core.get_num_threads(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def show_config() -> None:
+    """Print `config`, one line for each entry."""
+    for key, value in config().items():
+        print(f"{key}: {value}")

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A character-level language model: Embedding -> recurrent layers -> Linear, its training, evaluation and sampling.
+
+What `bptt train` and `bptt sample` do, without the terminal: nothing is printed here and no signal is handled. Ids are
+[T,B] int64, logits [T,B,V] float32, losses are in nats per character.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt import checkpoint, losses, optim
+from bptt.layers import GRU, LSTM, RNN, Embedding, Linear, Sequential
+from bptt.textdata import Streams, Vocabulary
+
+__all__ = ["Architecture", "CharLM", "Settings", "Step", "evaluate", "sample", "train"]
+
+CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+LEARNING_RATES = {"adam": 4e-3, "sgd": 1.0}
+KIND = "charlm"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The sizes of a model.
+
+    - `cell`: "lstm", "gru" or "rnn". `hidden`: H units in each of `layers` recurrent layers.
+    - `embedding`: numbers per character.
+
+    Raises: ValueError where a size is not a whole number >= 1 or the cell is unknown.
+
+    >>> Architecture(hidden=64).parameters(vocabulary=100)
+    34596
+    """
+
+    cell: str = "lstm"
+    hidden: int = 192
+    layers: int = 1
+    embedding: int = 32
+
+    def __post_init__(self) -> None:
+        """Check the sizes; they may come from a file."""
+        if self.cell not in CELLS:
+            raise ValueError(f"Architecture: cell has {self.cell!r}, expected one of {', '.join(CELLS)}")
+        for name in ("hidden", "layers", "embedding"):
+            size = getattr(self, name)
+            if type(size) is not int or size < 1:
+                raise ValueError(f"Architecture: {name} has {size!r}, expected a whole number of at least 1")
+
+    def parameters(self, vocabulary: int) -> int:
+        """Return the number of weights for a vocabulary of V characters."""
+        G, H = GATES[self.cell], self.hidden
+        E, L, V = self.embedding, self.layers, vocabulary
+        bias = G * H + (H if self.cell == "gru" else 0)
+        return V * E + G * H * (E + H) + (L - 1) * G * H * (H + H) + L * bias + V * (H + 1)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; `train` gives the recipe.
+
+    - `batch_size`: B streams read side by side. `seq_len`: T characters between two updates (truncated BPTT).
+    - `steps`: number of updates. `lr`: the first step's learning rate, None for the optimizer's default.
+    - `clip_norm`: largest gradient norm, None for no limit. `optimizer`: "adam" or "sgd" (momentum 0.9, Nesterov).
+    """
+
+    batch_size: int = 32
+    seq_len: int = 64
+    steps: int = 1000
+    lr: float | None = None
+    clip_norm: float | None = 1.0
+    optimizer: str = "adam"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one update saw: `loss` in nats per character and `grad_norm` before clipping, of `characters` characters."""
+
+    number: int
+    loss: float
+    grad_norm: float
+    characters: int
+
+
+@dataclass(frozen=True)
+class CharLM:
+    """A model together with the characters it knows.
+
+    >>> lm = CharLM.create(Architecture(hidden=8), Vocabulary("abc"), seed=0)
+    >>> logits, state = lm.model(np.zeros((5, 2), np.int64))
+    >>> logits.shape
+    (5, 2, 3)
+    """
+
+    architecture: Architecture
+    vocabulary: Vocabulary
+    model: Sequential
+
+    @classmethod
+    def create(cls, architecture: Architecture, vocabulary: Vocabulary, seed: int = 0) -> CharLM:
+        """Return a new model with random weights; the same seed gives the same weights everywhere."""
+        H, V = architecture.hidden, len(vocabulary)
+        # one independent seed per layer: equal seeds would make layers of equal shape start as copies of each other
+        seeds = np.random.SeedSequence(seed).generate_state(architecture.layers + 2).tolist()
+        sizes = [architecture.embedding] + [H] * (architecture.layers - 1)
+        cell = CELLS[architecture.cell]
+        recurrent = [cell(size, H, seed=s) for size, s in zip(sizes, seeds[2:], strict=True)]
+        embedding = Embedding(V, architecture.embedding, seed=seeds[0])
+        return cls(architecture, vocabulary, Sequential(embedding, *recurrent, Linear(H, V, seed=seeds[1])))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a safetensors file (see `checkpoint.save`); OSError where that fails."""
+        config = {
+            "kind": KIND,
+            "architecture": asdict(self.architecture),
+            "vocabulary": self.vocabulary.characters,
+        }
+        checkpoint.save(path, dict(self.model.params), config)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> CharLM:
+        """Return the model of a file that `save` wrote; OSError or ValueError (one line) where it is not one."""
+        arrays, config = checkpoint.load(path)
+        try:
+            if config["kind"] != KIND:
+                raise ValueError(f"it holds {config['kind']!r}")
+            architecture, vocabulary = Architecture(**config["architecture"]), Vocabulary(config["vocabulary"])
+            # before building: sizes from a file must not make us allocate more than the file holds
+            if architecture.parameters(len(vocabulary)) != sum(array.size for array in arrays.values()):
+                raise ValueError("its sizes differ from its arrays")
+            lm = cls.create(architecture, vocabulary)
+            for name in lm.model.params:
+                lm.model.params[name] = arrays[name]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{os.fspath(path)!r} has no usable character model ({error}), expected a file from 'bptt train'"
+            ) from error
+        return lm
+
+
+def memory_needed(architecture: Architecture, vocabulary: int, settings: Settings) -> int:
+    """Return about how many bytes a training run takes, counted from its largest arrays; a lower bound.
+
+    Per weight: itself, its gradient, two moments, and the two packed copies of the kernels. Per character of a batch:
+    the gates and states that each layer keeps for the backward pass, and the logits with their gradient.
+    """
+    weights = 6 * architecture.parameters(vocabulary)
+    per_character = 2 * (GATES[architecture.cell] + 2) * architecture.hidden * architecture.layers + 2 * vocabulary
+    return 4 * (weights + per_character * settings.batch_size * settings.seq_len)
+
+
+def train(lm: CharLM, streams: Streams, settings: Settings) -> Iterator[Step]:
+    """Train by truncated backpropagation through time, yielding after each update; leave the loop to stop early.
+
+    The state is carried from batch to batch and starts from zeros at each new pass over the text. The learning rate
+    falls from `settings.lr` to zero over the run along half a cosine: lr(k) = lr/2 * (1 + cos(pi * k / steps)).
+
+    - `streams`: batches (x, y), each [T,B], of the text to learn from. `settings.steps` updates are made.
+
+    Raises: FloatingPointError where the gradient is no longer finite; the weights are then those of the step before.
+
+    Source: Williams & Peng 1990 (truncated BPTT); Loshchilov & Hutter 2017 (cosine decay).
+
+    >>> lm = CharLM.create(Architecture(hidden=8), Vocabulary("ab"), seed=0)
+    >>> streams = Streams(lm.vocabulary.encode("ab" * 50), batch_size=2, seq_len=8)
+    >>> steps = list(train(lm, streams, Settings(steps=20)))
+    >>> len(steps), steps[-1].loss < steps[0].loss
+    (20, True)
+    """
+    lr = settings.lr if settings.lr is not None else LEARNING_RATES[settings.optimizer]
+    optimizer: optim.Adam | optim.SGD
+    if settings.optimizer == "adam":
+        optimizer = optim.Adam(lr=lr, clip_norm=settings.clip_norm)
+    else:
+        optimizer = optim.SGD(lr=lr, momentum=0.9, nesterov=True, clip_norm=settings.clip_norm)
+    done = 0
+    while done < settings.steps:
+        state: Any = None
+        for x, y in islice(streams, settings.steps - done):
+            optimizer.lr = lr / 2 * (1 + math.cos(math.pi * done / settings.steps))
+            logits, state, tape = lm.model.forward(x, state)
+            loss, dlogits = losses.cross_entropy(logits, y)
+            _, _, grads = lm.model.backward(tape, dlogits)
+            info = optimizer.step(lm.model.params, grads)
+            done += 1
+            yield Step(done, loss, info.grad_norm, x.size)
+
+
+def evaluate(lm: CharLM, ids: NDArray[Any], *, streams: int = 16, seq_len: int = 256) -> float:
+    """Return the mean loss over a text in nats per character (bits: divide by ln 2), the state carried all along.
+
+    The text is read as up to `streams` parallel streams of at least 256 characters, each from a zero state; a single
+    stream would be exact but many times slower. The cold starts make the result slightly too high, never too low.
+
+    - `ids`: [N] from `lm.vocabulary.encode`, N >= 2.
+
+    >>> lm = CharLM.create(Architecture(hidden=8), Vocabulary("abcd"), seed=0)
+    >>> bool(abs(evaluate(lm, lm.vocabulary.encode("abcd" * 50)) - np.log(4)) < 0.3)
+    True
+    """
+    batch_size = max(1, min(streams, len(ids) // 256))
+    batches = Streams(ids, batch_size, min(seq_len, (len(ids) - 1) // batch_size))
+    total, count, state = 0.0, 0, None
+    for x, y in batches:
+        logits, state = lm.model(x, state)
+        loss, _ = losses.cross_entropy(logits, y)
+        total, count = total + loss * x.size, count + x.size
+    return total / count
+
+
+def sample(
+    lm: CharLM, prompt: str = "", *, length: int = 400, temperature: float = 0.8, seed: int | None = None
+) -> Iterator[str]:
+    """Return an iterator over `length` characters that continue `prompt` (which is not repeated).
+
+    Each is drawn from softmax(logits / temperature). Temperature 1 is what the model believes, below 1 is more
+    careful, 0 always takes the likeliest character. An empty prompt stands for the start of a line.
+
+    - `seed`: the same seed gives the same text; None draws a new one each time.
+
+    Raises: ValueError where the prompt has characters that the model does not know (they are named).
+
+    >>> lm = CharLM.create(Architecture(hidden=8), Vocabulary("ab"), seed=0)
+    >>> len("".join(sample(lm, "ab", length=20, seed=1)))
+    20
+    """
+    if not (length >= 0 and 0 <= temperature < math.inf):
+        raise ValueError(f"sample: length, temperature has {length}, {temperature}, expected numbers of at least 0")
+    newline_or_first = "\n" if "\n" in lm.vocabulary.characters else lm.vocabulary.characters[0]
+    ids = lm.vocabulary.encode(prompt or newline_or_first, "prompt").astype(np.int64)
+    generator = np.random.Generator(np.random.Philox(seed))
+
+    def draw() -> Iterator[str]:
+        logits, state = lm.model(ids[:, None], None)
+        for _ in range(length):
+            chosen = _choose(logits[-1, 0].astype(np.float64), temperature, generator)
+            yield lm.vocabulary.characters[chosen]
+            logits, state = lm.model(np.array([[chosen]], np.int64), state)
+
+    return draw()
+
+
+def _choose(logits: NDArray[np.float64], temperature: float, generator: np.random.Generator) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    with np.errstate(over="ignore", under="ignore"):  # a tiny temperature: exp(-inf) = 0 is meant
+        cumulative = np.cumsum(np.exp((logits - logits.max()) / temperature))
+    # side="right": a character of probability zero is never drawn, not even for a draw of exactly 0
+    drawn = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
+    return min(drawn, len(logits) - 1)

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers: recurrent (cells.py, recurrent.py), stateless (dense.py), and one after the other (sequential.py)."""
+
+from bptt.layers.base import Layer, Stateless, Tape
+from bptt.layers.cells import GRU, LSTM, RNN
+from bptt.layers.dense import Dropout, Embedding, Linear
+from bptt.layers.recurrent import Recurrent
+from bptt.layers.sequential import Sequential
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Dropout",
+    "Embedding",
+    "Layer",
+    "Linear",
+    "Recurrent",
+    "Sequential",
+    "Stateless",
+    "Tape",
+]

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Named arrays in one flat buffer: parameters and gradients.
+
+An optimizer step, a checkpoint and an all-reduce are each one call on `flat`. A model's parameters are read-only views,
+so that no change escapes `version`, by which layers know when their packed weights are out of date.
+Not a place for equations: nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bptt._arrays import as_floats, check_dtype, check_shape, check_size
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from bptt._arrays import Array, ArrayIn
+
+ALIGNMENT = 64  # bytes: a cache line, and one AVX-512 register
+
+_ticks = itertools.count(1)  # next() on it is atomic, also without the GIL
+
+
+class Params(Mapping[str, "Array"]):
+    """Mapping from names to array views that lie side by side in one 64-byte-aligned buffer.
+
+        params[name]  =  flat[start : start + size].reshape(shape)
+
+    Args:
+        shapes: name -> shape of each array, in their order in the buffer.
+        dtype: float32 (default) or float64, of all arrays.
+        writable: False (default) for parameters: views are read-only, and changes go through `params[name] = array` or
+            `edit`, which count. True for gradients: views and `flat` are writable.
+
+    All elements start as zeros.
+    Raises: ValueError for sizes that no memory can hold, MemoryError for sizes that this machine's cannot.
+
+    >>> params = Params({"weight": (2, 3), "bias": (2,)})
+    >>> params["bias"] = [1, 2]
+    >>> params.flat.tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0]
+    >>> with params.edit() as p:
+    ...     p["weight"] += 0.5
+    >>> params["weight"][1].tolist()
+    [0.5, 0.5, 0.5]
+    """
+
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike = np.float32, *, writable: bool = False
+    ) -> None:
+        self._dtype = check_dtype("Params", dtype)
+        self._shapes = {
+            name: tuple(check_size("Params", f"shape of {name}", n, least=0) for n in shape)
+            for name, shape in shapes.items()
+        }
+        self._writable = writable
+        self._joined = False
+        self._bind(_allocate(sum(map(math.prod, self._shapes.values())), self._dtype), [next(_ticks)])
+
+    def _bind(self, buffer: Array, clock: list[int]) -> None:
+        """Lie in `buffer` from now on; `clock`, one element, is shared by all who lie in the same allocation."""
+        self._buffer, self._clock = buffer, clock
+        self._flat = buffer.view()
+        self._flat.flags.writeable = self._writable
+        ends = list(itertools.accumulate(map(math.prod, self._shapes.values()), initial=0))
+        self._spans = dict(zip(self._shapes, itertools.pairwise(ends), strict=True))
+        self._views: dict[str, Array] = {}
+        self._windows: dict[str, Params] = {}
+
+    @property
+    def flat(self) -> Array:
+        """The whole buffer, [n]; read-only for parameters."""
+        return self._flat
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self._buffer.size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of all arrays."""
+        return self._dtype
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape, in the order of the buffer."""
+        return dict(self._shapes)
+
+    @property
+    def version(self) -> int:
+        """A number that differs after each change; never two alike in one process."""
+        return self._clock[0]
+
+    @property
+    def joined(self) -> bool:
+        """Whether these parameters lie in the buffer of a larger whole."""
+        return self._joined
+
+    def __getitem__(self, name: str) -> Array:
+        view = self._views.get(name)
+        if view is None:
+            start, stop = self._span(name)
+            view = self._views[name] = self._flat[start:stop].reshape(self._shapes[name])
+        return view
+
+    def __setitem__(self, name: str, value: ArrayIn) -> None:
+        start, stop = self._span(name)
+        array = as_floats("Params", name, value, self._dtype)
+        check_shape("Params", name, array, self._shapes[name])
+        self._buffer[start:stop] = array.reshape(-1)
+        self._touch()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    # Identity: comparing two mappings of arrays element by element has no single truth value.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{name} {list(shape)}" for name, shape in self._shapes.items())
+        return f"Params({arrays or 'empty'}; {self.size} x {self._dtype})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._shapes, self._dtype, self._writable, self._buffer.copy())
+
+    @contextmanager
+    def edit(self) -> Iterator[Params]:
+        """Writable views for the time of a `with` block; `version` changes at its end (and at its start).
+
+        Yields: a `Params` over the same buffer, whose views and `flat` are writable until the block ends.
+
+        >>> params = Params({"bias": (2,)})
+        >>> before = params.version
+        >>> with params.edit() as p:
+        ...     p.flat[:] = 3
+        >>> params["bias"].tolist(), params.version > before
+        ([3.0, 3.0], True)
+        """
+        editor = self._over(self._shapes, self._buffer, writable=True)
+        self._touch()  # an interrupt between a change and the end of the block must not leave old packed weights valid
+        try:
+            yield editor
+        finally:
+            editor._freeze()
+            self._touch()
+
+    def zeros_like(self) -> Params:
+        """Gradients for these parameters: the same names and shapes, zeros, writable.
+
+        >>> Params({"bias": (2,)}).zeros_like()["bias"].flags.writeable
+        True
+        """
+        return Params(self._shapes, self._dtype, writable=True)
+
+    def window(self, prefix: str) -> Params:
+        """The arrays whose names start with `prefix`, under the rest of their names, in the same memory.
+
+        Raises: KeyError where the names are not neighbours in the buffer.
+
+        >>> grads = Params({"0.weight": (2,), "1.weight": (3,)}, writable=True)
+        >>> grads.window("1.")["weight"][:] = 7
+        >>> grads.flat.tolist()
+        [0.0, 0.0, 7.0, 7.0, 7.0]
+        """
+        if prefix not in self._windows:
+            names = [name for name in self._shapes if name.startswith(prefix)]
+            shapes = {name.removeprefix(prefix): self._shapes[name] for name in names}
+            start = self._spans[names[0]][0] if names else 0
+            stop = self._spans[names[-1]][1] if names else 0
+            if stop - start != sum(map(math.prod, shapes.values())):
+                raise KeyError(f"Params.window: the arrays named {prefix}* are not side by side")
+            self._windows[prefix] = self._over(shapes, self._buffer[start:stop], self._writable)
+        return self._windows[prefix]
+
+    @classmethod
+    def join(cls, parts: Mapping[str, Params]) -> Params:
+        """Move parameters into one new buffer; each part stays what it is, but lies in the whole from now on.
+
+        Args: parts by prefix; the whole's names are `prefix.name`.
+        Returns: the whole. All share one `version`. Views taken of a part before are no longer connected to it.
+        Raises: TypeError for different dtypes, ValueError for a part that is joined already.
+
+        >>> weight = Params({"weight": (2,)})
+        >>> whole = Params.join({"0": weight})
+        >>> weight["weight"] = [1, 2]
+        >>> whole["0.weight"].tolist()
+        [1.0, 2.0]
+        """
+        dtypes = {part.dtype for part in parts.values() if part.size}
+        if len(dtypes) > 1:
+            raise TypeError(f"Params.join: parts have dtypes {', '.join(sorted(map(str, dtypes)))}, expected one")
+        if any(part.joined for part in parts.values()):
+            raise ValueError("Params.join: a part is joined already, expected parts of their own")
+        shapes = {f"{prefix}.{name}": shape for prefix, part in parts.items() for name, shape in part.shapes.items()}
+        whole = cls(shapes, dtypes.pop() if dtypes else np.float32)
+        start = 0
+        for part in parts.values():
+            window = whole._buffer[start : start + part.size]
+            window[:] = part._buffer
+            part._bind(window, whole._clock)
+            part._joined = True
+            start += part.size
+        return whole
+
+    def _over(self, shapes: dict[str, tuple[int, ...]], buffer: Array, writable: bool) -> Params:
+        twin = object.__new__(Params)
+        twin._dtype, twin._shapes, twin._writable, twin._joined = self._dtype, shapes, writable, True
+        twin._bind(buffer, self._clock)
+        return twin
+
+    def _freeze(self) -> None:
+        """Make the views that were given out read-only, and those still to come."""
+        for view in (self._flat, *self._views.values()):
+            view.flags.writeable = False
+
+    def _touch(self) -> None:
+        self._clock[0] = next(_ticks)
+
+    def _span(self, name: str) -> tuple[int, int]:
+        try:
+            return self._spans[name]
+        except KeyError:
+            raise KeyError(f"Params: there is no {name!r}, expected one of {', '.join(self._shapes)}") from None
+
+
+def _allocate(size: int, dtype: np.dtype[Any]) -> Array:
+    nbytes = size * dtype.itemsize
+    if nbytes > sys.maxsize - ALIGNMENT:
+        raise ValueError(f"Params: the arrays have {nbytes} bytes in all, expected at most {sys.maxsize - ALIGNMENT}")
+    memory = np.zeros(nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + nbytes].view(dtype)
+
+
+def _restore(shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any], writable: bool, flat: Array) -> Params:
+    params = Params(shapes, dtype, writable=writable)
+    params._buffer[:] = flat
+    return params

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of the house, each a function from a tree to a list of violations; test_architecture.py applies them.
+
+They read text and syntax trees only: nothing is imported or compiled, so they hold for code of every platform.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+# folder of csrc -> the folders it may include
+MAY_INCLUDE = {
+    "core": {"core"},
+    "cells": {"cells"},
+    "sequence": {"sequence", "cells", "core"},
+    "optim": {"optim", "core"},
+    "nn": {"nn", "core"},
+    "bindings": {"bindings", "sequence", "optim", "nn", "cells", "core"},
+}
+# C++ library -> the folders that may include it
+CPP_LIBRARIES = {"Eigen": {"core", "bindings"}, "pybind11": {"bindings"}}
+CELLS_STANDARD_HEADERS = {"cmath"}
+
+# Modules or packages that connect a library of the same name to ours.
+ADAPTERS = {"torch", "jax", "onnx", "sklearn"}
+# Python library -> the modules of bptt that may import it
+PYTHON_LIBRARIES = {
+    "safetensors": {"checkpoint"},
+    "tqdm": {"_terminal", "train"},
+    **{name: {name} for name in ADAPTERS},
+}
+NATIVE = re.compile(r"_core(_\w+)?|_cpu")
+# The command line and what only it uses: the library must not know of them.
+APPLICATION = {"__main__", "cli", "_terminal", "charlm"}
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>|(\S+))', re.MULTILINE)
+
+
+def cpp_files(csrc: Path) -> list[Path]:
+    """Every C++ file below `csrc`."""
+    return sorted(path for path in csrc.rglob("*") if path.suffix in {".h", ".cpp"})
+
+
+def include_problems(csrc: Path) -> list[str]:
+    """Includes that run against MAY_INCLUDE, and libraries where they do not belong."""
+    problems = []
+    for path in cpp_files(csrc):
+        folder = path.relative_to(csrc).parts[0]
+        if folder not in MAY_INCLUDE:
+            problems.append(f"{path.relative_to(csrc)}: has no place in MAY_INCLUDE")
+            continue
+        for own, library, other in INCLUDE.findall(path.read_text("utf-8")):
+            complaint = _own_problem(csrc, path, folder, own) if own else _library_problem(folder, library, other)
+            if complaint:
+                problems.append(f"{path.relative_to(csrc)}: includes {own or library or other}, {complaint}")
+    return problems
+
+
+def _own_problem(csrc: Path, path: Path, folder: str, name: str) -> str:
+    found = [place / name for place in (csrc, path.parent) if (place / name).is_file()]
+    if not found:
+        return "which is not in csrc"
+    target = found[0].resolve().relative_to(csrc.resolve()).parts[0]
+    return "" if target in MAY_INCLUDE[folder] else f"but {folder} must not know {target}"
+
+
+def _library_problem(folder: str, library: str, other: str) -> str:
+    if other:
+        return "which is no literal name"
+    top = library.split("/")[0]
+    if top in CPP_LIBRARIES and folder not in CPP_LIBRARIES[top]:
+        return f"but {folder} must not know {top}"
+    if folder == "cells" and library not in CELLS_STANDARD_HEADERS:
+        return f"but cells include only {sorted(CELLS_STANDARD_HEADERS)}"
+    return ""
+
+
+def text_problems(root: Path) -> list[str]:
+    """Files over the size limit, without an SPDX line at the top, or (in csrc) with characters beyond ASCII."""
+    problems = []
+    for path in source_files(root):
+        name = path.relative_to(root)
+        text = path.read_text("utf-8")
+        lines = text.splitlines()
+        if len(lines) > MAX_FILE_LINES:
+            problems.append(f"{name}: has {len(lines)} lines, expected at most {MAX_FILE_LINES}")
+        if path.suffix != ".pyi" and not any("SPDX-License-Identifier: Apache-2.0" in line for line in lines[:2]):
+            problems.append(f"{name}: lacks the SPDX line")
+        if name.parts[0] == "csrc" and not text.isascii():
+            problems.append(f"{name}: is not ASCII")
+    return problems
+
+
+def source_files(root: Path) -> Iterator[Path]:
+    """C++ and Python files of every folder that holds code."""
+    for folder in ("csrc", "python", "tests", "benchmarks", "examples", ".ci"):
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix in {".h", ".cpp", ".py", ".pyi"}:
+                yield path
+
+
+def function_problems(root: Path) -> list[str]:
+    """Python functions over the size limit, their docstrings not counted."""
+    problems = []
+    for path in source_files(root):
+        if path.suffix != ".py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if ast.get_docstring(node) is not None:
+                length -= (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
+            if length > MAX_FUNCTION_LINES:
+                problems.append(f"{path.relative_to(root)}: {node.name} has {length} lines")
+    return problems
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import at run time: `module` imports `target`, both without the leading `bptt.` if `ours`."""
+
+    module: str
+    target: str
+    ours: bool
+
+
+def imports(package: Path) -> list[Import]:
+    """Every import of every module, also inside functions, but not below `if TYPE_CHECKING:`; "" is bptt/__init__."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        anchor = parts[:-1]
+        for node in _run_time_nodes(ast.parse(path.read_text("utf-8"))):
+            found += [_classify(module, name) for name in _imported_names(node, anchor, package)]
+    return found
+
+
+def _run_time_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            for other in child.orelse:
+                yield other
+                yield from _run_time_nodes(other)
+            continue
+        yield child
+        yield from _run_time_nodes(child)
+
+
+def _imported_names(node: ast.AST, anchor: tuple[str, ...], package: Path) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = (node.module or "").split(".") if node.module else []
+        if node.level:
+            base = ["bptt", *anchor[: len(anchor) - node.level + 1], *base]
+        for alias in node.names:
+            yield ".".join([*base, alias.name] if _is_module(package, [*base, alias.name]) else base)
+
+
+def _is_module(package: Path, name: list[str]) -> bool:
+    if name[0] != "bptt":
+        return False
+    place = package.joinpath(*name[1:])
+    return place.is_dir() or place.with_suffix(".py").is_file() or NATIVE.fullmatch(name[-1]) is not None
+
+
+def _classify(module: str, name: str) -> Import:
+    top, _, rest = name.partition(".")
+    return Import(module, rest, True) if top == "bptt" else Import(module, top, False)
+
+
+def import_problems(package: Path) -> list[str]:
+    """Imports against the direction drawn in the design, third-party imports in the wrong place, cycles."""
+    problems = []
+    graph: dict[str, set[str]] = {}
+    for each in imports(package):
+        complaint = _ours_problem(each) if each.ours else _third_party_problem(each)
+        if complaint:
+            problems.append(f"{each.module or '__init__'}: imports {each.target or 'bptt'}, {complaint}")
+        if each.ours:
+            graph.setdefault(each.module, set()).add(each.target)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        problems.append("cycle: " + " <- ".join(name or "__init__" for name in error.args[1]))
+    return problems
+
+
+def _ours_problem(each: Import) -> str:
+    native = NATIVE.fullmatch(each.target.split(".")[0]) is not None
+    target = each.target.split(".")[0]
+    if each.module == "reference":
+        return "but reference imports nothing of ours"
+    if each.module == "_dispatch" and not native:
+        return "but _dispatch knows only the native modules"
+    if native and each.module != "_dispatch":
+        return "but only _dispatch knows the native modules"
+    if target == "reference":
+        return "but the reference serves tests alone"
+    if target in APPLICATION and each.module not in APPLICATION:
+        return "but the library must not know the application"
+    if target in ADAPTERS and each.module.split(".")[0] != target:
+        return "but nothing of ours imports an adapter"
+    return ""
+
+
+def _third_party_problem(each: Import) -> str:
+    if each.target in sys.stdlib_module_names or each.target == "numpy":
+        return ""
+    if each.module == "reference":
+        return "but reference imports numpy only"
+    owners = PYTHON_LIBRARIES.get(each.target)
+    if owners is None:
+        return "which has no place in PYTHON_LIBRARIES"
+    return "" if each.module.split(".")[0] in owners else f"expected only {sorted(owners)} to"

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The direction of dependencies and the sizes of files, on this tree; and that each rule can fail, on made-up trees."""
+
+from pathlib import Path
+
+import pytest
+
+import architecture
+
+ROOT = Path(__file__).resolve().parents[1]
+SPDX = "SPDX-License-Identifier: Apache-2.0\n"
+
+
+def test_includes_run_one_way():
+    assert architecture.include_problems(ROOT / "csrc") == []
+
+
+def test_imports_run_one_way():
+    assert architecture.import_problems(ROOT / "python" / "bptt") == []
+
+
+def test_files_are_small_and_marked():
+    assert architecture.text_problems(ROOT) == []
+
+
+def test_functions_are_small():
+    assert architecture.function_problems(ROOT) == []
+
+
+def test_the_rules_see_the_tree():
+    assert len(architecture.cpp_files(ROOT / "csrc")) > 10
+    modules = {each.module for each in architecture.imports(ROOT / "python" / "bptt")}
+    assert {"", "_dispatch", "reference", "cli"} <= modules
+
+
+def make_tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return root
+
+
+GOOD_CPP = {
+    "core/vec.h": "#include <Eigen/Core>\n#include <cstdint>\n",
+    "cells/cell.h": "#include <cmath>\n",
+    "cells/lstm.h": '#include "cells/cell.h"\n',
+    "sequence/forward.h": '#include "core/vec.h"\n#include "cells/lstm.h"\n',
+    "optim/sgd.h": '#include "core/vec.h"\n',
+    "nn/linear.h": '#include "core/vec.h"\n',
+    "bindings/module.cpp": '#include <pybind11/pybind11.h>\n#include "arrays.h"\n#include "sequence/forward.h"\n',
+    "bindings/arrays.h": "",
+}
+
+
+def test_includes_that_may_be(tmp_path):
+    assert architecture.include_problems(make_tree(tmp_path, GOOD_CPP)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "complaint"),
+    [
+        ("core/bad.h", '#include "sequence/forward.h"\n', "core must not know sequence"),
+        ("core/bad.h", '#include "../cells/lstm.h"\n', "core must not know cells"),
+        ("optim/bad.h", '#include "nn/linear.h"\n', "optim must not know nn"),
+        ("nn/bad.h", '#include "optim/sgd.h"\n', "nn must not know optim"),
+        ("sequence/bad.h", "  #  include <pybind11/numpy.h>\n", "sequence must not know pybind11"),
+        ("sequence/bad.h", "#include <Eigen/Core>\n", "sequence must not know Eigen"),
+        ("cells/bad.h", '#include "core/vec.h"\n', "cells must not know core"),
+        ("cells/bad.h", "#include <vector>\n", "cells include only ['cmath']"),
+        ("core/bad.h", '#include "core/gone.h"\n', "which is not in csrc"),
+        ("core/bad.h", "#include HEADER\n", "which is no literal name"),
+        ("new/bad.h", "", "has no place in MAY_INCLUDE"),
+        ("bad.h", "", "has no place in MAY_INCLUDE"),
+    ],
+)
+def test_includes_that_may_not_be(tmp_path, path, text, complaint):
+    (problem,) = architecture.include_problems(make_tree(tmp_path, {**GOOD_CPP, path: text}))
+    assert problem.startswith(path)
+    assert complaint in problem
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "complaint"),
+    [
+        ("csrc/core/bad.h", "// " + SPDX + "// 4 µs\n", "is not ASCII"),
+        ("csrc/core/bad.h", "// no licence\n", "lacks the SPDX line"),
+        ("python/bptt/bad.py", "# " + SPDX + "\n" * 400, "has 401 lines"),
+        ("tests/bad.py", "", "lacks the SPDX line"),
+        ("python/bptt/bad.pyi", "\n" * 401, "has 401 lines"),
+    ],
+)
+def test_text_that_may_not_be(tmp_path, path, text, complaint):
+    good = {
+        "csrc/core/good.h": "// " + SPDX,
+        "python/bptt/good.py": "# " + SPDX + "\n" * 399,
+        "tests/a.py": "#!\n# " + SPDX,
+    }
+    (problem,) = architecture.text_problems(make_tree(tmp_path, {**good, path: text}))
+    assert problem.startswith(path)
+    assert complaint in problem
+
+
+def test_functions_that_may_not_be(tmp_path):
+    def function(name: str, lines: int) -> str:
+        return f"def {name}():\n" + '    """One.\n\n    Two.\n    """\n' + "    pass\n" * (lines - 1)
+
+    make_tree(tmp_path, {"python/bptt/a.py": function("good", 60) + function("bad", 61)})
+    assert architecture.function_problems(tmp_path) == ["python/bptt/a.py: bad has 61 lines"]
+
+
+GOOD_PYTHON = {
+    "__init__.py": "from bptt import losses, optim\nfrom ._dispatch import core\nfrom .layers import LSTM\n",
+    "_dispatch.py": "import sys\nfrom importlib import import_module\nfrom bptt import _cpu\n",
+    "layers/__init__.py": "from bptt.layers.recurrent import LSTM\n",
+    "layers/recurrent.py": (
+        "from typing import TYPE_CHECKING\nimport numpy as np\nfrom .._dispatch import core\n"
+        "if TYPE_CHECKING:\n    from bptt._core import Tape\n    from bptt.cli import main\n"
+    ),
+    "losses.py": "from ._dispatch import core\n",
+    "optim.py": "from bptt._dispatch import core\n",
+    "reference.py": "from dataclasses import dataclass\nimport numpy as np\n",
+    "checkpoint.py": "from safetensors.numpy import save\n",
+    "charlm.py": "from bptt import checkpoint, optim\n",
+    "cli.py": "def main():\n    import bptt\n    from bptt import charlm\n",
+    "torch.py": "import torch\nfrom bptt.layers import LSTM\n",
+}
+
+
+def test_imports_that_may_be(tmp_path):
+    assert architecture.import_problems(make_tree(tmp_path, GOOD_PYTHON)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "complaint"),
+    [
+        ("bad.py", "from bptt._core import LSTM\n", "only _dispatch knows the native modules"),
+        ("bad.py", "def f():\n    from . import _core_v3\n", "only _dispatch knows the native modules"),
+        ("_dispatch.py", "from bptt.losses import mse\n", "_dispatch knows only the native modules"),
+        ("reference.py", "from bptt.losses import mse\n", "reference imports nothing of ours"),
+        ("reference.py", "import scipy\n", "reference imports numpy only"),
+        ("bad.py", "from bptt import reference\n", "the reference serves tests alone"),
+        ("bad.py", "def f():\n    from bptt.cli import main\n", "must not know the application"),
+        ("layers/bad.py", "from ..charlm import train\n", "must not know the application"),
+        ("bad.py", "from bptt import torch\n", "nothing of ours imports an adapter"),
+        ("bad.py", "import torch.nn\n", "expected only ['torch'] to"),
+        (
+            "bad.py",
+            "try:\n    from tqdm import tqdm\nexcept ImportError:\n    pass\n",
+            "expected only ['_terminal', 'train'] to",
+        ),
+        ("bad.py", "import pandas\n", "has no place in PYTHON_LIBRARIES"),
+        ("layers/recurrent.py", "from . import LSTM\n", "cycle"),
+        ("losses.py", "def f():\n    import bptt\n", "cycle"),
+    ],
+)
+def test_imports_that_may_not_be(tmp_path, path, text, complaint):
+    problems = architecture.import_problems(make_tree(tmp_path, {**GOOD_PYTHON, path: text}))
+    assert any(complaint in problem for problem in problems), problems
+    here = path.removesuffix(".py").replace("/", ".")
+    assert all(problem.startswith((here, "cycle")) for problem in problems)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed: version, metadata, typing, cost of the import, detected levels; and the check of built files."""
+
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import bptt
+from bptt import _cpu
+
+ROOT = Path(__file__).resolve().parents[1]
+REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
+IMPORT_LIMIT_MS = 60
+
+
+def run_python(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def pyproject() -> dict:
+    tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def test_the_version_stands_in_one_place():
+    literal = re.compile(rf"""["']{re.escape(bptt.__version__)}["']""")
+    places = [ROOT / "CMakeLists.txt", ROOT / "pyproject.toml"]
+    places += [path for folder in ("python", "csrc") for path in (ROOT / folder).rglob("*.*") if path.is_file()]
+    texts = {
+        path: path.read_text("utf-8")
+        for path in places
+        if path.suffix in {".py", ".pyi", ".h", ".cpp", ".txt", ".toml"}
+    }
+    assert [path for path, text in texts.items() if literal.search(text)] == [ROOT / "python/bptt/__init__.py"]
+    assert importlib.metadata.version("bptt") == bptt.__version__
+    assert sys.modules["bptt._core"].version == bptt.__version__
+    assert re.search(
+        rf"^## \[{re.escape(bptt.__version__)}\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE
+    )
+
+
+def test_the_metadata():
+    metadata = importlib.metadata.metadata("bptt")
+    requirements = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
+    assert {REQUIREMENT.match(line).group() for line in requirements} == {"numpy", "safetensors", "tqdm"}
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert set(metadata.get_all("License-File")) == {"LICENSE", "THIRD_PARTY_NOTICES"}
+    assert metadata["Requires-Python"] == ">=3.10"
+
+
+def test_types_are_shipped():
+    for name in ("py.typed", "_core.pyi", "_cpu.pyi"):
+        assert (files("bptt") / name).is_file(), name
+
+
+def test_the_build_group_holds_what_the_build_requires():
+    project = pyproject()
+    assert set(project["build-system"]["requires"]) <= set(project["dependency-groups"]["build"])
+
+
+def test_importing_is_cheap():
+    code = "import numpy, time; t0 = time.perf_counter(); import bptt; print((time.perf_counter() - t0) * 1e3)"
+    # the least of several: everything else on the machine only ever adds
+    times_ms = []
+    while not times_ms or (min(times_ms) >= IMPORT_LIMIT_MS and len(times_ms) < 10):
+        times_ms.append(float(run_python(code)))
+    assert min(times_ms) < IMPORT_LIMIT_MS, times_ms
+
+
+def test_importing_leaves_the_command_line_and_the_files_alone():
+    code = """
+import json, sys, numpy
+before = set(sys.modules)
+import bptt
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+    loaded = json.loads(run_python(code))
+    assert "bptt" in loaded
+    late = {"argparse", "safetensors", "tqdm", "torch", "bptt.cli", "bptt.charlm", "bptt.reference"}
+    assert late.intersection(loaded) == set()
+
+
+# The names in /proc/cpuinfo of what the psABI asks of each level; abm is lzcnt, pni is SSE3.
+CPUINFO = {
+    "v2": "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3",
+    "v3": "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave",
+    "v4": "avx512f avx512bw avx512cd avx512dq avx512vl",
+}
+
+
+def test_supported_levels_are_those_the_kernel_reports():
+    if platform.machine().lower() not in {"x86_64", "amd64"}:
+        assert _cpu.supported() == ["base"]
+        return
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        pytest.skip("no /proc/cpuinfo to hold it against")
+    flags = set(re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE).group(1).split())
+    expected = []
+    for level, needed in CPUINFO.items():
+        if not flags.issuperset(needed.split()):
+            break
+        expected.insert(0, level)
+    assert _cpu.supported() == expected
+
+
+@pytest.fixture(scope="module")
+def check_dist():
+    path = ROOT / ".ci" / "check_dist.py"
+    spec = importlib.util.spec_from_file_location("check_dist", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+WHEEL = [
+    *(
+        "bptt/" + name
+        for name in ("__init__.py", "py.typed", "_core.pyi", "_cpu.pyi", "_cpu.cpython-311-x86_64-linux-gnu.so")
+    ),
+    *(f"bptt/_core_{level}.cpython-311-x86_64-linux-gnu.so" for level in ("v2", "v3", "v4")),
+    *("bptt-1.dist-info/" + name for name in ("METADATA", "licenses/LICENSE", "licenses/THIRD_PARTY_NOTICES")),
+]
+
+
+@pytest.mark.parametrize(
+    ("add", "drop", "complaint"),
+    [
+        ([], [], None),
+        (["tests/test_a.py"], [], "holds tests/test_a.py"),
+        (["bptt/tests/test_a.py"], [], "holds bptt/tests/test_a.py"),
+        (["benchmarks/run.py"], [], "holds benchmarks/run.py"),
+        (["bptt/core.cpp"], [], "holds bptt/core.cpp"),
+        (["bptt.libs/libgomp.so.1"], [], "holds bptt.libs/libgomp.so.1"),
+        ([], ["bptt/py.typed"], "lacks bptt/py.typed"),
+        ([], ["bptt-1.dist-info/licenses/THIRD_PARTY_NOTICES"], "lacks the licence file THIRD_PARTY_NOTICES"),
+        ([], ["bptt/_core_v2.cpython-311-x86_64-linux-gnu.so"], "native modules ['_core_v3', '_core_v4', '_cpu']"),
+    ],
+)
+def test_the_wheel_check(tmp_path, capsys, check_dist, add, drop, complaint):
+    path = tmp_path / "bptt-1-cp311-cp311-manylinux_2_28_x86_64.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in {*WHEEL, *add} - {*drop}:
+            archive.writestr(name, "")
+    assert check_dist.main([str(path)]) == (complaint is not None)
+    assert (complaint or "as expected") in capsys.readouterr().out
+
+
+def test_the_wheel_check_knows_the_size(tmp_path, capsys, check_dist):
+    path = tmp_path / "bptt-1-cp311-cp311-manylinux_2_28_x86_64.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in WHEEL:
+            archive.writestr(name, "")
+        archive.writestr("bptt/large.py", bytes(4_000_000))
+    assert check_dist.main([str(path)]) == 1
+    assert "expected less than 4000000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("add", "drop", "complaint"),
+    [
+        ([], [], None),
+        (["python/bptt/_core_v4.so"], [], "holds python/bptt/_core_v4.so"),
+        (["build/a/CMakeCache.txt"], [], "holds build/a/CMakeCache.txt"),
+        ([], ["THIRD_PARTY_NOTICES"], "lacks THIRD_PARTY_NOTICES"),
+    ],
+)
+def test_the_sdist_check(tmp_path, capsys, check_dist, add, drop, complaint):
+    path = tmp_path / "bptt-1.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name in {*check_dist.SDIST_NEEDS, *add} - {*drop}:
+            archive.addfile(tarfile.TarInfo(f"bptt-1/{name}"))
+    assert check_dist.main([str(path)]) == (complaint is not None)
+    assert (complaint or "as expected") in capsys.readouterr().out
