@@ -6,6 +6,7 @@ import importlib.util
 import json
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -114,6 +115,16 @@ def test_supported_levels_are_those_the_kernel_reports():
             break
         expected.insert(0, level)
     assert _cpu.supported() == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("nm") is None, reason="reads ELF symbols with nm")
+def test_the_modules_export_their_entry_point_alone():
+    modules = sorted(Path(_cpu.__file__).parent.glob("_c*.so"))
+    assert len(modules) >= 2
+    for module in modules:
+        command = ["nm", "--dynamic", "--defined-only", "--format=posix", str(module)]
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+        assert [line.split()[0] for line in lines] == [f"PyInit_{module.name.split('.')[0]}"]
 
 
 @pytest.fixture(scope="module")

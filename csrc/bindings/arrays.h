@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// All checks of arrays that come from Python: exact dtype, exact shape, C-contiguous, writable where written. Nothing is
-// converted or copied. Messages read `operation: argument has what, expected what`.
+// All checks of arrays that come from Python: exact dtype, exact shape, C-contiguous, writable where written. Nothing
+// is converted or copied. Messages read `operation: argument has what, expected what`.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -40,7 +40,8 @@ const T* read(const py::array& a, const Shape& shape, const char* name) {
     throw py::value_error(std::string(name) + " has shape " + to_string(shape_of(a)) + ", expected " +
                           to_string(shape));
   }
-  if (!(a.flags() & py::array::c_style)) throw py::value_error(std::string(name) + " is strided, expected C-contiguous");
+  if (!(a.flags() & py::array::c_style))
+    throw py::value_error(std::string(name) + " is strided, expected C-contiguous");
   return static_cast<const T*>(a.data());
 }
 

@@ -23,8 +23,10 @@ py::array linear_forward(const py::array& x, const py::array& weight, const std:
     const T* b = bias ? read<T>(*bias, {O}, "linear_forward: bias") : nullptr;
     py::array_t<T> y = empty<T>({N, O});
     T* out = y.mutable_data();
-    py::gil_scoped_release release;
-    nn::linear_forward(out, in, w, b, N, I, O);
+    {
+      py::gil_scoped_release release;
+      nn::linear_forward(out, in, w, b, N, I, O);
+    }
     return y;
   });
 }
@@ -42,8 +44,10 @@ py::array linear_backward(const py::array& x, const py::array& weight, const py:
     T* db = dbias ? write<T>(*dbias, {O}, "linear_backward: dbias") : nullptr;
     py::array_t<T> dx = empty<T>({N, I});
     T* din = dx.mutable_data();
-    py::gil_scoped_release release;
-    nn::linear_backward(din, dw, db, in, w, dout, N, I, O);
+    {
+      py::gil_scoped_release release;
+      nn::linear_backward(din, dw, db, in, w, dout, N, I, O);
+    }
     return dx;
   });
 }
@@ -64,7 +68,8 @@ py::array embedding_forward(const py::array& ids, const py::array& weight) {
   return for_dtype(weight, "embedding_forward: weight", [&](auto zero) -> py::array {
     using T = decltype(zero);
     const Index N = axis(ids, 1, 0, "embedding_forward: ids");
-    const Index V = axis(weight, 2, 0, "embedding_forward: weight"), E = axis(weight, 2, 1, "embedding_forward: weight");
+    const Index V = axis(weight, 2, 0, "embedding_forward: weight"),
+                E = axis(weight, 2, 1, "embedding_forward: weight");
     const T* w = read<T>(weight, {V, E}, "embedding_forward: weight");
     const std::int64_t* index = read_ids(ids, N, V, nullptr, "embedding_forward: ids");
     py::array_t<T> y = empty<T>({N, E});

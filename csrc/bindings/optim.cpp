@@ -52,8 +52,7 @@ py::tuple adam_step(py::array& params, const py::array& grads, py::array& m, py:
 
 void register_optim(py::module_& m) {
   m.def("sgd_step", &sgd_step, py::arg("params"), py::arg("grads"), py::arg("velocity").none(true), py::arg("lr"),
-        py::arg("momentum"), py::arg("nesterov"), py::arg("weight_decay"), py::arg("clip_norm"),
-        py::arg("clip_value"));
+        py::arg("momentum"), py::arg("nesterov"), py::arg("weight_decay"), py::arg("clip_norm"), py::arg("clip_value"));
   m.def("adam_step", &adam_step, py::arg("params"), py::arg("grads"), py::arg("m"), py::arg("v"), py::arg("step"),
         py::arg("lr"), py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"),
         py::arg("clip_norm"), py::arg("clip_value"));

@@ -32,9 +32,12 @@ class PyRecurrence {
  public:
   PyRecurrence(const std::string& cell, const std::string& dtype, Index input, Index hidden)
       : input_(size(input, "input_size")), hidden_(size(hidden, "hidden_size")) {
-    if (dtype == "float32") impl_ = make<float>(cell);
-    else if (dtype == "float64") impl_ = make<double>(cell);
-    else throw py::value_error("Recurrence: dtype is '" + dtype + "', expected float32 or float64");
+    if (dtype == "float32")
+      impl_ = make<float>(cell);
+    else if (dtype == "float64")
+      impl_ = make<double>(cell);
+    else
+      throw py::value_error("Recurrence: dtype is '" + dtype + "', expected float32 or float64");
   }
 
   template <class F>
@@ -49,6 +52,17 @@ class PyRecurrence {
   }
   int vectors() const {
     return visit([](auto& r) { return r.vectors(); });
+  }
+
+  py::dict plan(Index steps, Index batch) const {
+    const sequence::Plan plan = visit([&](auto& r) { return r.plan(steps, batch); });
+    const char* const names[] = {"none", "batch", "hidden"};
+    py::dict d;
+    d["split"] = names[int(plan.split)];
+    d["threads"] = plan.threads;
+    d["hoisted"] = plan.hoisted;
+    d["chunk"] = plan.chunk;
+    return d;
   }
 
   void pack(const py::array& weight_ih, const py::array& weight_hh, const std::optional<py::array>& bias,
@@ -135,8 +149,8 @@ class PyRecurrence {
       throw py::value_error("Recurrence.backward: tape is of another layer, expected one of this layer's forward");
     }
     const Index T_ = tape->call.steps, B = tape->call.batch, rows = r.gates() * hidden_;
-    BackwardCall<T> call{read<T>(dy, {T_, B, hidden_}, "Recurrence.backward: dy"), {}, nullptr, {}, nullptr, nullptr,
-                         nullptr, nullptr};
+    BackwardCall<T> call{
+        read<T>(dy, {T_, B, hidden_}, "Recurrence.backward: dy"), {}, nullptr, {}, nullptr, nullptr, nullptr, nullptr};
     check_count(dstates, r.states(), "Recurrence.backward: dstates");
     call.dweight_ih = write<T>(dweight_ih, {rows, input_}, "Recurrence.backward: dweight_ih");
     call.dweight_hh = write<T>(dweight_hh, {rows, hidden_}, "Recurrence.backward: dweight_hh");
@@ -186,13 +200,14 @@ class PyRecurrence {
 }  // namespace
 
 void register_recurrence(py::module_& m) {
-  py::class_<PyTape>(m, "Tape", py::is_final()).def_property_readonly("nbytes", &PyTape::bytes);
-  py::class_<PyRecurrence>(m, "Recurrence", py::is_final())
+  py::class_<PyTape>(m, "Tape", py::is_final(), py::module_local()).def_property_readonly("nbytes", &PyTape::bytes);
+  py::class_<PyRecurrence>(m, "Recurrence", py::is_final(), py::module_local())
       .def(py::init<const std::string&, const std::string&, Index, Index>(), py::arg("cell"), py::arg("dtype"),
            py::arg("input_size"), py::arg("hidden_size"))
       .def_property_readonly("gates", &PyRecurrence::gates)
       .def_property_readonly("states", &PyRecurrence::states)
       .def_property_readonly("vectors", &PyRecurrence::vectors)
+      .def("plan", &PyRecurrence::plan, py::arg("steps"), py::arg("batch"))
       .def("pack", &PyRecurrence::pack, py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias").none(true),
            py::arg("vectors").none(true), py::arg("training"))
       .def("forward", &PyRecurrence::forward, py::arg("x"), py::arg("states"), py::arg("training"))

@@ -8,7 +8,8 @@
 
 namespace bptt::cells {
 
-template <class... Cells> struct List {};
+template <class... Cells>
+struct List {};
 using All = List<RNNTanh, RNNReLU, LSTM, PeepholeLSTM, GRU>;
 
 }  // namespace bptt::cells

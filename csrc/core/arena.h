@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory for tapes, packed weights and scratch: 64-byte aligned blocks that go back to a process-wide list when they are
-// released and are handed out again, so that a steady state allocates nothing and takes no page faults. The list only
-// grows until release() empties it. Blocks are not cleared.
+// Memory for tapes, packed weights and scratch: 64-byte aligned blocks that go back to a process-wide list when they
+// are released and are handed out again, so that a steady state allocates nothing and takes no page faults. The list
+// only grows until release() empties it. Blocks are not cleared.
 #pragma once
 
 #include <cstddef>

@@ -61,9 +61,12 @@ using Constant = std::integral_constant<int, N>;
 /// f(Constant<n>) for the run-time n in 1..Max.
 template <int Max, class F>
 BPTT_INLINE void dispatch(int n, F&& f) {
-  if constexpr (Max == 1) f(Constant<1>{});
-  else if (n == Max) f(Constant<Max>{});
-  else dispatch<Max - 1>(n, std::forward<F>(f));
+  if constexpr (Max == 1)
+    f(Constant<1>{});
+  else if (n == Max)
+    f(Constant<Max>{});
+  else
+    dispatch<Max - 1>(n, std::forward<F>(f));
 }
 
 /// f(Constant<blocks>, first) over [begin, end) in runs of Max blocks, then of Max/2, ..., 1.
@@ -160,7 +163,8 @@ void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Pa
         Vec<T> acc[R][U];
         for (int u = 0; u < U; ++u) {
           const Index column = (j + u) * W;
-          const Vec<T> first = bias ? Vec<T>::load(bias + column, std::min<Index>(W, b.columns - column)) : Vec<T>(T(0));
+          const Vec<T> first =
+              bias ? Vec<T>::load(bias + column, std::min<Index>(W, b.columns - column)) : Vec<T>(T(0));
           for (int r = 0; r < R; ++r) acc[r][u] = first;
         }
         for (int s = 0; s < k.count; ++s) {
@@ -176,8 +180,8 @@ void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Pa
   });
 }
 
-/// C[m,n] += sum over rows of P[row,m] * Q[row,n] for m in [begin, end) and the N registers of columns that `q` holds as
-/// a panel [rows][N][W]. Register n of row m lies at c + m*ldc + n*stride.
+/// C[m,n] += sum over rows of P[row,m] * Q[row,n] for m in [begin, end) and the N registers of columns that `q` holds
+/// as a panel [rows][N][W]. Register n of row m lies at c + m*ldc + n*stride.
 template <int N, class T>
 void outer(T* c, Index ldc, Index stride, const T* p, Index ldp, const T* q, Index rows, Index begin, Index end) {
   constexpr int W = Vec<T>::kSize, M = outer_rows(N);

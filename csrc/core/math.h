@@ -11,8 +11,10 @@
 namespace bptt {
 namespace detail {
 
-template <class T> struct ExpConstants;
-template <> struct ExpConstants<float> {
+template <class T>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
   static constexpr float kLog2e = 1.44269504f;
   static constexpr float kLn2High = 0.693145751953125f;  // 16 bits: n * kLn2High is exact
   static constexpr float kLn2Low = 1.42860682e-6f;
@@ -20,7 +22,8 @@ template <> struct ExpConstants<float> {
   static constexpr float kTanhOne = 10.0f;              // tanh is 1 to the last bit from 9.02
   static constexpr float kQ[] = {0.5f, 0.166665763f, 0.0416665524f, 0.00836323295f, 0.00139262504f};
 };
-template <> struct ExpConstants<double> {
+template <>
+struct ExpConstants<double> {
   static constexpr double kLog2e = 1.4426950408889634;
   static constexpr double kLn2High = 0x1.62e42feep-1;  // 32 bits
   static constexpr double kLn2Low = 1.9082149292705878e-10;
@@ -40,7 +43,8 @@ template <> struct ExpConstants<double> {
 };
 
 /// n = round(x / ln2) and e^r - 1 for the rest r.
-template <class T> BPTT_INLINE void exp_parts(Vec<T> x, Vec<T>& n, Vec<T>& expm1_r) {
+template <class T>
+BPTT_INLINE void exp_parts(Vec<T> x, Vec<T>& n, Vec<T>& expm1_r) {
   using C = ExpConstants<T>;
   n = round_small(x * Vec<T>(C::kLog2e));
   const Vec<T> r = fma(n, Vec<T>(-C::kLn2Low), fma(n, Vec<T>(-C::kLn2High), x));
@@ -53,7 +57,8 @@ template <class T> BPTT_INLINE void exp_parts(Vec<T> x, Vec<T>& n, Vec<T>& expm1
 }  // namespace detail
 
 /// e^x.
-template <class T> BPTT_INLINE Vec<T> exp(Vec<T> x) {
+template <class T>
+BPTT_INLINE Vec<T> exp(Vec<T> x) {
   using C = detail::ExpConstants<T>;
   const Vec<T> low = select_less(x, Vec<T>(C::kMin), Vec<T>(C::kMin), x);  // NaN passes both
   const Vec<T> bounded = select_less(Vec<T>(C::kMax), low, Vec<T>(C::kMax), low);
@@ -63,7 +68,8 @@ template <class T> BPTT_INLINE Vec<T> exp(Vec<T> x) {
 }
 
 /// 1 / (1 + e^-x), from z = e^-|x| so that nothing overflows and the left tail keeps its digits.
-template <class T> BPTT_INLINE Vec<T> sigmoid(Vec<T> x) {
+template <class T>
+BPTT_INLINE Vec<T> sigmoid(Vec<T> x) {
   using C = detail::ExpConstants<T>;
   const Vec<T> one(T(1));
   const Vec<T> minus = Vec<T>(T(0)) - abs(x);
@@ -74,7 +80,8 @@ template <class T> BPTT_INLINE Vec<T> sigmoid(Vec<T> x) {
 }
 
 /// (1 - e^-2|x|) / (1 + e^-2|x|) with the sign of x; e^-2|x| - 1 keeps its digits near zero.
-template <class T> BPTT_INLINE Vec<T> tanh(Vec<T> x) {
+template <class T>
+BPTT_INLINE Vec<T> tanh(Vec<T> x) {
   using C = detail::ExpConstants<T>;
   const Vec<T> magnitude = abs(x);
   const Vec<T> bounded = select_less(Vec<T>(C::kTanhOne), magnitude, Vec<T>(C::kTanhOne), magnitude);
@@ -86,10 +93,14 @@ template <class T> BPTT_INLINE Vec<T> tanh(Vec<T> x) {
 }
 
 /// max(x, 0); NaN stays NaN.
-template <class T> BPTT_INLINE Vec<T> relu(Vec<T> x) { return select_less(x, Vec<T>(T(0)), Vec<T>(T(0)), x); }
+template <class T>
+BPTT_INLINE Vec<T> relu(Vec<T> x) {
+  return select_less(x, Vec<T>(T(0)), Vec<T>(T(0)), x);
+}
 
 /// 1 where x > 0, else 0: the derivative of relu.
-template <class T> BPTT_INLINE Vec<T> heaviside(Vec<T> x) {
+template <class T>
+BPTT_INLINE Vec<T> heaviside(Vec<T> x) {
   return select_less(Vec<T>(T(0)), x, Vec<T>(T(1)), Vec<T>(T(0)));
 }
 

@@ -42,8 +42,10 @@ inline void cpu_relax() {
 template <class Condition>
 void spin_until(Condition condition) {
   for (int i = 0; !condition(); ++i) {
-    if (i < 500) cpu_relax();
-    else std::this_thread::yield();
+    if (i < 500)
+      cpu_relax();
+    else
+      std::this_thread::yield();
   }
 }
 

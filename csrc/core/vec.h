@@ -10,8 +10,10 @@
 
 #if defined(_MSC_VER)
 #define BPTT_INLINE __forceinline
+#define BPTT_NOINLINE __declspec(noinline)
 #else
 #define BPTT_INLINE inline __attribute__((always_inline))
+#define BPTT_NOINLINE __attribute__((noinline))
 #endif
 
 namespace bptt {
@@ -42,24 +44,32 @@ struct Vec {
 };
 
 /// a*b + c: one rounding where the machine has FMA (v3, v4, NEON), two on v2.
-template <class T> BPTT_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
+template <class T>
+BPTT_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
   return Vec<T>(Eigen::internal::pmadd(a.v, b.v, c.v));
 }
 
-template <class T> BPTT_INLINE Vec<T> abs(Vec<T> a) { return Vec<T>(Eigen::internal::pabs(a.v)); }
+template <class T>
+BPTT_INLINE Vec<T> abs(Vec<T> a) {
+  return Vec<T>(Eigen::internal::pabs(a.v));
+}
 
 /// a where x < y, else b; a NaN in x or y chooses b.
-template <class T> BPTT_INLINE Vec<T> select_less(Vec<T> x, Vec<T> y, Vec<T> a, Vec<T> b) {
+template <class T>
+BPTT_INLINE Vec<T> select_less(Vec<T> x, Vec<T> y, Vec<T> a, Vec<T> b) {
 #if defined(__AVX512F__)  // Eigen 3.4 passes the mask through a vector register: 3 instructions more
-  if constexpr (sizeof(T) == 4) return Vec<T>(_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, y.v, _CMP_LT_OQ), b.v, a.v));
-  else return Vec<T>(_mm512_mask_blend_pd(_mm512_cmp_pd_mask(x.v, y.v, _CMP_LT_OQ), b.v, a.v));
+  if constexpr (sizeof(T) == 4)
+    return Vec<T>(_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, y.v, _CMP_LT_OQ), b.v, a.v));
+  else
+    return Vec<T>(_mm512_mask_blend_pd(_mm512_cmp_pd_mask(x.v, y.v, _CMP_LT_OQ), b.v, a.v));
 #else
   return Vec<T>(Eigen::internal::pselect(Eigen::internal::pcmp_lt(x.v, y.v), a.v, b.v));
 #endif
 }
 
 /// |a| with the sign bit of s.
-template <class T> BPTT_INLINE Vec<T> copysign(Vec<T> a, Vec<T> s) {
+template <class T>
+BPTT_INLINE Vec<T> copysign(Vec<T> a, Vec<T> s) {
   const Vec<T> sign(T(-0.0));
   using namespace Eigen::internal;
   return Vec<T>(por(pandnot(a.v, sign.v), pand(s.v, sign.v)));
@@ -67,10 +77,13 @@ template <class T> BPTT_INLINE Vec<T> copysign(Vec<T> a, Vec<T> s) {
 
 // ---- Part of a register -------------------------------------------------------------------------------------------
 
-template <class T> BPTT_INLINE Vec<T> Vec<T>::load(const T* p, Index n) {
+template <class T>
+BPTT_INLINE Vec<T> Vec<T>::load(const T* p, Index n) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) return Vec(Packet(_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p)));
-  else return Vec(Packet(_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p)));
+  if constexpr (sizeof(T) == 4)
+    return Vec(Packet(_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p)));
+  else
+    return Vec(Packet(_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p)));
 #else
   if (n == kSize) return load(p);
   alignas(64) T lanes[kSize] = {};
@@ -79,10 +92,13 @@ template <class T> BPTT_INLINE Vec<T> Vec<T>::load(const T* p, Index n) {
 #endif
 }
 
-template <class T> BPTT_INLINE void Vec<T>::store(T* p, Index n) const {
+template <class T>
+BPTT_INLINE void Vec<T>::store(T* p, Index n) const {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), v);
-  else _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), v);
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), v);
+  else
+    _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), v);
 #else
   if (n == kSize) return store(p);
   alignas(64) T lanes[kSize];
@@ -95,26 +111,34 @@ template <class T> BPTT_INLINE void Vec<T>::store(T* p, Index n) const {
 
 namespace detail {
 
-template <class T> struct FloatBits;
-template <> struct FloatBits<float> {
+template <class T>
+struct FloatBits;
+template <>
+struct FloatBits<float> {
   using Int = std::uint32_t;
   static constexpr int kMantissa = 23;
   static constexpr float kMagic = 12582912.0f + 127.0f;  // 1.5 * 2^23 + bias: the sum's low bits are n + bias
 };
-template <> struct FloatBits<double> {
+template <>
+struct FloatBits<double> {
   using Int = std::uint64_t;
   static constexpr int kMantissa = 52;
   static constexpr double kMagic = 6755399441055744.0 + 1023.0;
 };
 
 /// The low bits of each lane moved into the exponent field.
-template <class T> BPTT_INLINE Vec<T> shift_to_exponent(Vec<T> a) {
+template <class T>
+BPTT_INLINE Vec<T> shift_to_exponent(Vec<T> a) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) return Vec<T>(_mm512_castsi512_ps(_mm512_maskz_slli_epi32(__mmask16(-1), _mm512_castps_si512(a.v), 23)));
-  else return Vec<T>(_mm512_castsi512_pd(_mm512_maskz_slli_epi64(__mmask8(-1), _mm512_castpd_si512(a.v), 52)));
+  if constexpr (sizeof(T) == 4)
+    return Vec<T>(_mm512_castsi512_ps(_mm512_maskz_slli_epi32(__mmask16(-1), _mm512_castps_si512(a.v), 23)));
+  else
+    return Vec<T>(_mm512_castsi512_pd(_mm512_maskz_slli_epi64(__mmask8(-1), _mm512_castpd_si512(a.v), 52)));
 #elif defined(__AVX2__)
-  if constexpr (sizeof(T) == 4) return Vec<T>(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.v), 23)));
-  else return Vec<T>(_mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(a.v), 52)));
+  if constexpr (sizeof(T) == 4)
+    return Vec<T>(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.v), 23)));
+  else
+    return Vec<T>(_mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(a.v), 52)));
 #else
   using Bits = FloatBits<T>;
   T lanes[Vec<T>::kSize];
@@ -130,21 +154,26 @@ template <class T> BPTT_INLINE Vec<T> shift_to_exponent(Vec<T> a) {
 }  // namespace detail
 
 /// 2^n for integer-valued n within the range of normal numbers.
-template <class T> BPTT_INLINE Vec<T> exp2_integer(Vec<T> n) {
+template <class T>
+BPTT_INLINE Vec<T> exp2_integer(Vec<T> n) {
   return detail::shift_to_exponent(n + Vec<T>(detail::FloatBits<T>::kMagic));
 }
 
 /// x rounded to the nearest integer; |x| < 2^22 (float), 2^51 (double).
-template <class T> BPTT_INLINE Vec<T> round_small(Vec<T> x) {
+template <class T>
+BPTT_INLINE Vec<T> round_small(Vec<T> x) {
   const Vec<T> magic(T(sizeof(T) == 4 ? 12582912.0 : 6755399441055744.0));
   return (x + magic) - magic;
 }
 
 /// a * 2^n for integer-valued n, into subnormals and infinity with one rounding.
-template <class T> BPTT_INLINE Vec<T> ldexp(Vec<T> a, Vec<T> n) {
+template <class T>
+BPTT_INLINE Vec<T> ldexp(Vec<T> a, Vec<T> n) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) return Vec<T>(_mm512_maskz_scalef_ps(__mmask16(-1), a.v, n.v));
-  else return Vec<T>(_mm512_maskz_scalef_pd(__mmask8(-1), a.v, n.v));
+  if constexpr (sizeof(T) == 4)
+    return Vec<T>(_mm512_maskz_scalef_ps(__mmask16(-1), a.v, n.v));
+  else
+    return Vec<T>(_mm512_maskz_scalef_pd(__mmask8(-1), a.v, n.v));
 #else
   const Vec<T> half = round_small(n * Vec<T>(T(0.5)));
   return (a * exp2_integer(half)) * exp2_integer(n - half);

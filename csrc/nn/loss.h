@@ -23,8 +23,10 @@ double cross_entropy_row(T* dz, const T* z, Index target, Index C, T scale) {
     const Index n = std::min<Index>(W, C - j);
     const Vec<T> e = exp(Vec<T>::load(z + j, n) - Vec<T>(top));
     e.store(dz + j, n);
-    if (n == W) sum = sum + e;
-    else sum = sum + Vec<T>::load(dz + j, n);  // the lanes beyond the row count nothing
+    if (n == W)
+      sum = sum + e;
+    else
+      sum = sum + Vec<T>::load(dz + j, n);  // the lanes beyond the row count nothing
   }
   T lanes[W];
   sum.store(lanes);
@@ -48,8 +50,10 @@ double cross_entropy(T* dlogits, const T* logits, const std::int64_t* targets, c
     const Share rows(N, thread, barrier.size());
     for (Index n = rows.begin; n < rows.end; ++n) {
       losses[n] = 0;
-      if (mask && !mask[n]) std::fill_n(dlogits + n * C, C, T(0));
-      else losses[n] = detail::cross_entropy_row(dlogits + n * C, logits + n * C, targets[n], C, T(scale));
+      if (mask && !mask[n])
+        std::fill_n(dlogits + n * C, C, T(0));
+      else
+        losses[n] = detail::cross_entropy_row(dlogits + n * C, logits + n * C, targets[n], C, T(scale));
     }
   });
   double sum = 0;

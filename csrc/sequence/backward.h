@@ -3,8 +3,8 @@
 //   dh_t = dy_t + (the cell's direct share) + dG_{t+1} Wh,   dG_t = the cell's backward at dh_t
 // which is the only part that is serial in time. The other products follow in chunks of time, while dG is in the cache:
 //   dx_t = dG_t Wx,   dWx = sum over t, b of dG^T x,   dWh = sum of dG^T h_{t-1},   db = sum of dG.
-// Sums over time and batch run in one order whatever the number of threads: threads divide the elements of dW, never the
-// sum of one.
+// Sums over time and batch run in one order whatever the number of threads: threads divide the elements of dW, never
+// the sum of one.
 #pragma once
 
 #include "core/math.h"
@@ -28,19 +28,19 @@ struct BackwardStep {
 
   const Weights<Cell, T>& w;
   const RowBlocks& rows;
-  const T* dy;     // [B,H]
-  const T* dg1;    // gradients of the next step's pre-activations [B,kRowValues,Hp]; null at the last step
-  T* gates;        // kept values in, gradients of the pre-activations out [B,kRowValues,Hp]
-  const T* h0;     // [B,H]
+  const T* dy;   // [B,H]
+  const T* dg1;  // gradients of the next step's pre-activations [B,kRowValues,Hp]; null at the last step
+  T* gates;      // kept values in, gradients of the pre-activations out [B,kRowValues,Hp]
+  const T* h0;   // [B,H]
   const T* h1;
-  const T* c0;     // [B,Hp]
+  const T* c0;  // [B,Hp]
   const T* c1;
-  T* dstates;      // gradients of the states without the share through Wh, in and out [S,B,Hp]
-  T* dvectors;     // sums by row block [row blocks,P,Hp]
+  T* dstates;   // gradients of the states without the share through Wh, in and out [S,B,Hp]
+  T* dvectors;  // sums by row block [row blocks,P,Hp]
   Index batch;
 
   template <int R, int U>
-  void tile(Index row_block, Index block) const {
+  BPTT_NOINLINE void tile(Index row_block, Index block) const {
     const Index row = rows.begin(row_block);
     Vec<T> acc[R][U];
 #pragma GCC unroll 16
@@ -101,16 +101,16 @@ class Backward {
   static constexpr int S = Cell::S, P = Cell::P;
 
  public:
-  Backward(const Weights<Cell, T>& w, Tape<T>& tape, const BackwardCall<T>& call, int threads)
+  Backward(const Weights<Cell, T>& w, Tape<T>& tape, const BackwardCall<T>& call, const Plan& plan)
       : w_(w),
         tape_(tape),
         call_(call),
         B_(tape.call.batch),
-        plan_(make_plan<T>({tape.call.steps, B_, w.I, w.H, Cell::G}, threads)),
+        plan_(plan),
         rows_(B_),
         dstates_(checked_mul(S * B_, w.Hp)),
         dvectors_(checked_mul(rows_.count * P, w.Hp)),
-        dweights_(w, threads) {
+        dweights_(w, plan.threads) {
     for (int i = 0; i < S; ++i) copy_rows(dstates_.data() + i * B_ * w.Hp, w.Hp, call.dfinal[i], w.H, B_, w.H);
     dvectors_.clear();
   }
@@ -142,9 +142,18 @@ class Backward {
     for (Index end = T_; end > 0; end = std::max<Index>(0, end - plan_.chunk)) {
       const Index begin = std::max<Index>(0, end - plan_.chunk);
       for (Index t = end - 1; t >= begin; --t) {
-        const BackwardStep<Cell, T> step{w_, rows_, call_.dy + t * B_ * w_.H, t + 1 < T_ ? gates(t + 1) : nullptr,
-                                         gates(t), h(t),  h(t + 1), state(t), state(t + 1), dstates_.data(),
-                                         dvectors_.data(), B_};
+        const BackwardStep<Cell, T> step{w_,
+                                         rows_,
+                                         call_.dy + t * B_ * w_.H,
+                                         t + 1 < T_ ? gates(t + 1) : nullptr,
+                                         gates(t),
+                                         h(t),
+                                         h(t + 1),
+                                         state(t),
+                                         state(t + 1),
+                                         dstates_.data(),
+                                         dvectors_.data(),
+                                         B_};
         run_step<1>(step, part);
         if (thread == 0 && poll()) barrier.cancel();
         if (plan_.split == Split::kHidden ? !barrier.wait() : barrier.cancelled()) return false;
@@ -160,10 +169,11 @@ class Backward {
     const Index rows = (end - begin) * B_;
     const RowBlocks blocks(rows);
     const Share share(blocks.count, thread, threads);
-    product(call_.dx + begin * B_ * w_.I, w_.I, gates(begin), kRow * w_.Hp, gate_segments<InputMap<Cell>>(w_), w_.x_back,
-            static_cast<const T*>(nullptr), blocks, share.begin, share.end);
+    product(call_.dx + begin * B_ * w_.I, w_.I, gates(begin), kRow * w_.Hp, gate_segments<InputMap<Cell>>(w_),
+            w_.x_back, static_cast<const T*>(nullptr), blocks, share.begin, share.end);
     const T* x = tape_.call.x + begin * B_ * w_.I;
-    dweights_.add(gates(begin), x, begin == 0 ? h(0) : nullptr, B_, begin == 0 ? h(1) : h(begin), rows, thread, threads);
+    dweights_.add(gates(begin), x, begin == 0 ? h(0) : nullptr, B_, begin == 0 ? h(1) : h(begin), rows, thread,
+                  threads);
   }
 
   void finish() {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The forward loop over time. A step computes, for rows b and hidden units j, the pre-activations
 //   a = bias + Wx x_t + Wh h_{t-1}
-// in registers and lets the cell turn them into the new states; nothing between the product and the state touches memory
-// but a tile's worth of the first-level cache.
+// in registers and lets the cell turn them into the new states; nothing between the product and the state touches
+// memory but a tile's worth of the first-level cache.
 #pragma once
 
 #include "core/math.h"
@@ -14,8 +14,14 @@
 namespace bptt::sequence {
 
 /// Maps gate g to its accumulator, for the two products.
-template <class Cell> struct InputMap { static constexpr int at(int g) { return Cell::x_acc(g); } };
-template <class Cell> struct HiddenMap { static constexpr int at(int g) { return Cell::h_acc(g); } };
+template <class Cell>
+struct InputMap {
+  static constexpr int at(int g) { return Cell::x_acc(g); }
+};
+template <class Cell>
+struct HiddenMap {
+  static constexpr int at(int g) { return Cell::h_acc(g); }
+};
 
 /// Values per row and unit in a tape's gates.
 template <class Cell>
@@ -27,17 +33,17 @@ struct ForwardStep {
 
   const Weights<Cell, T>& w;
   const RowBlocks& rows;
-  const T* x;    // [B,I]; null: the input product stands in gates
-  const T* h0;   // [B,H]
-  T* h1;         // [B,H]
-  const T* c0;   // the other state [B,Hp]; may be c1 itself
+  const T* x;   // [B,I]; null: the input product stands in gates
+  const T* h0;  // [B,H]
+  T* h1;        // [B,H]
+  const T* c0;  // the other state [B,Hp]; may be c1 itself
   T* c1;
-  T* gates;      // [B,kRowValues,Hp] or null
-  bool keep;     // store the cell's kept values there
+  T* gates;   // [B,kRowValues,Hp] or null
+  bool keep;  // store the cell's kept values there
 
   /// The R rows of a row block, U blocks of units from `block`.
   template <int R, int U>
-  void tile(Index row_block, Index block) const {
+  BPTT_NOINLINE void tile(Index row_block, Index block) const {
     const Index row = rows.begin(row_block);
     Vec<T> acc[R][U * A];
     start(acc, row, block);
@@ -125,8 +131,10 @@ void run_step(const Step& step, const Part& part) {
     constexpr int kMaxRows = height;
     for_block_runs<tile_blocks(kMaxRows, PerBlock)>(part.blocks.begin, part.blocks.end, [&](auto width, Index block) {
       for (Index i = part.rows.begin; i < part.rows.end; ++i) {
-        if (rows.size(i) == kMaxRows) step.template tile<kMaxRows, width>(i, block);
-        else if constexpr (kMaxRows > 1) step.template tile<kMaxRows - 1, width>(i, block);
+        if (rows.size(i) == kMaxRows)
+          step.template tile<kMaxRows, width>(i, block);
+        else if constexpr (kMaxRows > 1)
+          step.template tile<kMaxRows - 1, width>(i, block);
       }
     });
   });
@@ -135,12 +143,8 @@ void run_step(const Step& step, const Part& part) {
 template <class Cell, class T>
 class Forward {
  public:
-  Forward(const Weights<Cell, T>& w, const ForwardCall<T>& call, Tape<T>* tape, int threads)
-      : w_(w),
-        call_(call),
-        tape_(tape),
-        plan_(make_plan<T>({call.steps, call.batch, w.I, w.H, Cell::G}, threads)),
-        rows_(call.batch) {
+  Forward(const Weights<Cell, T>& w, const ForwardCall<T>& call, Tape<T>* tape, const Plan& plan)
+      : w_(w), call_(call), tape_(tape), plan_(plan), rows_(call.batch) {
     const Index B = call.batch;
     if (!tape && plan_.hoisted) scratch_ = Buffer<T>(checked_mul(plan_.chunk * B, kRowValues<Cell> * w.Hp));
     if (!tape && Cell::S > 1) states_ = Buffer<T>(checked_mul(B, w.Hp));
@@ -187,8 +191,10 @@ class Forward {
 
   /// The second state before step t, [B,Hp]: all of them on the tape, a single one without it.
   T* state(Index t) const {
-    if constexpr (Cell::S == 1) return nullptr;
-    else return tape_ ? tape_->states.data() + t * call_.batch * w_.Hp : states_.data();
+    if constexpr (Cell::S == 1)
+      return nullptr;
+    else
+      return tape_ ? tape_->states.data() + t * call_.batch * w_.Hp : states_.data();
   }
 
   void copy_states_in() const {

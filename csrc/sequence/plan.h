@@ -15,8 +15,8 @@ enum class Split { kNone, kBatch, kHidden };
 struct Plan {
   Split split = Split::kNone;
   int threads = 1;
-  bool hoisted = false;   // input products of a whole chunk first, instead of with each step
-  Index chunk = 1;        // time steps handled together
+  bool hoisted = false;    // input products of a whole chunk first, instead of with each step
+  Index chunk = 1;         // time steps handled together
   double step_time_s = 0;  // estimated
 };
 
@@ -29,10 +29,10 @@ namespace detail {
 
 // Measured with AVX-512 on one core of 2.1 to 2.5 GHz; other levels differ by about the register width, which enters
 // below, so that the choice stays the same.
-constexpr double kFlopsPerLane = 7.5e9;      // 120 GF/s at 16 lanes
+constexpr double kFlopsPerLane = 7.5e9;  // 120 GF/s at 16 lanes
 constexpr double kL2Bytes = 1.5e6, kL2Rate = 90e9, kFarRate = 20e9;
-constexpr double kActivation = 7e-9;         // a gate of one register, exp and division
-constexpr double kLatency = 50e-9;           // the chain h -> product -> gates -> h
+constexpr double kActivation = 7e-9;  // a gate of one register, exp and division
+constexpr double kLatency = 50e-9;    // the chain h -> product -> gates -> h
 constexpr double kBarrier = 0.3e-6;
 constexpr double kLaunch = 4e-6;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a forward pass keeps so that one backward pass can follow, and the arrays a caller hands to either. Plain memory:
-// no equation and no loop over time stands here.
+// What a forward pass keeps so that one backward pass can follow, and the arrays a caller hands to either. Plain
+// memory: no equation and no loop over time stands here.
 #pragma once
 
 #include <memory>
@@ -14,22 +14,22 @@ constexpr int kMaxStates = 2;  // h, c
 template <class T>
 struct ForwardCall {
   Index steps, batch;
-  const T* x;                     // [T,B,I]
-  const T* initial[kMaxStates];   // [B,H] each
-  T* y;                           // [T,B,H]
-  T* final[kMaxStates];           // [B,H] each
+  const T* x;                    // [T,B,I]
+  const T* initial[kMaxStates];  // [B,H] each
+  T* y;                          // [T,B,H]
+  T* final[kMaxStates];          // [B,H] each
 };
 
 template <class T>
 struct BackwardCall {
-  const T* dy;                   // [T,B,H]
-  const T* dfinal[kMaxStates];   // [B,H] each
-  T* dx;                         // [T,B,I]
-  T* dinitial[kMaxStates];       // [B,H] each
-  T* dweight_ih;                 // [G*H,I]
-  T* dweight_hh;                 // [G*H,H]
-  T* dbias;                      // [G*H] or null
-  T* dvectors;                   // [P,H] or null
+  const T* dy;                  // [T,B,H]
+  const T* dfinal[kMaxStates];  // [B,H] each
+  T* dx;                        // [T,B,I]
+  T* dinitial[kMaxStates];      // [B,H] each
+  T* dweight_ih;                // [G*H,I]
+  T* dweight_hh;                // [G*H,H]
+  T* dbias;                     // [G*H] or null
+  T* dvectors;                  // [P,H] or null
 };
 
 /// Rows are padded to Hp = whole registers. One buffer serves as pre-activations, then kept values, then gradients of

@@ -26,8 +26,8 @@ class WeightGradient {
     db_.clear();
   }
 
-  /// Adds `rows` rows: dg [rows,kRowValues,Hp], x [rows,I], and the hidden states before them: h_first [first,H] for the
-  /// first `first` rows where it is given, h for the rest.
+  /// Adds `rows` rows: dg [rows,kRowValues,Hp], x [rows,I], and the hidden states before them: h_first [first,H] for
+  /// the first `first` rows where it is given, h for the rest.
   void add(const T* dg, const T* x, const T* h_first, Index first, const T* h, Index rows, int thread, int threads) {
     constexpr Index M = outer_rows(G * kWidth);
     const Index groups = ceil_div(w_.blocks, kWidth), x_items = ceil_div(w_.I, M), h_items = ceil_div(w_.H, M);
@@ -36,7 +36,8 @@ class WeightGradient {
     const Index row = kRowValues<Cell> * w_.Hp;
     T* panel = panels_.data() + thread * kRows * G * kWidth * W;
     for (Index group = share.begin / items; group * items < share.end; ++group) {
-      const Index from = std::max<Index>(0, share.begin - group * items), to = std::min(items, share.end - group * items);
+      const Index from = std::max<Index>(0, share.begin - group * items),
+                  to = std::min(items, share.end - group * items);
       const Index x_from = from * M, x_to = std::min(w_.I, to * M);
       const Index h_from = std::max<Index>(0, from - x_items) * M, h_to = std::min(w_.H, (to - x_items) * M);
       for_block_runs<kWidth>(group * kWidth, std::min(w_.blocks, (group + 1) * kWidth), [&](auto width, Index block) {
@@ -45,9 +46,10 @@ class WeightGradient {
         }
         if (h_from >= h_to) return;
         const Index head = h_first ? std::min(first, rows) : 0;
-        if (head) add_product<width, HiddenMap<Cell>>(dh_.data(), h_first, w_.H, dg, head, block, h_from, h_to, panel, false);
-        add_product<width, HiddenMap<Cell>>(dh_.data(), h, w_.H, dg + head * row, rows - head, block, h_from, h_to, panel,
-                                            false);
+        if (head)
+          add_product<width, HiddenMap<Cell>>(dh_.data(), h_first, w_.H, dg, head, block, h_from, h_to, panel, false);
+        add_product<width, HiddenMap<Cell>>(dh_.data(), h, w_.H, dg + head * row, rows - head, block, h_from, h_to,
+                                            panel, false);
       });
     }
   }

@@ -11,11 +11,11 @@ template <class Cell, class T>
 struct Weights {
   static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, P = Cell::P;
 
-  Index I, H, blocks;  // blocks of W hidden units; units beyond H have zero weights and stay zero
-  Index Hp;            // blocks * W
-  Buffer<T> x, h;      // forward: [blocks][I][G][W], [blocks][H][G][W]
-  Buffer<T> bias;      // the accumulators' start: [blocks][A][W]
-  Buffer<T> vectors;   // [P][Hp]
+  Index I, H, blocks;        // blocks of W hidden units; units beyond H have zero weights and stay zero
+  Index Hp;                  // blocks * W
+  Buffer<T> x, h;            // forward: [blocks][I][G][W], [blocks][H][G][W]
+  Buffer<T> bias;            // the accumulators' start: [blocks][A][W]
+  Buffer<T> vectors;         // [P][Hp]
   Panels<T> x_back, h_back;  // backward: [G*H] deep, I and H columns; empty without training
 
   Weights(Index I, Index H, const T* weight_ih, const T* weight_hh, const T* b, const T* p, bool training)
@@ -45,7 +45,8 @@ struct Weights {
     if (Hp != H) std::fill_n(out, Hp * G * K, T(0));
     for (Index j = 0; j < blocks; ++j) {
       const Index lanes = std::min<Index>(W, H - j * W);
-      for (int g = 0; g < G; ++g) transpose(out + (j * K * G + g) * W, G * W, weight + (g * H + j * W) * K, K, lanes, K);
+      for (int g = 0; g < G; ++g)
+        transpose(out + (j * K * G + g) * W, G * W, weight + (g * H + j * W) * K, K, lanes, K);
     }
   }
 

@@ -41,9 +41,15 @@ def as_array(where: str, name: str, value: Any) -> Array:
         raise type(error)(f"{what} ({error})") from error
 
 
-def as_floats(where: str, name: str, value: ArrayIn, dtype: DTypeLike) -> Array:
-    """Real numbers as a C-contiguous array of `dtype`; TypeError for what is not real."""
-    return _exact(where, name, as_array(where, name, value), dtype, "fiub", "real numbers")
+def as_floats(where: str, name: str, value: ArrayIn, dtype: DTypeLike | None = None) -> Array:
+    """Real numbers as a C-contiguous array; TypeError for what is not real.
+
+    `dtype` is the result's; by default float64 stays what it is, and all else becomes float32.
+    """
+    array = as_array(where, name, value)
+    if dtype is None:
+        dtype = np.float64 if array.dtype == np.float64 else np.float32
+    return _exact(where, name, array, dtype, "fiub", "real numbers")
 
 
 def as_integers(where: str, name: str, value: ArrayIn) -> Array:

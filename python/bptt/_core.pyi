@@ -39,6 +39,9 @@ class Recurrence:
     def states(self) -> int: ...
     @property
     def vectors(self) -> int: ...
+    def plan(self, steps: int, batch: int) -> dict[str, Any]:
+        """How a call is spread: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""
+
     def pack(
         self,
         weight_ih: NDArray[Any],

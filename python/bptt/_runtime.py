@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import platform
+import sys
 
 import numpy as np
 
@@ -45,10 +45,8 @@ def config() -> dict[str, str | int]:
     """
     return {
         **core.config(),
-        "level": core.level,
-        "threads": core.get_num_threads(),
         "numpy": np.__version__,
-        "python": platform.python_version(),
+        "python": sys.version.split()[0],
     }
 
 

@@ -144,7 +144,7 @@ def _known_metadata(name: str, metadata: dict[str, str] | None) -> dict[str, str
 def _checksum(arrays: Arrays) -> str:
     crc = 0
     for name in sorted(arrays):
-        crc = zlib.crc32(arrays[name], zlib.crc32(name.encode(), crc))
+        crc = zlib.crc32(arrays[name].data, zlib.crc32(name.encode(), crc))
     return f"{crc:08x}"
 
 

@@ -202,7 +202,9 @@ def _train(args: argparse.Namespace) -> int:
         _say(f"Validation loss on the held-out text: {nats:.3f} nats = {nats / math.log(2):.3f} bits per character")
         if stop.asked:
             return INTERRUPTED
-    _say(f"\nA sample:\n\n{''.join(charlm.sample(lm, length=400, seed=args.seed)).strip()}\n")
+    opening = text[len(head) :][:200]  # of the held-out text: the model has not seen how it goes on
+    paragraph = "".join(charlm.sample(lm, opening, length=400, seed=args.seed))
+    _say(f"\nA sample, going on from the held-out {opening[-30:]!r}:\n\n{paragraph}\n")
     _say(f"For more: bptt sample {shlex.quote(args.out)}")
     return OK
 

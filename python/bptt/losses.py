@@ -49,12 +49,6 @@ def cross_entropy(
     t = as_integers(where, "targets", targets)
     check_shape(where, "targets", t, lead)
     keep, scale = _mask_and_scale(where, lead, mask, reduction)
-    if keep is not None:
-        t = np.where(keep, t, 0)
-    if t.min() < 0 or t.max() >= z.shape[1]:
-        raise ValueError(
-            f"{where}: targets has values from {t.min()} to {t.max()}, expected 0 <= target < {z.shape[1]}"
-        )
     loss, dz = core.cross_entropy(z, t.reshape(-1), None if keep is None else keep.reshape(-1), scale)
     return loss, dz.reshape(*lead, z.shape[1])
 
@@ -92,8 +86,7 @@ def mse(
 
 def _rows(where: str, name: str, value: ArrayIn) -> tuple[Array, tuple[int, ...]]:
     """[..., F] as [N, F], and the leading shape."""
-    dtype = np.float64 if getattr(value, "dtype", None) == np.float64 else np.float32
-    array = as_floats(where, name, value, dtype)
+    array = as_floats(where, name, value)
     if array.ndim < 2 or not array.shape[-1]:
         raise shape_error(where, name, array, "(T, B, features)")
     lead = array.shape[:-1]

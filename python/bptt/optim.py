@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bptt._arrays import check_number
+from bptt._arrays import check_number, check_tuple
 from bptt._dispatch import core
 from bptt.params import Params
 
@@ -61,11 +61,11 @@ class Optimizer:
         [[-1.5, -2.0]]
         """
         where = f"{type(self).__name__}.step"
-        if grads.shapes != params.shapes or grads.dtype != params.dtype:
+        if not grads.like(params):
             raise ValueError(f"{where}: grads has {grads!r}, expected {params!r}")
         if not self._moments:
             self._moments = tuple(params.zeros_like() for _ in range(self._count))
-        if any(m.shapes != params.shapes or m.dtype != params.dtype for m in self._moments):
+        if not all(m.like(params) for m in self._moments):
             raise ValueError(f"{where}: params has {params!r}, expected {self._moments[0]!r}, those of the first step")
         with params.edit() as p:
             norm, clipped = self._update(p.flat, grads.flat, *(m.flat for m in self._moments))
@@ -170,7 +170,7 @@ class Adam(Optimizer):
         clip_value: float | None = None,
     ) -> None:
         super().__init__(lr, weight_decay, clip_norm, clip_value)
-        beta1, beta2 = betas
+        beta1, beta2 = check_tuple("Adam", "betas", betas, 2, "the pair (beta1, beta2)")
         self.betas = check_number("Adam", "beta1", beta1, 0.0, 1.0), check_number("Adam", "beta2", beta2, 0.0, 1.0)
         self.eps = check_number("Adam", "eps", eps)
         self.steps = 0

@@ -57,23 +57,36 @@ class Params(Mapping[str, "Array"]):
         self, shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike = np.float32, *, writable: bool = False
     ) -> None:
         self._dtype = check_dtype("Params", dtype)
-        self._shapes = {
-            name: tuple(check_size("Params", f"shape of {name}", n, least=0) for n in shape)
-            for name, shape in shapes.items()
-        }
-        self._writable = writable
-        self._joined = False
-        self._bind(_allocate(sum(map(math.prod, self._shapes.values())), self._dtype), [next(_ticks)])
+        self._writable, self._joined = writable, False
+        self._lay_out(
+            {
+                name: tuple(check_size("Params", f"shape of {name}", n, least=0) for n in shape)
+                for name, shape in shapes.items()
+            }
+        )
+        self._bind(_allocate(self._size, self._dtype), [next(_ticks)])
+
+    def _lay_out(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Compute each array's place in the buffer."""
+        ends = list(itertools.accumulate(map(math.prod, shapes.values()), initial=0))
+        self._shapes, self._size = shapes, ends[-1]
+        self._spans = dict(zip(shapes, itertools.pairwise(ends), strict=True))
 
     def _bind(self, buffer: Array, clock: list[int]) -> None:
         """Lie in `buffer` from now on; `clock`, one element, is shared by all who lie in the same allocation."""
         self._buffer, self._clock = buffer, clock
         self._flat = buffer.view()
         self._flat.flags.writeable = self._writable
-        ends = list(itertools.accumulate(map(math.prod, self._shapes.values()), initial=0))
-        self._spans = dict(zip(self._shapes, itertools.pairwise(ends), strict=True))
         self._views: dict[str, Array] = {}
         self._windows: dict[str, Params] = {}
+
+    def _twin(self, buffer: Array, clock: list[int], *, writable: bool, joined: bool) -> Params:
+        """Params of the same layout over another buffer, or another right to write."""
+        twin = object.__new__(Params)
+        twin._dtype, twin._writable, twin._joined = self._dtype, writable, joined
+        twin._shapes, twin._size, twin._spans = self._shapes, self._size, self._spans
+        twin._bind(buffer, clock)
+        return twin
 
     @property
     def flat(self) -> Array:
@@ -83,7 +96,7 @@ class Params(Mapping[str, "Array"]):
     @property
     def size(self) -> int:
         """The number of elements."""
-        return self._buffer.size
+        return self._size
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -149,7 +162,7 @@ class Params(Mapping[str, "Array"]):
         >>> params["bias"].tolist(), params.version > before
         ([3.0, 3.0], True)
         """
-        editor = self._over(self._shapes, self._buffer, writable=True)
+        editor = self._twin(self._buffer, self._clock, writable=True, joined=True)
         self._touch()  # an interrupt between a change and the end of the block must not leave old packed weights valid
         try:
             yield editor
@@ -157,13 +170,18 @@ class Params(Mapping[str, "Array"]):
             editor._freeze()
             self._touch()
 
+    def like(self, other: Params) -> bool:
+        """Whether names, order, shapes and dtype are those of `other`."""
+        same = list(self._shapes.items()) == list(other._shapes.items())
+        return same and (self._dtype == other._dtype or not self._shapes)
+
     def zeros_like(self) -> Params:
         """Gradients for these parameters: the same names and shapes, zeros, writable.
 
         >>> Params({"bias": (2,)}).zeros_like()["bias"].flags.writeable
         True
         """
-        return Params(self._shapes, self._dtype, writable=True)
+        return self._twin(_allocate(self._size, self._dtype), [next(_ticks)], writable=True, joined=False)
 
     def window(self, prefix: str) -> Params:
         """The arrays whose names start with `prefix`, under the rest of their names, in the same memory.
@@ -177,12 +195,12 @@ class Params(Mapping[str, "Array"]):
         """
         if prefix not in self._windows:
             names = [name for name in self._shapes if name.startswith(prefix)]
-            shapes = {name.removeprefix(prefix): self._shapes[name] for name in names}
-            start = self._spans[names[0]][0] if names else 0
-            stop = self._spans[names[-1]][1] if names else 0
-            if stop - start != sum(map(math.prod, shapes.values())):
+            start, stop = (self._spans[names[0]][0], self._spans[names[-1]][1]) if names else (0, 0)
+            window = self._twin(self._buffer[start:stop], self._clock, writable=self._writable, joined=True)
+            window._lay_out({name.removeprefix(prefix): self._shapes[name] for name in names})
+            if window._size != stop - start:
                 raise KeyError(f"Params.window: the arrays named {prefix}* are not side by side")
-            self._windows[prefix] = self._over(shapes, self._buffer[start:stop], self._writable)
+            self._windows[prefix] = window
         return self._windows[prefix]
 
     @classmethod
@@ -214,12 +232,6 @@ class Params(Mapping[str, "Array"]):
             part._joined = True
             start += part.size
         return whole
-
-    def _over(self, shapes: dict[str, tuple[int, ...]], buffer: Array, writable: bool) -> Params:
-        twin = object.__new__(Params)
-        twin._dtype, twin._shapes, twin._writable, twin._joined = self._dtype, shapes, writable, True
-        twin._bind(buffer, self._clock)
-        return twin
 
     def _freeze(self) -> None:
         """Make the views that were given out read-only, and those still to come."""

@@ -3,6 +3,7 @@
 // Not a framework: a test is a program whose main() calls its cases and returns bptt::test::finish().
 #pragma once
 
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -19,7 +20,7 @@ struct Place {
       : file(file_name), line(line_number) {}
 };
 
-inline int checks = 0, failures = 0;
+inline std::atomic<int> checks{0}, failures{0};  // checks may run on threads of the pool
 
 inline void check(bool ok, const std::string& what, Place place = {}) {
   ++checks;
@@ -60,7 +61,7 @@ void check_throws(F call, const std::string& what, Place place = {}) {
 
 // A program without a single check is a mistake, not a success.
 inline int finish() {
-  std::printf("%d checks, %d failed\n", checks, failures);
+  std::printf("%d checks, %d failed\n", checks.load(), failures.load());
   return failures == 0 && checks > 0 ? 0 : 1;
 }
 

@@ -4,7 +4,7 @@
 A recurrent layer takes and returns a state beside its output (recurrent.py); a stateless one does not (dense.py). Both
 have `layer(x)` for inference, which keeps nothing, `layer.forward(x)` for training, which returns a tape as well, and
 `layer.backward(tape, dy)`. The tape is a value, not hidden in the layer: two forwards and then two backwards, in any
-order and from any threads, work. It refers to x, which must stay as it is until the backward pass.
+order and from any threads, work. It refers to x and the initial state, which must stay as they are until then.
 """
 
 from __future__ import annotations
@@ -57,17 +57,11 @@ class Layer(ABC):
         True
         """
         where = f"{type(self).__name__}.load_state_dict"
-        if state.keys() != self.params.keys():
-            missing = [name for name in self.params if name not in state]
-            unknown = [name for name in state if name not in self.params]
-            has = " and ".join(
-                part
-                for part in (
-                    f"lacks {', '.join(missing)}" if missing else "",
-                    f"has unknown {', '.join(unknown)}" if unknown else "",
-                )
-                if part
-            )
+        missing = [name for name in self.params if name not in state]
+        unknown = [name for name in state if name not in self.params]
+        if missing or unknown:
+            parts = (("lacks", missing), ("has unknown", unknown))
+            has = " and ".join(f"{verb} {', '.join(names)}" for verb, names in parts if names)
             raise ValueError(f"{where}: state {has}, expected exactly {', '.join(self.params)}")
         arrays = {name: as_floats(where, name, value, self.params.dtype) for name, value in state.items()}
         for name, array in arrays.items():
@@ -91,7 +85,7 @@ class Layer(ABC):
         """Where to write the gradients: what the caller gave, if it fits, or a new `Params`."""
         if grads is None:
             return self.params.zeros_like()
-        if grads.shapes != self.params.shapes or grads.dtype != self.params.dtype:
+        if not grads.like(self.params):
             raise ValueError(f"{self._where('backward')}: grads has {grads!r}, expected {self.params!r}")
         if grads.size and not grads.flat.flags.writeable:
             raise ValueError(f"{self._where('backward')}: grads is read-only, expected params.zeros_like()")

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from bptt.init import Init
 
 
+__all__ = ["Dropout", "Embedding", "Linear"]
+
+
 class DenseTape(Tape):
     """Keeps one array, x [N,I] of Linear, ids [N] of Embedding, the mask of Dropout, and y's shape."""
 
@@ -153,9 +156,6 @@ class Embedding(Stateless):
     def forward(self, x: ArrayIn) -> tuple[Array, DenseTape]:
         """Training: ids [...] -> y [..., E] and the tape."""
         ids = as_integers(self._where(), "x", x)
-        if ids.size and (ids.min() < 0 or ids.max() >= self.num_embeddings):
-            expected = f"0 <= id < {self.num_embeddings}"
-            raise ValueError(f"{self._where()}: x has ids from {ids.min()} to {ids.max()}, expected {expected}")
         shape = (*ids.shape, self.embedding_dim)
         y = core.embedding_forward(ids.reshape(-1), self.params["weight"])
         return y.reshape(shape), DenseTape(self, ids.reshape(-1), shape)
@@ -200,11 +200,11 @@ class Dropout(Stateless):
 
     def __call__(self, x: ArrayIn) -> Array:
         """Inference: y is x."""
-        return self._floats("forward", "x", x)
+        return as_floats(self._where(), "x", x)
 
     def forward(self, x: ArrayIn) -> tuple[Array, DenseTape]:
         """Training: x [...] -> y [...] and the tape, which holds the mask."""
-        x = self._floats("forward", "x", x)
+        x = as_floats(self._where(), "x", x)
         keep = self._rng.random(x.shape, dtype=np.float32) >= self.p
         mask = np.multiply(keep, 1 / (1 - self.p), dtype=x.dtype)
         return x * mask, DenseTape(self, mask, x.shape)
@@ -215,10 +215,6 @@ class Dropout(Stateless):
         dy = as_floats(self._where("backward"), "dy", dy, tape.kept.dtype)
         check_shape(self._where("backward"), "dy", dy, tape.shape)
         return dy * tape.kept, self._gradients(grads)
-
-    def _floats(self, method: str, name: str, x: ArrayIn) -> Array:
-        dtype = np.float64 if getattr(x, "dtype", None) == np.float64 else np.float32
-        return as_floats(self._where(method), name, x, dtype)
 
     def __repr__(self) -> str:
         return f"Dropout({self.p})"

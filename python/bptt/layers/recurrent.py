@@ -145,9 +145,9 @@ class Recurrent(Layer):
             state: initial state, h [1,B,H] ([1,H] without batch axis); for an LSTM the tuple (h, c). Default zeros.
             lengths: not in this version.
 
-        Returns: y [T,B,H] (as x), the final state (as state), the tape. y is read-only, since the tape refers to it;
-            with batch_first it is a view of time-major memory. The tape keeps the weights of this call, whatever
-            becomes of the parameters.
+        Returns: y [T,B,H] (as x), the final state (as state), the tape. The tape refers to x, state and y: y is
+            read-only, and x and state must stay as they are until `backward`. The weights of this call it keeps,
+            whatever becomes of the parameters. With batch_first, y is a view of time-major memory.
         Raises: ValueError for a wrong shape, TypeError for a wrong dtype, MemoryError where the tape has no room.
         """
         y, final, tape = self._run(x, state, lengths, training=True)

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// The cells' text with V = double against central differences, for every input of the backward function. With
+// f(a, p, s0) the weighted sum of the new states, h = 6e-6 = cbrt(eps) makes the error of (f(x+h) - f(x-h)) / 2h about
+// h^2 |f'''| / 6 + eps |f| / h < 1e-9 for values of order one; a wrong term is of order 0.1.
+#include <random>
+
+#include "cells/all.h"
+#include "test.h"
+
+using namespace bptt::test;
+
+namespace {
+
+constexpr double kStep = 6e-6, kTolerance = 1e-9;
+std::mt19937 generator(20240607);
+
+void fill(double* values, int n) {
+  std::uniform_real_distribution<double> uniform(0.2, 1.0);  // away from ReLU's kink, either side
+  for (int i = 0; i < n; ++i) values[i] = uniform(generator) * (generator() & 1 ? 1 : -1);
+}
+
+template <class Cell>
+struct Case {
+  double a[Cell::A], p[Cell::P + 1], s0[Cell::S], ds1[Cell::S];
+
+  double objective() const {
+    double s1[Cell::S], k[Cell::K + 1], sum = 0;
+    Cell::forward(a, p, s0, s1, k);
+    for (int i = 0; i < Cell::S; ++i) sum += ds1[i] * s1[i];
+    return sum;
+  }
+
+  double difference(double& x) {
+    const double kept = x;
+    x = kept + kStep;
+    const double up = objective();
+    x = kept - kStep;
+    const double down = objective();
+    x = kept;
+    return (up - down) / (2 * kStep);
+  }
+};
+
+template <class Cell>
+void check_gradients() {
+  const std::string name = Cell::kName;
+  for (int trial = 0; trial < 50; ++trial) {
+    Case<Cell> c;
+    fill(c.a, Cell::A), fill(c.p, Cell::P), fill(c.s0, Cell::S), fill(c.ds1, Cell::S);
+    double s1[Cell::S], k[Cell::K + 1], da[Cell::A], dp[Cell::P + 1], ds0[Cell::S];
+    Cell::forward(c.a, c.p, c.s0, s1, k);
+    Cell::backward(k, c.p, c.s0, s1, c.ds1, da, dp, ds0);
+    for (int i = 0; i < Cell::A; ++i) check_near(da[i], c.difference(c.a[i]), kTolerance, name + " da");
+    for (int i = 0; i < Cell::P; ++i) check_near(dp[i], c.difference(c.p[i]), kTolerance, name + " dp");
+    for (int i = 0; i < Cell::S; ++i) check_near(ds0[i], c.difference(c.s0[i]), kTolerance, name + " ds0");
+  }
+}
+
+template <class... Cells>
+void check_all(bptt::cells::List<Cells...>) {
+  (check_gradients<Cells>(), ...);
+}
+
+}  // namespace
+
+int main() {
+  check_all(bptt::cells::All{});
+  return finish();
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// The pool, the barrier, the arena and the products of core/, where Python cannot look.
+#include <atomic>
+#include <random>
+#include <stdexcept>
+
+#include "core/arena.h"
+#include "core/gemm.h"
+#include "core/threads.h"
+#include "test.h"
+
+using namespace bptt;
+using namespace bptt::test;
+
+namespace {
+
+void check_pool() {
+  for (int threads : {1, 2, 3, 5, 2, 1}) {
+    std::atomic<int> sum{0}, calls{0};
+    Pool::instance().run(threads, [&](int thread, Barrier& barrier) {
+      sum += thread;
+      ++calls;
+      check_equal(barrier.size(), threads, "size of the team");
+    });
+    check_equal(calls.load(), threads, "calls of the job");
+    check_equal(sum.load(), threads * (threads - 1) / 2, "each thread once");
+  }
+  check_throws<std::runtime_error>(
+      [] {
+        Pool::instance().run(3, [](int thread, Barrier&) {
+          if (thread == 2) throw std::runtime_error("x");
+        });
+      },
+      "a worker's exception reaches the caller");
+  std::atomic<int> inner{0};
+  Pool::instance().run(2, [&](int, Barrier&) { Pool::instance().run(2, [&](int, Barrier& b) { inner += b.size(); }); });
+  check_equal(inner.load(), 2, "a call from inside runs alone");
+}
+
+void check_barrier() {
+  constexpr int kThreads = 4, kRounds = 2000;
+  int slots[kThreads] = {};
+  std::atomic<int> wrong{0};
+  Pool::instance().run(kThreads, [&](int thread, Barrier& barrier) {
+    for (int round = 1; round <= kRounds; ++round) {
+      slots[thread] = round;
+      barrier.wait();
+      for (int other : slots) wrong += other != round;
+      barrier.wait();
+    }
+  });
+  check_equal(wrong.load(), 0, "everybody sees what was written before the barrier");
+  std::atomic<int> released{0};
+  Pool::instance().run(3, [&](int thread, Barrier& barrier) {
+    if (thread == 0)
+      barrier.cancel();
+    else if (!barrier.wait())
+      ++released;
+  });
+  check_equal(released.load(), 2, "calling off releases those who wait");
+}
+
+void check_flush() {
+  volatile float tiny = 1e-38f;
+  float inside = 1, outside = 0;
+  Pool::instance().run(2, [&](int thread, Barrier&) {
+    if (thread == 0) inside = tiny * 0.01f;
+  });
+  outside = tiny * 0.01f;
+  check_equal(inside, 0.0f, "denormals are zero inside a job");
+  check(outside > 0, "and are not outside");
+}
+
+void check_arena() {
+  float* first;
+  {
+    Buffer<float> a(1000);
+    first = a.data();
+    check_equal(reinterpret_cast<std::uintptr_t>(first) % 64, std::uintptr_t(0), "alignment");
+  }
+  Buffer<float> again(1000);
+  check(again.data() == first, "a released block is used again");
+  check_throws<std::bad_alloc>([] { Buffer<double> b(Index(1) << 60); }, "an impossible size");
+  check_throws<std::bad_alloc>([] { checked_mul(Index(1) << 40, Index(1) << 40); }, "a product beyond 64 bits");
+}
+
+template <class T>
+void check_product() {
+  std::mt19937 generator(7);
+  std::uniform_int_distribution<int> small(-8, 8);  // sums of products are exact, whatever the order
+  for (Index rows : {1, 2, 5, 6, 7, 13, 33}) {
+    for (Index depth : {1, 3, 17}) {
+      for (Index columns : {1, 7, 16, 17, 63, 130}) {
+        std::vector<T> a(rows * depth), b(depth * columns), bias(columns), c(rows * columns), dw(depth * columns);
+        for (auto* v : {&a, &b, &bias})
+          for (T& x : *v) x = T(small(generator));
+        Panels<T> panels(depth, columns);
+        panels.pack(b.data(), columns);
+        const RowBlocks blocks(rows);
+        product(c.data(), columns, a.data(), depth, Segments{depth}, panels, bias.data(), blocks, 0, blocks.count);
+        for (Index r = 0; r < rows; ++r) {
+          for (Index j = 0; j < columns; ++j) {
+            T sum = bias[j];
+            for (Index k = 0; k < depth; ++k) sum += a[r * depth + k] * b[k * columns + j];
+            check_equal(c[r * columns + j], sum, "product");
+          }
+        }
+        std::vector<T> turned(columns * depth), back(depth * columns);
+        transpose(turned.data(), depth, b.data(), columns, depth, columns);
+        transpose(back.data(), columns, turned.data(), depth, columns, depth);
+        check(back == b, "transpose twice");
+        Panels<T> same(depth, columns);
+        same.pack_transposed(turned.data(), depth);
+        check(std::equal(panels.data.data(), panels.data.data() + panels.data.size(), same.data.data()), "packing");
+      }
+    }
+  }
+}
+
+template <class T>
+void check_outer() {
+  constexpr int W = Vec<T>::kSize, N = 3;
+  std::mt19937 generator(8);
+  std::uniform_int_distribution<int> small(-8, 8);
+  for (Index rows : {1, 2, 40}) {
+    for (Index m : {1, 5, 6, 8, 9, 20}) {
+      std::vector<T> p(rows * m), q(rows * N * W), c(m * N * W, T(1));
+      for (auto* v : {&p, &q})
+        for (T& x : *v) x = T(small(generator));
+      outer<N>(c.data(), N * W, W, p.data(), m, q.data(), rows, 0, m);
+      for (Index i = 0; i < m; ++i) {
+        for (int j = 0; j < N * W; ++j) {
+          T sum = 1;
+          for (Index r = 0; r < rows; ++r) sum += p[r * m + i] * q[r * N * W + j];
+          check_equal(c[i * N * W + j], sum, "outer");
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  check_pool();
+  check_barrier();
+  check_flush();
+  check_arena();
+  check_product<float>();
+  check_product<double>();
+  check_outer<float>();
+  check_outer<double>();
+  return finish();
+}

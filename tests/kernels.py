@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel tests share: the native levels of this machine, a case's arrays, one run of it, and its tolerance.
+
+`CASES` are (T, B, I, H) that hit every tail: rows 1 to 6 and their sums, hidden sizes around the register widths, no
+steps at all, several chunks of time, more rows than a chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt import _cpu, reference
+
+CELLS = tuple(reference.CELLS)
+DTYPES = ("float32", "float64")
+CASES = [
+    (1, 1, 1, 1),
+    (2, 2, 3, 3),
+    (9, 5, 4, 16),
+    (9, 7, 1, 17),
+    (3, 33, 2, 63),
+    (2, 33, 5, 130),
+    (0, 2, 3, 4),
+    (9, 1, 2, 130),
+    (3, 200, 3, 20),
+    (300, 1, 2, 5),
+]
+
+
+def levels() -> list[Any]:
+    """The native modules that this build has and this machine runs."""
+    found = []
+    for level in _cpu.supported():
+        try:
+            found.append(import_module(f"bptt._core_{level}"))
+        except ModuleNotFoundError:
+            continue
+    return found
+
+
+@dataclass
+class Case:
+    """Random inputs of one size; weights by the reference's names."""
+
+    cell: str
+    dtype: str
+    weights: dict[str, NDArray[Any]]
+    x: NDArray[Any]  # [T,B,I]
+    states: tuple[NDArray[Any], ...]  # [B,H]
+    dy: NDArray[Any]  # [T,B,H]
+    dstates: tuple[NDArray[Any], ...]
+
+    @classmethod
+    def random(cls, cell: str, dtype: str, T: int, B: int, I: int, H: int) -> Case:  # noqa: E741
+        """Values of order one; recurrent weights scaled so that states neither die nor explode."""
+        rng = np.random.default_rng([T, B, I, H])
+        meta = reference.CELLS[cell]
+
+        def draw(*shape: int) -> NDArray[Any]:
+            return (rng.standard_normal(shape) * 0.5).astype(dtype)
+
+        weights = {name: draw(*shape) for name, shape in meta.shapes(I, H).items()}
+        weights["weight_hh"] /= np.sqrt(H).astype(dtype)
+        states, dstates = (tuple(draw(B, H) for _ in range(meta.S)) for _ in range(2))
+        return cls(cell, dtype, weights, draw(T, B, I), states, draw(T, B, H), dstates)
+
+    @property
+    def vectors(self) -> NDArray[Any] | None:
+        """The per-unit vectors as the kernels take them, [P,H]."""
+        name = reference.CELLS[self.cell].vectors
+        return None if name is None else self.weights[name].reshape(-1, self.dy.shape[2])
+
+    def recurrence(self, core: Any) -> Any:
+        """A native recurrence with these weights packed."""
+        recurrence = core.Recurrence(self.cell, self.dtype, self.x.shape[2], self.dy.shape[2])
+        w = self.weights
+        recurrence.pack(w["weight_ih"], w["weight_hh"], w["bias"], self.vectors, True)
+        return recurrence
+
+    def run(self, core: Any, threads: int = 1) -> dict[str, NDArray[Any]]:
+        """Forward and backward on `threads` threads: every result by name."""
+        before = core.get_num_threads()
+        core.set_num_threads(threads)
+        try:
+            recurrence = self.recurrence(core)
+            y, finals, tape = recurrence.forward(self.x, self.states, True)
+            grads = {name: np.full_like(w, np.nan) for name, w in self.weights.items()}
+            name = reference.CELLS[self.cell].vectors
+            vectors = None if name is None else grads[name].reshape(-1, self.dy.shape[2])
+            dx, dinitials = recurrence.backward(
+                tape, self.dy, self.dstates, grads["weight_ih"], grads["weight_hh"], grads["bias"], vectors
+            )
+        finally:
+            core.set_num_threads(before)
+        return _named(y, finals, dx, dinitials, grads)
+
+    def expected(self) -> dict[str, NDArray[Any]]:
+        """The same from the float64 reference."""
+        y, finals, tape = reference.forward(self.cell, self.weights, self.x, self.states)
+        return _named(y, finals, *reference.backward(tape, self.dy, self.dstates))
+
+    def tolerance(self) -> float:
+        """Relative to the largest value of a result.
+
+        A sum of n rounded terms is off by about eps sqrt(n) of its size; the longest sums are those over I + H in
+        forward, G H in backward and T B in the weight gradients. The factor 8 leaves room for the tails of that
+        distribution over some 10^5 results and for the errors of earlier steps that the recurrence carries along.
+        """
+        T, B, I = self.x.shape  # noqa: E741
+        n = I + len(self.weights["bias"]) + T * B
+        return float(8 * np.finfo(self.dtype).eps * np.sqrt(n))
+
+
+def _named(y: Any, finals: Any, dx: Any, dinitials: Any, grads: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    states = {f"final {i}": s for i, s in enumerate(finals)} | {f"dinitial {i}": s for i, s in enumerate(dinitials)}
+    return {"y": y, "dx": dx} | states | {f"d{name}": g for name, g in grads.items()}
+
+
+def assert_close(actual: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]], tolerance: float) -> None:
+    """Every result within `tolerance` of the expected one, relative to that one's largest value."""
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        assert value.shape == expected[name].shape, name
+        error = np.abs(value - expected[name]).max(initial=0.0)
+        assert error <= tolerance * (1 + np.abs(expected[name]).max(initial=0.0)), (name, error, tolerance)
+
+
+def assert_same_bits(actual: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]]) -> None:
+    """Every result equal to the last bit."""
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        assert value.dtype == expected[name].dtype
+        assert value.tobytes() == expected[name].tobytes(), name

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every cell's kernels against the float64 reference, on each instruction-set level; the same bits for any threads."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kernels import CASES, CELLS, DTYPES, Case, assert_close, assert_same_bits, levels
+
+LEVELS = levels()
+every_level = pytest.mark.parametrize("core", LEVELS, ids=[core.level for core in LEVELS])
+every_cell = pytest.mark.parametrize("cell", CELLS)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+# Sizes at which the estimated times choose each way to spread a call over threads (test_every_split_is_tested).
+SPLIT_CASES = {"none": (4, 3, 5, 20), "batch": (5, 60, 33, 70), "hidden": (3, 2, 200, 260)}
+
+
+def test_there_is_a_level() -> None:
+    assert LEVELS
+
+
+@every_level
+@every_cell
+@every_dtype
+def test_kernels_agree_with_the_reference(core: Any, cell: str, dtype: str) -> None:
+    for sizes in CASES:
+        case = Case.random(cell, dtype, *sizes)
+        assert_close(case.run(core), case.expected(), case.tolerance())
+
+
+@every_level
+@every_cell
+@every_dtype
+def test_threads_change_no_bit(core: Any, cell: str, dtype: str) -> None:
+    for sizes in (*CASES[3:6], *SPLIT_CASES.values()):
+        case = Case.random(cell, dtype, *sizes)
+        one = case.run(core, threads=1)
+        for threads in (2, 3, 5):
+            assert_same_bits(case.run(core, threads), one)
+
+
+@every_level
+@every_dtype
+def test_every_split_is_tested(core: Any, dtype: str) -> None:
+    before = core.get_num_threads()
+    core.set_num_threads(2)
+    try:
+        for cell in ("lstm", "gru"):
+            for split, (T, B, I, H) in SPLIT_CASES.items():  # noqa: E741
+                assert core.Recurrence(cell, dtype, I, H).plan(T, B)["split"] == split
+    finally:
+        core.set_num_threads(before)
+
+
+@every_level
+@every_cell
+@every_dtype
+def test_split_cases_agree_with_the_reference(core: Any, cell: str, dtype: str) -> None:
+    for sizes in SPLIT_CASES.values():
+        case = Case.random(cell, dtype, *sizes)
+        assert_close(case.run(core, threads=2), case.expected(), case.tolerance())
+
+
+@every_level
+@every_cell
+def test_a_row_does_not_depend_on_its_batch(core: Any, cell: str) -> None:
+    """Of 17 rows, each alone, and all, give the same bits: also across the switch to hoisted input products at B = 8."""
+    case = Case.random(cell, "float32", 6, 17, 5, 37)
+    recurrence = case.recurrence(core)
+    y, _, _ = recurrence.forward(case.x, case.states, False)
+    for rows in (slice(0, 1), slice(16, 17), slice(3, 10), slice(1, 12)):
+        part, _, _ = recurrence.forward(
+            np.ascontiguousarray(case.x[:, rows]), tuple(np.ascontiguousarray(s[rows]) for s in case.states), False
+        )
+        assert part.tobytes() == np.ascontiguousarray(y[:, rows]).tobytes()
+
+
+@every_level
+@every_cell
+def test_inference_and_training_give_the_same_bits(core: Any, cell: str) -> None:
+    for sizes in CASES:
+        case = Case.random(cell, "float32", *sizes)
+        recurrence = case.recurrence(core)
+        y, finals, tape = recurrence.forward(case.x, case.states, True)
+        y_inference, finals_inference, none = recurrence.forward(case.x, case.states, False)
+        assert none is None
+        assert tape is not None
+        assert y.tobytes() == y_inference.tobytes()
+        for a, b in zip(finals, finals_inference, strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+@every_level
+def test_unaligned_and_read_only_inputs(core: Any) -> None:
+    case = Case.random("lstm", "float32", 4, 3, 5, 19)
+    expected = case.run(core)
+
+    def shifted(a: np.ndarray) -> np.ndarray:
+        out = np.empty(a.size + 1, a.dtype)[1:].reshape(a.shape)
+        out[...] = a
+        out.flags.writeable = False
+        return out
+
+    case.x, case.dy = shifted(case.x), shifted(case.dy)
+    case.states = tuple(shifted(s) for s in case.states)
+    case.weights = {name: shifted(w) for name, w in case.weights.items()}
+    assert_same_bits(case.run(core), expected)
+
+
+@every_level
+def test_tapes_are_independent(core: Any) -> None:
+    """Two forwards, then two backwards in either order, from several threads at once."""
+    case = Case.random("gru", "float32", 20, 9, 6, 40)
+    expected = case.run(core)
+    results: list[dict[str, np.ndarray]] = []
+
+    def work() -> None:
+        for _ in range(5):
+            results.append(case.run(core, threads=core.get_num_threads()))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 20
+    for result in results:
+        assert_same_bits(result, expected)
+
+    recurrence = case.recurrence(core)
+    tapes = [recurrence.forward(case.x * np.float32(scale), case.states, True)[2] for scale in (1, 2)]
+    grads = [{k: np.empty_like(w) for k, w in case.weights.items()} for _ in tapes]
+    for i in (1, 0):
+        g = grads[i]
+        recurrence.backward(
+            tapes[i], case.dy, case.dstates, g["weight_ih"], g["weight_hh"], g["bias"], g["bias_hn"].reshape(1, -1)
+        )
+    assert grads[0]["weight_ih"].tobytes() == expected["dweight_ih"].tobytes()
+
+
+@every_level
+def test_a_tape_keeps_the_weights_of_its_forward(core: Any) -> None:
+    case = Case.random("lstm", "float32", 3, 2, 4, 8)
+    expected = case.run(core)
+    recurrence = case.recurrence(core)
+    _, _, tape = recurrence.forward(case.x, case.states, True)
+    w = case.weights
+    recurrence.pack(w["weight_ih"] * 2, w["weight_hh"] * 2, w["bias"], None, True)
+    g = {k: np.empty_like(v) for k, v in w.items()}
+    dx, _ = recurrence.backward(tape, case.dy, case.dstates, g["weight_ih"], g["weight_hh"], g["bias"], None)
+    assert dx.tobytes() == expected["dx"].tobytes()
+
+
+@every_level
+def test_misuse_is_refused(core: Any) -> None:
+    case = Case.random("lstm", "float32", 3, 2, 4, 8)
+    recurrence = case.recurrence(core)
+    _, _, tape = recurrence.forward(case.x, case.states, True)
+    g = {k: np.empty_like(v) for k, v in case.weights.items()}
+    out = (g["weight_ih"], g["weight_hh"], g["bias"], None)
+    with pytest.raises(ValueError, match="another layer"):
+        case.recurrence(core).backward(tape, case.dy, case.dstates, *out)
+    with pytest.raises(ValueError, match=r"dy has shape \(2, 2, 8\), expected \(3, 2, 8\)"):
+        recurrence.backward(tape, case.dy[1:], case.dstates, *out)
+    recurrence.backward(tape, case.dy, case.dstates, *out)
+    with pytest.raises(RuntimeError, match="used already"):
+        recurrence.backward(tape, case.dy, case.dstates, *out)
+    with pytest.raises(TypeError, match="x has dtype float64, expected float32"):
+        recurrence.forward(case.x.astype(np.float64), case.states, False)
+    with pytest.raises(ValueError, match="strided"):
+        recurrence.forward(np.asfortranarray(case.x), case.states, False)
+    with pytest.raises(ValueError, match="no weights"):
+        core.Recurrence("lstm", "float32", 4, 8).forward(case.x, case.states, False)
+    with pytest.raises(ValueError, match="no cell 'elman'"):
+        core.Recurrence("elman", "float32", 4, 8)
+
+
+@every_level
+@every_dtype
+def test_values_that_are_not_finite_stay_where_they_are(core: Any, dtype: str) -> None:
+    """A NaN in one row of x reaches that row's y from its step on, and no other row."""
+    for cell in CELLS:
+        case = Case.random(cell, dtype, 5, 8, 3, 18)
+        recurrence = case.recurrence(core)
+        clean, _, _ = recurrence.forward(case.x, case.states, False)
+        case.x[2, 3, 1] = np.nan
+        y, _, _ = recurrence.forward(case.x, case.states, False)
+        assert np.isnan(y[2:, 3]).all()
+        y[2:, 3] = clean[2:, 3]
+        assert y.tobytes() == clean.tobytes()
