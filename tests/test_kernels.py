@@ -69,7 +69,7 @@ def test_split_cases_agree_with_the_reference(core: Any, cell: str, dtype: str) 
 @every_level
 @every_cell
 def test_a_row_does_not_depend_on_its_batch(core: Any, cell: str) -> None:
-    """Of 17 rows, each alone, and all, give the same bits: also across the switch to hoisted input products at B = 8."""
+    """One row, seven, eleven and all 17 give the same bits; input products are hoisted below B = 8 only."""
     case = Case.random(cell, "float32", 6, 17, 5, 37)
     recurrence = case.recurrence(core)
     y, _, _ = recurrence.forward(case.x, case.states, False)

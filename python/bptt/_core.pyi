@@ -91,7 +91,7 @@ def cross_entropy(
 def mse(
     prediction: NDArray[_T], target: NDArray[_T], mask: NDArray[np.bool_] | None, scale: float
 ) -> tuple[float, NDArray[_T]]:
-    """prediction and target [N,F], mask [N] -> scale * sum over unmasked rows of the squared error, and its gradient."""
+    """prediction, target [N,F], mask [N] -> scale * sum over unmasked rows of the squared error, and its gradient."""
 
 def sgd_step(
     params: NDArray[_T],
@@ -104,7 +104,10 @@ def sgd_step(
     clip_norm: float,
     clip_value: float,
 ) -> tuple[float, bool]:
-    """One update of the flat params [n]; returns the norm before clipping and whether it clipped; a non-finite norm changes nothing."""
+    """Updates the flat params [n]; returns the norm before clipping and whether it clipped.
+
+    Where the norm is not finite nothing changes.
+    """
 
 def adam_step(
     params: NDArray[_T],

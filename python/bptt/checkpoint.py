@@ -11,7 +11,8 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,13 @@ def save(path: str | os.PathLike[str], arrays: Arrays, config: Mapping[str, Any]
         "crc32": _checksum(arrays),
     }
     payload = serialize(dict(arrays), metadata=metadata)
-    target = Path(os.path.realpath(path))
-    temporary = _beside(target)
-    try:
+    with _writing(path) as (target, temporary):
         with open(temporary, "xb") as file:
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
         _sync_directory(target.parent)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -109,18 +104,13 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     Traceback (most recent call last):
     FileNotFoundError: cannot write 'no/such/directory/model.safetensors' (No such file or directory), expected ...
     """
-    target, name = Path(os.path.realpath(path)), repr(os.fspath(path))
-    if not os.fspath(path) or (target.exists() and not target.is_file()):
-        raise ValueError(f"{name} is not a regular file, expected a file name such as 'model.safetensors'")
-    temporary = _beside(target)
-    try:
+    name = repr(os.fspath(path))
+    with _writing(path) as (target, temporary):
+        if target.exists() and not target.is_file():
+            raise ValueError(f"{name} is not a regular file, expected a file name such as 'model.safetensors'")
         if target.exists():
             os.close(os.open(target, os.O_WRONLY))  # the rename would also replace a file that is write-protected
         temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     if target.exists() and target.stat().st_size > 0:
         try:
             with safe_open(target, "np") as file:
@@ -129,6 +119,24 @@ def check_writable(path: str | os.PathLike[str]) -> None:
             raise ValueError(
                 f"{name} exists and is not a model written by bptt, expected another name: it would be overwritten"
             ) from error
+
+
+@contextmanager
+def _writing(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
+    """Yield the file that `path` means and a temporary one beside it; remove the latter and explain what fails."""
+    target = Path(os.path.realpath(path))
+    # a name of its own, not the target's plus a suffix: that could be too long for the file system
+    temporary = target.parent / f".bptt-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    try:
+        yield target, temporary
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise type(error)(
+            f"cannot write {os.fspath(path)!r} ({why}), expected a writable directory with enough room"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _known_metadata(name: str, metadata: dict[str, str] | None) -> dict[str, str]:
@@ -146,16 +154,6 @@ def _checksum(arrays: Arrays) -> str:
     for name in sorted(arrays):
         crc = zlib.crc32(arrays[name].data, zlib.crc32(name.encode(), crc))
     return f"{crc:08x}"
-
-
-def _beside(target: Path) -> Path:
-    # a name of its own, not the target's plus a suffix: that could be too long for the file system
-    return target.parent / f".bptt-{os.getpid()}-{secrets.token_hex(8)}.tmp"
-
-
-def _cannot_write(path: str | os.PathLike[str], error: OSError) -> OSError:
-    why = error.strerror or str(error)
-    return type(error)(f"cannot write {os.fspath(path)!r} ({why}), expected a writable directory with enough room")
 
 
 def _sync_directory(directory: Path) -> None:
