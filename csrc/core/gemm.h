@@ -76,6 +76,14 @@ BPTT_INLINE void for_block_runs(Index begin, Index end, F&& f) {
   if constexpr (Max > 1) for_block_runs<Max / 2>(begin, end, std::forward<F>(f));
 }
 
+/// The same runs from the last to the first.
+template <int Max, class F>
+BPTT_INLINE void for_block_runs_backward(Index begin, Index end, F&& f) {
+  const Index tail = begin + (end - begin) / Max * Max;
+  if constexpr (Max > 1) for_block_runs_backward<Max / 2>(tail, end, std::forward<F>(f));
+  for (Index i = tail - Max; i >= begin; i -= Max) f(Constant<Max>{}, i);
+}
+
 /// Column n of the tile is accumulator Map(n).
 struct Identity {
   static constexpr int at(int n) { return n; }
@@ -108,6 +116,31 @@ BPTT_INLINE void accumulate(Vec<T> (&acc)[R][UA], const T* a, Index lda, const T
   }
 }
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wignored-attributes"   // a register type as template argument
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own avx512fintrin.h (GCC bug 105593)
+#endif
+/// B[j*ldb + i] = A[i*lda + j], i < rows, j < columns; in squares of W x W values that are turned in registers.
+template <class T>
+void transpose(T* b, Index ldb, const T* a, Index lda, Index rows, Index columns) {
+  constexpr Index W = Vec<T>::kSize;
+  Eigen::internal::PacketBlock<typename Vec<T>::Packet, W> square;
+  for (Index i0 = 0; i0 < rows; i0 += W) {
+    const Index m = std::min(W, rows - i0);
+    for (Index j0 = 0; j0 < columns; j0 += W) {
+      const Index n = std::min(W, columns - j0);
+      for (Index i = 0; i < W; ++i) square.packet[i] = Vec<T>::load(a + (i0 + i) * lda + j0, i < m ? n : 0).v;
+      Eigen::internal::ptranspose(square);
+      for (Index j = 0; j < n; ++j) Vec<T>(square.packet[j]).store(b + (j0 + j) * ldb + i0, m);
+    }
+  }
+}
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
 /// A matrix as panels: [ceil(columns/W)][depth][W], zero beyond the last column.
 template <class T>
 struct Panels {
@@ -135,9 +168,8 @@ struct Panels {
   /// From the transpose of B[columns,depth] with row stride ldb.
   void pack_transposed(const T* b, Index ldb) {
     data.clear();
-    for (Index c = 0; c < columns; ++c) {
-      T* out = block(c / W) + c % W;
-      for (Index k = 0; k < depth; ++k) out[k * W] = b[c * ldb + k];
+    for (Index j = 0; j < blocks(); ++j) {
+      transpose(block(j), W, b + j * W * ldb, ldb, std::min<Index>(W, columns - j * W), depth);
     }
   }
 };
@@ -214,20 +246,6 @@ void copy_rows(T* to, Index ld_to, const T* from, Index ld_from, Index rows, Ind
   for (Index r = 0; r < rows; ++r) {
     std::copy_n(from + r * ld_from, columns, to + r * ld_to);
     std::fill(to + r * ld_to + columns, to + (r + 1) * ld_to, T(0));
-  }
-}
-
-/// B[j*ldb + i] = A[i*lda + j], i < rows, j < columns; in squares that stay in the first-level cache.
-template <class T>
-void transpose(T* b, Index ldb, const T* a, Index lda, Index rows, Index columns) {
-  constexpr Index kSquare = 16;
-  for (Index i0 = 0; i0 < rows; i0 += kSquare) {
-    for (Index j0 = 0; j0 < columns; j0 += kSquare) {
-      const Index i1 = std::min(rows, i0 + kSquare), j1 = std::min(columns, j0 + kSquare);
-      for (Index j = j0; j < j1; ++j) {
-        for (Index i = i0; i < i1; ++i) b[j * ldb + i] = a[i * lda + j];
-      }
-    }
   }
 }
 

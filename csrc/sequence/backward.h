@@ -154,7 +154,7 @@ class Backward {
                                          dstates_.data(),
                                          dvectors_.data(),
                                          B_};
-        run_step<1>(step, part);
+        run_step<1>(step, part, t);
         if (thread == 0 && poll()) barrier.cancel();
         if (plan_.split == Split::kHidden ? !barrier.wait() : barrier.cancelled()) return false;
       }

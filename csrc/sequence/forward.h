@@ -123,20 +123,25 @@ void input_products(const Weights<Cell, T>& w, const T* x, T* gates, Index rows,
 }
 
 /// step.tile over a thread's part: blocks of units outside, so that a panel of weights stays in the nearest cache while
-/// the rows pass by.
+/// the rows pass by. Even and odd steps walk the blocks in opposite directions and find what the last step left in the
+/// cache (B=1 H=512, weights twice the second-level cache: see docs/performance.md).
 template <int PerBlock, class Step>
-void run_step(const Step& step, const Part& part) {
+void run_step(const Step& step, const Part& part, Index t) {
   const RowBlocks& rows = step.rows;
   dispatch<kTileRows>(rows.max_size(), [&](auto height) {
-    constexpr int kMaxRows = height;
-    for_block_runs<tile_blocks(kMaxRows, PerBlock)>(part.blocks.begin, part.blocks.end, [&](auto width, Index block) {
+    constexpr int kMaxRows = height, kMaxBlocks = tile_blocks(kMaxRows, PerBlock);
+    const auto tiles = [&](auto width, Index block) {
       for (Index i = part.rows.begin; i < part.rows.end; ++i) {
         if (rows.size(i) == kMaxRows)
           step.template tile<kMaxRows, width>(i, block);
         else if constexpr (kMaxRows > 1)
           step.template tile<kMaxRows - 1, width>(i, block);
       }
-    });
+    };
+    if (t % 2 == 0)
+      for_block_runs<kMaxBlocks>(part.blocks.begin, part.blocks.end, tiles);
+    else
+      for_block_runs_backward<kMaxBlocks>(part.blocks.begin, part.blocks.end, tiles);
   });
 }
 
@@ -174,7 +179,7 @@ class Forward {
       T* gates = tape_ ? tape_->gates.data() + begin * B * row : scratch_.data();
       if (plan_.hoisted) input_products(w_, call_.x + begin * B * w_.I, gates, (end - begin) * B, part.blocks);
       for (Index t = begin; t < end; ++t) {
-        run_step<Cell::A>(step(t, gates ? gates + (t - begin) * B * row : nullptr), part);
+        run_step<Cell::A>(step(t, gates ? gates + (t - begin) * B * row : nullptr), part, t);
         if (thread == 0 && poll()) barrier.cancel();
         if (plan_.split == Split::kHidden ? !barrier.wait() : barrier.cancelled()) return false;
       }

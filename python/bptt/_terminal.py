@@ -6,6 +6,7 @@ Used by cli.py only; nothing here knows of models.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -42,16 +43,25 @@ class StopRequest:
 
 
 class Progress:
-    """A bar on a terminal; elsewhere (a log file) ten plain lines in all."""
+    """A bar on a terminal; elsewhere (a log file) a plain line for each tenth of the run, or one per minute."""
 
     def __init__(self, steps: int) -> None:
         self.bar: Any = None
         self.steps, self.characters, self.loss, self.start = steps, 0, 0.0, time.perf_counter()
+        self._shown = self.start
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}"
-            self.bar = tqdm(total=steps, bar_format=layout, dynamic_ncols=True, file=sys.stderr)
+            # some terminals say that they have no columns and no rows; tqdm would then print nothing
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+            self.bar = tqdm(
+                total=steps,
+                bar_format="{percentage:3.0f}% |{bar}| {remaining} left{postfix}",
+                dynamic_ncols=columns > 0,
+                ncols=80,
+                nrows=24,
+                file=sys.stderr,
+            )
 
     def show(self, step: Step) -> None:
         """Take in one step; `loss` is shown averaged over about the last 20."""
@@ -60,19 +70,25 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(self._figures(step), refresh=False)
             self.bar.update()
-        elif step.number * 10 // self.steps > (step.number - 1) * 10 // self.steps:
+        elif self._is_due(step.number):
             print(f"step {step.number:,} of {self.steps:,}: {self._figures(step)}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the bar as it stands and stop the clock."""
-        self.elapsed = time.perf_counter() - self.start
+        """Leave the bar as it stands."""
         if self.bar is not None:
             self.bar.close()
 
     def summary(self, verb: str) -> str:
-        """Return one line about the whole run."""
-        rate = self.characters / self.elapsed
-        return f"{verb} {self.characters:,} characters in {self.elapsed:.1f} s ({rate:,.0f} characters/s)"
+        """Return one line about the run so far."""
+        time_s = time.perf_counter() - self.start
+        return f"{verb} {self.characters:,} characters in {time_s:.1f} s ({self.characters / time_s:,.0f} characters/s)"
+
+    def _is_due(self, number: int) -> bool:
+        now = time.perf_counter()
+        due = number * 10 // self.steps > (number - 1) * 10 // self.steps or now - self._shown > 60
+        if due:
+            self._shown = now
+        return due
 
     def _figures(self, step: Step) -> str:
         rate = self.characters / (time.perf_counter() - self.start)

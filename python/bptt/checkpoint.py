@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Named arrays and a configuration in one safetensors file; an interrupted save never costs the old file.
 
-Knows nothing of models. The file's metadata (safetensors allows text values only) are `format` "bptt",
-`format_version`, `config` (JSON: what is needed to build the model again) and `crc32` over the arrays.
+Knows nothing of models. The file's metadata have one entry, `bptt`, a JSON object: `format_version`, `config` (what is
+needed to build the model again) and `crc32` over the arrays. One entry, because safetensors writes several in random
+order: this way equal models are equal files.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from safetensors.numpy import save as serialize
 
 __all__ = ["check_writable", "load", "save"]
 
-FORMAT = "bptt"
+FORMAT = "bptt"  # the metadata's key
 FORMAT_VERSION = 1
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -48,13 +49,8 @@ def save(path: str | os.PathLike[str], arrays: Arrays, config: Mapping[str, Any]
     """
     # safetensors 0.8.0 writes the bytes of a non-contiguous array in the wrong order
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    metadata = {
-        "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
-        "config": json.dumps(config),
-        "crc32": _checksum(arrays),
-    }
-    payload = serialize(dict(arrays), metadata=metadata)
+    metadata = {"format_version": FORMAT_VERSION, "config": config, "crc32": _checksum(arrays)}
+    payload = serialize(dict(arrays), metadata={FORMAT: json.dumps(metadata)})
     with _writing(path) as (target, temporary):
         with open(temporary, "xb") as file:
             file.write(payload)
@@ -84,10 +80,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
         raise type(error)(f"cannot read {name} ({why}), expected a model written by bptt") from error
     except SafetensorError as error:
         raise ValueError(f"{name} is damaged or not a safetensors file, expected a model written by bptt") from error
-    try:
-        config = json.loads(metadata["config"])
-    except (KeyError, ValueError):
-        config = None
+    config = metadata.get("config")
     if not isinstance(config, dict) or metadata.get("crc32") != _checksum(arrays):
         raise ValueError(f"{name} is damaged (its checksum differs), expected an unchanged model written by bptt")
     return arrays, config
@@ -139,14 +132,17 @@ def _writing(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
             temporary.unlink()
 
 
-def _known_metadata(name: str, metadata: dict[str, str] | None) -> dict[str, str]:
-    metadata = metadata or {}
-    if metadata.get("format") != FORMAT:
+def _known_metadata(name: str, metadata: dict[str, str] | None) -> dict[str, Any]:
+    if FORMAT not in (metadata or {}):
         raise ValueError(f"{name} is a safetensors file of another program, expected a model written by bptt")
-    if metadata.get("format_version") != str(FORMAT_VERSION):
-        version = metadata.get("format_version")
+    try:
+        ours = json.loads((metadata or {})[FORMAT])
+        version = ours["format_version"]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{name} is damaged, expected a model written by bptt") from None
+    if version != FORMAT_VERSION:
         raise ValueError(f"{name} has format version {version}, expected {FORMAT_VERSION}; another bptt wrote it")
-    return metadata
+    return dict(ours)
 
 
 def _checksum(arrays: Arrays) -> str:

@@ -2,7 +2,8 @@
 """The `bptt` command: train, sample, info. Options, messages and exit codes; the work itself is in charlm.py.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 2 something is wrong with what was asked (one
-line on stderr, nothing overwritten); 130 stopped by Ctrl-C or SIGTERM (`bptt train` has then saved what it learned).
+line on stderr, nothing overwritten); 130 stopped by Ctrl-C or SIGTERM (`bptt train` has then saved what it learned);
+141 nobody reads the output any more (`| head`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,18 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bptt._terminal import Progress, StopRequest
+
+if TYPE_CHECKING:
+    from bptt.charlm import Step
 
 __all__ = ["main"]
 
-OK, WRONG, INTERRUPTED = 0, 2, 130
+OK, WRONG, INTERRUPTED, CLOSED = 0, 2, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,15 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal without UTF-8 gets escapes, not a crash
             stream.reconfigure(errors="backslashreplace")
-    args = _parser().parse_args(argv)
-    program = f"bptt {args.command}"
+    args, unknown = _parser().parse_known_args(argv)
+    if unknown:  # parse_args would complain in the name of bptt, not of the command
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    program = args.parser.prog
     try:
         code: int = args.run(args)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # `bptt sample ... | head`: the reader has gone; keep the exit's flush quiet as well
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+        return CLOSED
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)
         return INTERRUPTED
@@ -71,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser(
         "info", help="version, compiler and processor", description="Print how this bptt was built and runs."
     )
-    info.set_defaults(run=_info)
+    info.set_defaults(run=_info, parser=info)
     return parser
 
 
@@ -98,22 +107,24 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     duration = parser.add_mutually_exclusive_group()
     _option(duration, "--steps", _whole(1, 10**9), Settings.steps, "number of updates")
     _option(duration, "--epochs", _whole(1, 10**6), None, "passes over the text, instead of --steps")
-    _option(parser, "--lr", _number(0, open_end=True), None, f"first learning rate; falls to 0 (default: {rates})")
-    _option(parser, "--clip-norm", _number(0), Settings.clip_norm, "largest gradient norm, 0 for no limit")
+    _option(parser, "--lr", _number(0, 1000, above=True), None, f"first learning rate; falls to 0 (default: {rates})")
+    _option(parser, "--clip-norm", _number(0, 1e6), Settings.clip_norm, "largest gradient norm, 0 for no limit")
     _option(parser, "--optimizer", _one_of("adam", "sgd"), Settings.optimizer, "adam, or sgd with momentum 0.9")
     _option(parser, "--seed", _whole(0, 2**63 - 1), 0, "the same seed gives the same model")
     _option(parser, "--threads", _whole(1, 1024), None, "processor threads (default: all that we may use)")
     add("--out", default="model.safetensors", metavar="PATH", help="where the model goes (default: %(default)s)")
-    parser.set_defaults(run=_train)
+    parser.set_defaults(run=_train, parser=parser)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a file that 'bptt train' wrote")
-    parser.add_argument("--prompt", default="", metavar="TEXT", help="what to go on from (default: a new line)")
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="what to go on from (default: a new paragraph)")
     _option(parser, "--length", _whole(1, 10**9), 500, "characters to write")
-    _option(parser, "--temperature", _number(0), 0.8, "1 as learned, lower is more careful, 0 takes the likeliest")
+    _option(
+        parser, "--temperature", _number(0, 1000), 0.8, "1 as learned, lower is more careful, 0 takes the likeliest"
+    )
     _option(parser, "--seed", _whole(0, 2**63 - 1), None, "the same seed gives the same text (default: a new one)")
-    parser.set_defaults(run=_sample)
+    parser.set_defaults(run=_sample, parser=parser)
 
 
 def _option(parser: Any, name: str, kind: Callable[[str], Any], default: Any, text: str) -> None:
@@ -134,15 +145,15 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _number(low: float, *, open_end: bool = False) -> Callable[[str], float]:
+def _number(low: float, high: float, *, above: bool = False) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (low < value < math.inf or (value == low and not open_end)):
-            limit = f"above {low:g}" if open_end else f"of at least {low:g}"
-            raise argparse.ArgumentTypeError(f"has {text!r}, expected a finite number {limit}")
+        if not low <= value <= high or (above and value == low):
+            limits = f"above {low:g} and up to {high:g}" if above else f"from {low:g} to {high:g}"
+            raise argparse.ArgumentTypeError(f"has {text!r}, expected a number {limits}")
         return value
 
     return parse
@@ -160,7 +171,6 @@ def _one_of(*names: str) -> Callable[[str], str]:
 def _train(args: argparse.Namespace) -> int:
     import bptt
     from bptt import charlm, checkpoint
-    from bptt._terminal import Progress, StopRequest
     from bptt.textdata import Streams, Vocabulary, split_tail
 
     checkpoint.check_writable(args.out)
@@ -180,26 +190,16 @@ def _train(args: argparse.Namespace) -> int:
     _say(f"Text:     {source}, {len(text):,} characters, {len(vocabulary)} different ones")
     _say(f"          {len(head):,} to learn from, the last {len(tail):,} held out")
     _say(f"Model:    {args.layers} x {args.cell} with {args.hidden} hidden units, {weights:,} weights")
-    _say(
-        f"Training: {steps:,} steps of {args.batch_size} x {args.seq_len} characters, {bptt.get_num_threads()} threads"
-    )
     with StopRequest() as stop:
-        progress = Progress(steps)
-        try:
-            for step in charlm.train(lm, streams, settings):
-                progress.show(step)
-                if stop.asked:
-                    break
-        except FloatingPointError as error:
-            rate = args.lr if args.lr is not None else charlm.LEARNING_RATES[args.optimizer]
-            raise ValueError(f"the loss grew beyond all numbers with --lr {rate:g}, expected a smaller one") from error
-        finally:
-            progress.close()
+        _say(f"Training: {steps:,} steps of {args.batch_size} x {args.seq_len} characters on {_threads()}")
+        summary = _learn(charlm.train(lm, streams, settings), steps, stop)
         lm.save(args.out)
-        _say(progress.summary("Stopped after" if stop.asked else "Learned from"))
+        _say(summary)
         _say(f"Model written to {args.out}")
         nats = charlm.evaluate(lm, tail)
         _say(f"Validation loss on the held-out text: {nats:.3f} nats = {nats / math.log(2):.3f} bits per character")
+        if nats > math.log(len(vocabulary)):
+            _say("That is worse than guessing. A smaller --lr may help.")
         if stop.asked:
             return INTERRUPTED
     opening = text[len(head) :][:200]  # of the held-out text: the model has not seen how it goes on
@@ -207,6 +207,21 @@ def _train(args: argparse.Namespace) -> int:
     _say(f"\nA sample, going on from the held-out {opening[-30:]!r}:\n\n{paragraph}\n")
     _say(f"For more: bptt sample {shlex.quote(args.out)}")
     return OK
+
+
+def _learn(run: Iterator[Step], steps: int, stop: StopRequest) -> str:
+    """Go through a training run, or as far as is wanted, showing its progress; return one line about it."""
+    progress = Progress(steps)
+    try:
+        for step in run:
+            progress.show(step)
+            if stop.asked:
+                return progress.summary("Stopped after")
+    except FloatingPointError as error:
+        raise ValueError("the loss grew beyond all numbers, expected a smaller --lr; nothing was written") from error
+    finally:
+        progress.close()
+    return progress.summary("Learned from")
 
 
 def _sample(args: argparse.Namespace) -> int:
@@ -226,7 +241,9 @@ def _sample(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> int:
     import bptt
 
-    rows = {"bptt": bptt.__version__, **bptt.config()}
+    built = sorted(m.name.removeprefix("_core_") for m in iter_modules(bptt.__path__) if m.name.startswith("_core_"))
+    rows = {name: str(value) for name, value in bptt.config().items()}
+    rows["level"] += f" (this build has {', '.join(built)})"
     width = max(map(len, rows))
     for name, value in rows.items():
         print(f"{name:<{width}}  {value}")
@@ -260,6 +277,13 @@ def _require_memory(needed: int) -> None:
             f"these sizes take at least {needed / 1e9:,.1f} GB of memory, expected at most the {present / 1e9:,.1f} GB "
             "of this machine; make --hidden, --layers, --batch-size or --seq-len smaller"
         )
+
+
+def _threads() -> str:
+    import bptt
+
+    n = bptt.get_num_threads()
+    return f"{n} thread{'s' * (n > 1)}"
 
 
 def _say(line: str) -> None:

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The character model without its command: probabilities, losses, and files whose parts do not fit together."""
+
+import numpy as np
+import pytest
+
+import bptt
+from bptt import charlm, checkpoint, textdata
+
+TEXT = "what we know is a drop, what we don't know is an ocean.\n" * 40
+
+
+@pytest.fixture(scope="module")
+def lm():
+    vocabulary = textdata.Vocabulary.of(TEXT)
+    lm = charlm.CharLM.create(charlm.Architecture("lstm", hidden=8, layers=1, embedding=4), vocabulary, seed=0)
+    streams = textdata.Streams(vocabulary.encode(TEXT), batch_size=4, seq_len=16)
+    for _ in charlm.train(lm, streams, charlm.Settings(steps=40)):
+        pass
+    return lm
+
+
+@pytest.fixture
+def path(tmp_path, lm):
+    lm.save(tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def test_a_model_comes_back_from_its_file(path, lm):
+    again = charlm.CharLM.load(path)
+    assert (again.architecture, again.vocabulary.characters) == (lm.architecture, lm.vocabulary.characters)
+    np.testing.assert_array_equal(again.model.params.flat, lm.model.params.flat)
+
+
+@pytest.mark.parametrize("cell", charlm.CELLS)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_parameters_counts_the_weights(cell, layers):
+    architecture = charlm.Architecture(cell, hidden=5, layers=layers, embedding=3)
+    model = charlm.CharLM.create(architecture, textdata.Vocabulary("abcd")).model
+    assert model.params.size == architecture.parameters(4)
+
+
+def test_layers_of_equal_shape_start_differently():
+    lm = charlm.CharLM.create(charlm.Architecture(hidden=4, layers=3, embedding=4), textdata.Vocabulary("ab"), seed=0)
+    first, second, third = (lm.model.params[f"{k}.weight_hh_l0"] for k in (1, 2, 3))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(second, third)
+
+
+def test_train_is_truncated_bptt_with_a_carried_state(lm):
+    """Two passes against the same steps written out: state from batch to batch, zeros at each pass, cosine rate."""
+    streams = textdata.Streams(lm.vocabulary.encode(TEXT)[:300], batch_size=3, seq_len=40)
+    settings = charlm.Settings(steps=2 * len(streams), lr=0.01, clip_norm=0.5)
+    ours, plain = (charlm.CharLM.create(lm.architecture, lm.vocabulary, seed=5) for _ in range(2))
+    steps = list(charlm.train(ours, streams, settings))
+    optimizer = bptt.optim.Adam(lr=0.01, clip_norm=0.5)
+    expected = []
+    for _ in range(2):
+        state = None
+        for x, y in streams:
+            optimizer.lr = 0.005 * (1 + np.cos(np.pi * len(expected) / settings.steps))
+            logits, state, tape = plain.model.forward(x, state)
+            loss, dlogits = bptt.losses.cross_entropy(logits, y)
+            info = optimizer.step(plain.model.params, plain.model.backward(tape, dlogits)[2])
+            expected.append((len(expected) + 1, loss, info.grad_norm, x.size))
+    assert [(s.number, s.loss, s.grad_norm, s.characters) for s in steps] == expected
+    np.testing.assert_array_equal(ours.model.params.flat, plain.model.params.flat)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("cell", charlm.CELLS)
+def test_every_cell_learns_with_every_optimizer(cell, optimizer):
+    vocabulary = textdata.Vocabulary.of(TEXT)
+    lm = charlm.CharLM.create(charlm.Architecture(cell, hidden=16), vocabulary, seed=0)
+    streams = textdata.Streams(vocabulary.encode(TEXT), batch_size=8, seq_len=16)
+    before = charlm.evaluate(lm, vocabulary.encode(TEXT))
+    for _ in charlm.train(lm, streams, charlm.Settings(steps=80, optimizer=optimizer)):
+        pass
+    assert before == pytest.approx(np.log(len(vocabulary)), rel=0.1)  # small random weights: hardly more than guessing
+    assert charlm.evaluate(lm, vocabulary.encode(TEXT)) < 0.7 * before
+
+
+def test_evaluate_carries_the_state_and_counts_every_character(lm):
+    ids = lm.vocabulary.encode(TEXT)[:1000].astype(np.int64)
+    logits, _ = lm.model(ids[:-1, None])
+    loss, _ = bptt.losses.cross_entropy(logits, ids[1:, None])
+    # float32 sums in another order; relative to a mean of about 3
+    assert charlm.evaluate(lm, ids, streams=1, seq_len=7) == pytest.approx(loss, rel=1e-5)
+
+
+def test_sample_draws_by_the_models_probabilities(lm):
+    logits, _ = lm.model(lm.vocabulary.encode("w").astype(np.int64)[:, None])
+    for temperature in (0.5, 1.0):
+        p = np.exp(logits[-1, 0].astype(np.float64) / temperature)
+        p /= p.sum()
+        n = 2000
+        drawn = "".join(next(charlm.sample(lm, "w", length=1, temperature=temperature, seed=i)) for i in range(n))
+        counts = np.array([drawn.count(c) for c in lm.vocabulary.characters])
+        # five standard deviations of each binomial count, and one of rounding for the rare ones
+        assert (abs(counts - n * p) <= 5 * np.sqrt(n * p * (1 - p)) + 1).all()
+
+
+def test_sample_carries_the_state(lm):
+    """Step by step the same choices as from the whole text so far at once."""
+    text = "what we"
+    for _ in range(12):
+        logits, _ = lm.model(lm.vocabulary.encode(text).astype(np.int64)[:, None])
+        text += lm.vocabulary.characters[int(logits[-1, 0].argmax())]
+    assert text == "what we" + "".join(charlm.sample(lm, "what we", length=12, temperature=0))
+
+
+@pytest.mark.parametrize(("length", "temperature"), [(-1, 1.0), (5, -0.1), (5, np.nan), (5, np.inf)])
+def test_sample_refuses_impossible_numbers(lm, length, temperature):
+    with pytest.raises(ValueError, match="expected numbers of at least 0"):
+        charlm.sample(lm, length=length, temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e300])
+def test_sample_stands_extreme_temperatures(lm, temperature):
+    assert len("".join(charlm.sample(lm, length=5, temperature=temperature, seed=0))) == 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "other"},
+        {"vocabulary": "aa"},
+        {"vocabulary": 5},
+        {"architecture": {}},
+        {"architecture": {"cell": "lstm", "hidden": 10**9, "layers": 10**9, "embedding": 10**9}},
+        {"architecture": {"cell": "lstm", "hidden": 8.0, "layers": 1, "embedding": 4}},
+        {"architecture": {"cell": "lstm", "hidden": 8, "layers": 1, "embedding": 4, "extra": 1}},
+        {"architecture": {"cell": "gru", "hidden": 8, "layers": 1, "embedding": 4}},
+        {"architecture": 7},
+    ],
+    ids=str,
+)
+def test_load_refuses_what_does_not_fit_together(path, change):
+    arrays, config = checkpoint.load(path)
+    checkpoint.save(path, arrays, config | change)
+    with pytest.raises(ValueError, match=r"no usable character model .*expected a file from 'bptt train'"):
+        charlm.CharLM.load(path)
+
+
+def test_load_refuses_arrays_of_other_names_or_shapes(path):
+    arrays, config = checkpoint.load(path)
+    name = "0.weight"
+    renamed = {("x" if key == name else key): array for key, array in arrays.items()}
+    for wrong in (renamed, arrays | {name: arrays[name].T}):
+        checkpoint.save(path, wrong, config)
+        with pytest.raises(ValueError, match="no usable character model"):
+            charlm.CharLM.load(path)

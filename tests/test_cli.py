@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `bptt` command in real processes: a whole run, Ctrl-C, and everything that a user can get wrong.
+
+What is wrong gives exit code 2, one line on stderr that says what was expected, no traceback, and no changed file.
+"""
+
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import bptt
+from bptt import charlm, cli, textdata
+from bptt._terminal import StopRequest
+
+COMMAND = [sys.executable, "-m", "bptt"]
+TEXT = "".join(f"{i} green bottles hanging on the wall — and if one should fall, {i - 1}.\n" for i in range(40, 0, -1))
+SMALL = ["--hidden", "8", "--embedding", "4", "--seq-len", "16", "--batch-size", "4"]
+posix = pytest.mark.skipif(os.name != "posix", reason="signals, limits and terminals of POSIX")
+
+
+def run(*arguments, cwd, **options):
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, encoding="utf-8", timeout=120, **options
+    )
+
+
+def snapshot(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def assert_refused(result, command, *words):
+    assert result.returncode == 2, result
+    assert result.stderr.startswith(f"bptt {command}".strip() + ": "), result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    for word in ("expected", *words):
+        assert word in result.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with text.txt and model.safetensors, and what training it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    return folder, run("train", "text.txt", *SMALL, "--steps", 40, "--threads", 1, cwd=folder)
+
+
+@pytest.fixture
+def folder(tmp_path, trained):
+    """A folder of its own with the same two files."""
+    for name, content in snapshot(trained[0]).items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+def test_train_tells_what_it_did(trained):
+    folder, result = trained
+    assert result.returncode == 0, result
+    assert sorted(snapshot(folder)) == ["model.safetensors", "text.txt"]
+    assert f"text.txt, {len(TEXT):,} characters, {len(set(TEXT))} different ones" in result.stdout
+    assert "40 steps of 4 x 16 characters on 1 thread\n" in result.stdout
+    assert "Model written to model.safetensors" in result.stdout
+    sample = result.stdout.split("A sample")[1].split(":\n\n", 1)[1].rsplit("\n\nFor more: bptt sample", 1)[0]
+    assert len(sample) == 400
+    lines = result.stderr.splitlines()  # no terminal: a line for each tenth, no carriage returns
+    assert len(lines) == 10
+    pattern = r"step [\d,]+ of 40: loss \d\.\d{3}, grad norm \d+\.\d\d, [\d,]+ characters/s"
+    assert all(re.fullmatch(pattern, line) for line in lines), lines
+
+
+def test_the_validation_loss_printed_is_that_of_the_file_written(trained):
+    folder, result = trained
+    nats, bits = map(float, re.search(r"held-out text: (\S+) nats = (\S+) bits per character", result.stdout).groups())
+    lm = charlm.CharLM.load(folder / "model.safetensors")
+    _, tail = textdata.split_tail(lm.vocabulary.encode(TEXT))
+    assert nats == pytest.approx(charlm.evaluate(lm, tail), abs=6e-4)
+    assert bits == pytest.approx(nats / math.log(2), abs=2e-3)
+    assert lm.architecture == charlm.Architecture("lstm", 8, 1, 4)
+    assert lm.model.params.size == lm.architecture.parameters(len(lm.vocabulary))
+
+
+def test_the_same_seed_gives_the_same_file_for_any_number_of_threads(trained, tmp_path):
+    folder, _ = trained
+    options = [folder / "text.txt", *SMALL, "--steps", 40]
+    assert run("train", *options, "--threads", 2, "--out", "two", cwd=tmp_path).returncode == 0
+    assert run("train", *options, "--seed", 1, "--out", "other", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "two").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert (tmp_path / "two").read_bytes() != (tmp_path / "other").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--cell", "gru", "--layers", 2, "--epochs", 2, "--clip-norm", 0],
+        ["--cell", "rnn", "--optimizer", "sgd", "--lr", 0.1, "--epochs", 3],
+    ],
+)
+def test_other_cells_and_options(folder, options):
+    result = run("train", "text.txt", *SMALL, *options, cwd=folder)
+    assert result.returncode == 0, result
+    model = charlm.CharLM.load(folder / "model.safetensors")
+    assert (model.architecture.cell, model.architecture.layers) == (options[1], 2 if "--layers" in options else 1)
+    assert model.model.params.size == model.architecture.parameters(len(model.vocabulary))
+
+
+def test_without_a_file_it_learns_the_manual_of_python(tmp_path):
+    result = run("train", "--cell", "gru", "--hidden", 64, "--steps", 150, cwd=tmp_path)
+    assert result.returncode == 0, result
+    nats = float(re.search(r"held-out text: (\S+) nats", result.stdout)[1])
+    text = textdata.default_text()
+    ids = textdata.Vocabulary.of(text).encode(text)
+    share = np.bincount(ids) / len(ids)
+    unigram = -np.sum(share * np.log(share, where=share > 0, out=np.zeros_like(share)))
+    assert nats < 0.75 * unigram  # it knows more than how frequent each character is (3.2 nats); measured: 2.0
+
+
+def interrupt(arguments, cwd, number):
+    """Start a training run that would take hours, stop it once it is under way; its exit code and output."""
+    with subprocess.Popen(
+        [*COMMAND, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        head = ""
+        while "Training" not in head:
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            head += line
+        time.sleep(0.5)  # some steps
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, head + out, err
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_what_has_been_learned(folder, number):
+    before = charlm.CharLM.load(folder / "model.safetensors")
+    code, out, err = interrupt(["train", "text.txt", *SMALL, "--hidden", "9", "--steps", "100000000"], folder, number)
+    assert code == 130, err
+    assert re.search(r"Stopped after [\d,]+ characters", out)
+    assert "Model written to model.safetensors" in out
+    assert re.search(r"held-out text: \S+ nats", out)
+    assert "Traceback" not in err
+    assert sorted(snapshot(folder)) == ["model.safetensors", "text.txt"]
+    after = charlm.CharLM.load(folder / "model.safetensors")
+    assert (before.architecture.hidden, after.architecture.hidden) == (8, 9)
+    untrained = charlm.CharLM.create(after.architecture, after.vocabulary, 0)
+    assert not np.array_equal(after.model.params.flat, untrained.model.params.flat)
+
+
+@posix
+def test_a_second_interrupt_is_an_exception_and_the_handlers_come_back():
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with StopRequest() as stop:
+        assert not stop.asked
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@posix
+def test_the_progress_on_a_terminal_is_one_bar(folder):
+    controller, terminal = os.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "train", "text.txt", *SMALL, "--steps", "300"],
+        cwd=folder,
+        stderr=terminal,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        with open(controller, "rb", buffering=0) as screen:
+            try:
+                while part := screen.read(4096):
+                    shown += part
+            except OSError:  # Linux reports the end of a terminal so
+                pass
+    assert process.returncode == 0
+    last = shown.decode().strip().split("\r")[-1]
+    assert re.search(r"100% \|.+\| 00:00 left, loss \d\.\d{3}, grad norm \d+\.\d\d, [\d,]+ characters/s", last), last
+
+
+ABSURD = [
+    ("--hidden", "0"),
+    ("--hidden", "-5"),
+    ("--hidden", "1e9"),
+    ("--hidden", "1000000000"),
+    ("--layers", "0"),
+    ("--embedding", "many"),
+    ("--seq-len", "0"),
+    ("--seq-len", "100000"),
+    ("--batch-size", "0"),
+    ("--batch-size", "5000"),
+    ("--epochs", "0"),
+    ("--steps", "-1"),
+    ("--lr", "nan"),
+    ("--lr", "inf"),
+    ("--lr", "0"),
+    ("--lr", "1e30"),
+    ("--lr",),
+    ("--clip-norm", "-1"),
+    ("--optimizer", "lion"),
+    ("--cell", "transformer"),
+    ("--seed", "-1"),
+    ("--threads", "0"),
+    ("--threads", "9" * 30),
+    ("--out", ""),
+    ("--out", "."),
+    ("--out", "text.txt"),
+    ("--out", "missing/model"),
+    ("--out", "text.txt/model"),
+]
+
+
+@pytest.mark.parametrize("option", ABSURD, ids=" ".join)
+def test_train_refuses_absurd_options(folder, option):
+    before = snapshot(folder)
+    result = run("train", "text.txt", *SMALL, "--steps", "50", *option, cwd=folder)
+    assert_refused(result, "train", option[0] if option[0] != "--out" else option[1])
+    assert snapshot(folder) == before
+
+
+def test_train_reports_a_gradient_without_bounds(folder, monkeypatch, capsys):
+    def step(*_):
+        raise FloatingPointError("Adam.step: gradient has norm inf")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(bptt.optim.Adam, "step", step)
+    before = snapshot(folder)
+    assert cli.main(["train", "text.txt", *SMALL]) == 2
+    assert capsys.readouterr().err == (
+        "bptt train: the loss grew beyond all numbers, expected a smaller --lr; nothing was written\n"
+    )
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("option", ["--hidden 65536", "--layers 64 --hidden 16384"])
+def test_train_refuses_sizes_beyond_the_memory(folder, option):
+    before = snapshot(folder)
+    assert_refused(run("train", "text.txt", *option.split(), cwd=folder), "train", "--hidden")
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("arguments", ["--steps 5 --epochs 5", "--bogus", "--hid 5", "text.txt more.txt"])
+def test_train_refuses_what_it_does_not_know(folder, arguments):
+    assert_refused(run("train", *arguments.split(), cwd=folder), "train", "--help")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("missing", None, ["No such file"]),
+        (".", None, ["directory"]),
+        ("empty", b"", ["0 characters", "at least"]),
+        ("short", b"To be, or not to be", ["19 characters", "--batch-size", "--seq-len"]),
+        ("latin1", "naïve ".encode("latin1") * 1000, ["0xef", "position 2", "UTF-8"]),
+    ],
+)
+def test_train_refuses_files_that_are_no_text(folder, name, content, words):
+    if content is not None:
+        (folder / name).write_bytes(content)
+    before = snapshot(folder)
+    assert_refused(run("train", name, *SMALL, cwd=folder), "train", name, *words)
+    assert snapshot(folder) == before
+
+
+def test_train_learns_the_shortest_text_that_it_accepts(folder):
+    for length in range(1, 60):
+        (folder / "short").write_text("ab" * length)
+        result = run("train", "short", *SMALL, "--batch-size", 1, "--seq-len", 1, "--steps", 3, cwd=folder)
+        if result.returncode == 0:
+            break
+        assert_refused(result, "train")
+    assert length == 10
+
+
+@posix
+def test_a_full_disk_leaves_the_old_model(folder):
+    import resource
+
+    before = snapshot(folder)
+    result = run(
+        *["train", "text.txt", *SMALL, "--steps", 3, "--threads", 1],
+        cwd=folder,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert result.returncode == 2, result
+    assert result.stderr.splitlines()[-1].startswith("bptt train: cannot write 'model.safetensors' (File too large)")
+    assert "Traceback" not in result.stderr
+    assert snapshot(folder) == before
+
+
+def test_sample_writes_and_repeats_itself_for_a_seed(trained):
+    folder, _ = trained
+    first, again, other = (
+        run("sample", "model.safetensors", "--prompt", "12 green", "--length", 50, "--seed", seed, cwd=folder)
+        for seed in (3, 3, 4)
+    )
+    assert (first.returncode, first.stderr) == (0, "")
+    assert first.stdout.startswith("12 green")
+    assert len(first.stdout) == len("12 green") + 50 + 1
+    assert first.stdout == again.stdout != other.stdout
+
+
+def test_sample_at_temperature_zero_takes_the_likeliest(trained):
+    folder, _ = trained
+    results = [run("sample", "model.safetensors", "--temperature", 0, "--length", 30, cwd=folder) for _ in range(2)]
+    assert results[0].stdout == results[1].stdout
+    lm = charlm.CharLM.load(folder / "model.safetensors")
+    logits, _ = lm.model(lm.vocabulary.encode("\n\n").astype(np.int64)[:, None])
+    assert results[0].stdout[0] == lm.vocabulary.characters[int(logits[-1, 0].argmax())]
+
+
+def test_sample_survives_a_narrow_terminal_and_a_closed_pipe(trained):
+    folder, _ = trained
+    narrow = run(
+        *["sample", "model.safetensors", "--prompt", "—", "--length", "10"],
+        cwd=folder,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert narrow.returncode == 0, narrow
+    assert narrow.stdout.startswith("\\u2014")
+    with subprocess.Popen(
+        [*COMMAND, "sample", "model.safetensors", "--length", "300000"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--prompt", "Größe"], ["'ß' 'ö'", "prompt"]),
+        (["--temperature", "-1"], ["--temperature"]),
+        (["--temperature", "nan"], ["--temperature"]),
+        (["--length", "0"], ["--length"]),
+        (["--seed", "x"], ["--seed"]),
+    ],
+)
+def test_sample_refuses_absurd_options(trained, options, words):
+    assert_refused(run("sample", "model.safetensors", *options, cwd=trained[0]), "sample", *words)
+
+
+def test_sample_refuses_what_is_no_model(folder):
+    good = (folder / "model.safetensors").read_bytes()
+    (folder / "short").write_bytes(good[:-1])
+    (folder / "changed").write_bytes(good[:-3] + bytes([good[-3] ^ 1]) + good[-2:])
+    (folder / "empty").touch()
+    save_file({"weight": np.zeros((2, 2), np.float32)}, folder / "foreign")
+    for name in ("missing", ".", "text.txt", "short", "changed", "empty", "foreign"):
+        assert_refused(run("sample", name, cwd=folder), "sample", name, "model")
+
+
+def test_info_names_the_build(tmp_path):
+    result = run("info", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = dict(line.split(None, 1) for line in result.stdout.splitlines())
+    assert rows["version"] == bptt.__version__
+    for name, value in bptt.config().items():
+        assert rows[name].startswith(str(value))
+    level = bptt.config()["level"]
+    assert re.fullmatch(rf"{level} \(this build has .*{level}.*\)", rows["level"])
+
+
+def test_help_and_version(tmp_path):
+    assert run("--version", cwd=tmp_path).stdout == f"bptt {bptt.__version__}\n"
+    for arguments in (["--help"], ["train", "--help"], ["sample", "--help"], ["info", "--help"]):
+        result = run(*arguments, cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "usage: bptt" in result.stdout
+    assert_refused(run(cwd=tmp_path), "", "--help")
+    assert_refused(run("fly", cwd=tmp_path), "", "--help")

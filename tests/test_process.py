@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a long-lived process needs: forking, Ctrl-C in a long call, denormals. Each test in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGINT")
+
+
+def run(code: str, timeout_s: float = 60) -> str:
+    """The output of a fresh Python that runs `code` and must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@posix
+def test_a_forked_child_computes_with_threads_of_its_own() -> None:
+    out = run(
+        """
+        import os, warnings
+        import numpy as np, bptt
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of a fork with threads; that is the test
+        bptt.set_num_threads(2)
+        lstm = bptt.LSTM(64, 256, seed=0)
+        x = np.ones((5, 64, 64), np.float32)
+        y, _ = lstm(x)
+        child = os.fork()
+        if child == 0:
+            again, _ = lstm(x)
+            os._exit(0 if again.tobytes() == y.tobytes() else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), (lstm(x)[0] == y).all())
+        """
+    )
+    assert out.split() == ["0", "True"]
+
+
+@posix
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [1, 64])
+def test_ctrl_c_ends_a_long_call(threads: int, batch: int) -> None:
+    """The call takes seconds (2e11 operations a core); the answer comes 0.1 s after the signal on an idle machine."""
+    out = run(
+        f"""
+        import os, signal, threading, time
+        import numpy as np, bptt
+        bptt.set_num_threads({threads})
+        lstm = bptt.LSTM(8, 512, seed=0)
+        x = np.ones(({100_000 // batch}, {batch}, 8), np.float32)
+        sent = []
+        def interrupt():
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Timer(0.3, interrupt).start()
+        try:
+            lstm(x)
+        except KeyboardInterrupt:
+            print(time.monotonic() - sent[0])
+        y, _ = lstm(x[:2])  # and the library goes on working
+        assert np.isfinite(y).all()
+        """
+    )
+    assert float(out) < 1.0
+
+
+def test_denormals_are_left_as_they_were() -> None:
+    out = run(
+        """
+        import numpy as np, bptt
+        bptt.LSTM(4, 8, seed=0)(np.ones((3, 2, 4), np.float32))
+        print(float(np.float32(1e-38) * np.float32(0.01)) > 0)
+        """
+    )
+    assert out.strip() == "True"
