@@ -213,9 +213,9 @@ void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Pa
 }
 
 /// C[m,n] += sum over rows of P[row,m] * Q[row,n] for m in [begin, end) and the N registers of columns that `q` holds
-/// as a panel [rows][N][W]. Register n of row m lies at c + m*ldc + n*stride.
+/// as a panel [rows][N][W]. Row m begins at c + m*ldc.
 template <int N, class T>
-void outer(T* c, Index ldc, Index stride, const T* p, Index ldp, const T* q, Index rows, Index begin, Index end) {
+void outer(T* c, Index ldc, const T* p, Index ldp, const T* q, Index rows, Index begin, Index end) {
   constexpr int W = Vec<T>::kSize, M = outer_rows(N);
   for (Index m = begin; m < end; m += M) {
     dispatch<M>(int(std::min<Index>(M, end - m)), [&](auto height) {
@@ -224,7 +224,7 @@ void outer(T* c, Index ldc, Index stride, const T* p, Index ldp, const T* q, Ind
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-        for (int n = 0; n < N; ++n) acc[r][n] = Vec<T>::load(c + (m + r) * ldc + n * stride);
+        for (int n = 0; n < N; ++n) acc[r][n] = Vec<T>::load(c + (m + r) * ldc + n * W);
       }
       const T* value = p + m;
       const T* panel = q;
@@ -234,7 +234,7 @@ void outer(T* c, Index ldc, Index stride, const T* p, Index ldp, const T* q, Ind
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-        for (int n = 0; n < N; ++n) acc[r][n].store(c + (m + r) * ldc + n * stride);
+        for (int n = 0; n < N; ++n) acc[r][n].store(c + (m + r) * ldc + n * W);
       }
     });
   }

@@ -2,8 +2,8 @@
 // exp, sigmoid and tanh on a register, float and double. All three reduce to one polynomial of r in [-ln2/2, ln2/2]:
 //   x = n ln2 + r,   e^x = 2^n e^r,   e^r - 1 = r + r^2 q(r)
 // q interpolates (e^r - 1 - r) / r^2 at the Chebyshev nodes (relative error of e^r: 1.0e-8 float, 3.2e-19 double).
-// Errors above each function: worst case over all floats, and over 2^28 doubles spread evenly over the bit patterns,
-// against long double, measured by tests/cpp/test_math.cpp on every instruction set.
+// Errors above each function: worst case over every 7th float and over 2^26 doubles, against the next wider type, of
+// v2, v3 and v4, measured by `test_math full` (tests/cpp/test_math.cpp).
 #pragma once
 
 #include "core/vec.h"
@@ -56,7 +56,7 @@ BPTT_INLINE void exp_parts(Vec<T> x, Vec<T>& n, Vec<T>& expm1_r) {
 
 }  // namespace detail
 
-/// e^x.
+/// e^x. Float 1.055 ULP at -38.41, double 0.978 ULP at 416.99.
 template <class T>
 BPTT_INLINE Vec<T> exp(Vec<T> x) {
   using C = detail::ExpConstants<T>;
@@ -68,6 +68,7 @@ BPTT_INLINE Vec<T> exp(Vec<T> x) {
 }
 
 /// 1 / (1 + e^-x), from z = e^-|x| so that nothing overflows and the left tail keeps its digits.
+/// Float 2.330 ULP at -3.462, double 2.384 ULP at -2.708.
 template <class T>
 BPTT_INLINE Vec<T> sigmoid(Vec<T> x) {
   using C = detail::ExpConstants<T>;
@@ -80,6 +81,7 @@ BPTT_INLINE Vec<T> sigmoid(Vec<T> x) {
 }
 
 /// (1 - e^-2|x|) / (1 + e^-2|x|) with the sign of x; e^-2|x| - 1 keeps its digits near zero.
+/// Float 2.496 ULP at -4.506, double 2.530 ULP at 0.2178.
 template <class T>
 BPTT_INLINE Vec<T> tanh(Vec<T> x) {
   using C = detail::ExpConstants<T>;

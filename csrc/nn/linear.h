@@ -38,7 +38,7 @@ void add_weight_gradient(T* dw, Index Ip, const T* dy, const T* x, T* panel, Ind
         Vec<T>::load(x + (r0 + r) * I + column, std::min<Index>(W, I - column)).store(out);
       }
     }
-    outer<U>(dw + block * W, Ip, W, dy + r0 * O, O, panel, rows, begin, end);
+    outer<U>(dw + block * W, Ip, dy + r0 * O, O, panel, rows, begin, end);
   }
 }
 

@@ -110,9 +110,13 @@ class Backward {
         rows_(B_),
         dstates_(checked_mul(S * B_, w.Hp)),
         dvectors_(checked_mul(rows_.count * P, w.Hp)),
+        first_(std::min(plan.chunk, tape.call.steps) * B_ * w.H),
         dweights_(w, plan.threads) {
     for (int i = 0; i < S; ++i) copy_rows(dstates_.data() + i * B_ * w.Hp, w.Hp, call.dfinal[i], w.H, B_, w.H);
     dvectors_.clear();
+    const Index before = std::min(first_.size(), B_ * w.H);
+    std::copy_n(tape.call.initial[0], before, first_.data());
+    std::copy_n(tape.call.y, first_.size() - before, first_.data() + before);
   }
 
   /// False when it was called off; the gradients are then incomplete.
@@ -171,8 +175,7 @@ class Backward {
     const Share share(blocks.count, thread, threads);
     product(call_.dx + begin * B_ * w_.I, w_.I, gates(begin), kRow * w_.Hp, gate_segments<InputMap<Cell>>(w_),
             w_.x_back, static_cast<const T*>(nullptr), blocks, share.begin, share.end);
-    const T* x = tape_.call.x + begin * B_ * w_.I;
-    dweights_.add(gates(begin), x, begin == 0 ? h(0) : nullptr, B_, begin == 0 ? h(1) : h(begin), rows, thread,
+    dweights_.add(gates(begin), tape_.call.x + begin * B_ * w_.I, begin == 0 ? first_.data() : h(begin), rows, thread,
                   threads);
   }
 
@@ -208,6 +211,7 @@ class Backward {
   Plan plan_;
   RowBlocks rows_;
   Buffer<T> dstates_, dvectors_;
+  Buffer<T> first_;  // the hidden states before the steps of the first chunk, in one piece
   WeightGradient<Cell, T> dweights_;
 };
 

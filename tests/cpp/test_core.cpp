@@ -127,7 +127,7 @@ void check_outer() {
       std::vector<T> p(rows * m), q(rows * N * W), c(m * N * W, T(1));
       for (auto* v : {&p, &q})
         for (T& x : *v) x = T(small(generator));
-      outer<N>(c.data(), N * W, W, p.data(), m, q.data(), rows, 0, m);
+      outer<N>(c.data(), N * W, p.data(), m, q.data(), rows, 0, m);
       for (Index i = 0; i < m; ++i) {
         for (int j = 0; j < N * W; ++j) {
           T sum = 1;
