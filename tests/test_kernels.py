@@ -176,6 +176,10 @@ def test_misuse_is_refused(core: Any) -> None:
         recurrence.forward(np.asfortranarray(case.x), case.states, False)
     with pytest.raises(ValueError, match="no weights"):
         core.Recurrence("lstm", "float32", 4, 8).forward(case.x, case.states, False)
+    inference = core.Recurrence("lstm", "float32", 4, 8)
+    inference.pack(case.weights["weight_ih"], case.weights["weight_hh"], None, None, False)
+    with pytest.raises(RuntimeError, match="packed for inference only"):
+        inference.forward(case.x, case.states, True)
     with pytest.raises(ValueError, match="no cell 'elman'"):
         core.Recurrence("elman", "float32", 4, 8)
 

@@ -3,6 +3,8 @@
 // time.
 #pragma once
 
+#include <stdexcept>
+
 #include "cells/all.h"
 #include "sequence/backward.h"
 #include "sequence/forward.h"
@@ -31,6 +33,8 @@ class CellRecurrence final : public Recurrence<T> {
   bool forward(const ForwardCall<T>& call, Tape<T>* tape, Poll::Interrupted interrupted) const override {
     const std::shared_ptr<const W> weights = current();
     if (tape) {
+      if (!weights->trainable())
+        throw std::logic_error("Recurrence.forward: the weights were packed for inference only");
       const Index rows = checked_mul(call.steps, call.batch);
       tape->call = call;
       tape->gates = Buffer<T>(checked_mul(rows, kRowValues<Cell> * weights->Hp));

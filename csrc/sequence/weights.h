@@ -40,6 +40,8 @@ struct Weights {
     }
   }
 
+  bool trainable() const { return h_back.depth > 0; }
+
  private:
   void pack_gates(T* out, const T* weight, Index K) {
     if (Hp != H) std::fill_n(out, Hp * G * K, T(0));

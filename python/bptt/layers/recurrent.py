@@ -74,7 +74,9 @@ class _Kernel:
             version = params.version
             if self._native is None:
                 self._native = core.Recurrence(*self._sizes)
-            if self._packed not in ((version, True), (version, training)):
+            # Once for training, always: another thread may be about to train with what is packed here.
+            training = training or (self._packed is not None and self._packed[1])
+            if self._packed != (version, training):
                 weight_ih, weight_hh, bias, p = _weights(params, vectors)
                 if p is None and self._native.vectors:  # a GRU without bias
                     p = np.zeros((self._native.vectors, weight_hh.shape[1]), params.dtype)
