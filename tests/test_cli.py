@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 import bptt
 from bptt import charlm, cli, textdata
 from bptt._terminal import StopRequest
+from installed import not_editable
 
 COMMAND = [sys.executable, "-m", "bptt"]
 TEXT = "".join(f"{i} green bottles hanging on the wall — and if one should fall, {i - 1}.\n" for i in range(40, 0, -1))
@@ -283,6 +284,7 @@ def test_train_learns_the_shortest_text_that_it_accepts(folder):
 
 
 @posix
+@not_editable
 def test_a_full_disk_leaves_the_old_model(folder):
     import resource
 

@@ -18,6 +18,7 @@ import pytest
 
 import bptt
 from bptt import _cpu
+from installed import not_editable
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
@@ -71,6 +72,7 @@ def test_the_build_group_holds_what_the_build_requires():
     assert set(project["build-system"]["requires"]) <= set(project["dependency-groups"]["build"])
 
 
+@not_editable
 def test_importing_is_cheap():
     code = "import numpy, time; t0 = time.perf_counter(); import bptt; print((time.perf_counter() - t0) * 1e3)"
     # the least of several: everything else on the machine only ever adds

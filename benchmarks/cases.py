@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one table of cases: what is measured, at which sizes. How is elsewhere; nothing is computed here but flops.
+
+A case is a cell, a mode and the sizes T, B, I, H. Modes: infer (y from x), train (forward, and backward to dx and all
+weight gradients), step (a whole training step of a small model: recurrent layer, Linear, MSE, clip, Adam), stream (one
+time step per call, the state carried along).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+ITEM_BYTES = {"float32": 4, "float64": 8}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure. `group` says why it is in the table."""
+
+    cell: str
+    mode: str
+    B: int
+    T: int
+    I: int  # noqa: E741
+    H: int
+    dtype: str = "float32"
+    group: str = "table"
+
+    @property
+    def name(self) -> str:
+        """Unique, and what `--cases` matches: `lstm-train-B32-T100-I128-H128`."""
+        suffix = "" if self.dtype == "float32" else f"-{self.dtype}"
+        return f"{self.cell}-{self.mode}-{self.shape}{suffix}"
+
+    @property
+    def shape(self) -> str:
+        """The sizes alone."""
+        return f"B{self.B}-T{self.T}-I{self.I}-H{self.H}"
+
+    @property
+    def gates(self) -> int:
+        """G."""
+        return GATES[self.cell]
+
+    @property
+    def item_bytes(self) -> int:
+        """Of one element."""
+        return ITEM_BYTES[self.dtype]
+
+    @property
+    def backward(self) -> bool:
+        """Whether the call has a backward pass."""
+        return self.mode in ("train", "step")
+
+    @property
+    def flops(self) -> int:
+        """2 B T G H (I + H) for the forward pass, three times that with the backward pass."""
+        return (3 if self.backward else 1) * 2 * self.B * self.T * self.gates * self.H * (self.I + self.H)
+
+    @property
+    def regime(self) -> str:
+        """What bounds it, as the targets divide the shapes; empty between the regimes."""
+        if self.mode not in ("infer", "train") or self.dtype != "float32" or self.T < 10:
+            return ""
+        if self.B >= 32 and self.H >= 128:
+            return "compute"
+        if self.B == 1 and self.H >= 512:
+            return "bandwidth"
+        return "latency" if self.B == 1 and self.H <= 64 else ""
+
+
+# B, T, I, H. The shapes for which the peers' times are known.
+TABLE = [
+    (1, 100, 16, 32),
+    (1, 100, 64, 128),
+    (1, 100, 512, 512),
+    (8, 100, 64, 128),
+    (32, 64, 8, 64),
+    (32, 100, 128, 128),
+    (64, 128, 128, 256),
+    (64, 100, 512, 512),
+    (128, 50, 1024, 1024),
+    (1, 10000, 4, 32),
+]
+# Around them: no size is a power of two but where T varies; every I from 1 to 10.
+GRID = [
+    (1, 1, 4, 32),  # with the next three and the table's T = 10,000: scaling in T
+    (1, 10, 4, 32),
+    (1, 100, 4, 32),
+    (1, 1000, 4, 32),
+    (20, 30, 10, 25),  # to H = 650: scaling in H
+    (20, 30, 10, 50),
+    (20, 30, 10, 100),
+    (20, 30, 10, 200),
+    (20, 30, 10, 300),
+    (20, 30, 10, 650),
+    (3, 50, 7, 100),
+    (5, 50, 9, 200),
+    (96, 24, 1, 25),
+    (96, 20, 3, 300),
+    (5, 20, 5, 650),
+    (32, 1, 6, 50),
+    (96, 1, 200, 100),
+    (3, 40, 2, 25),
+    (1, 50, 8, 300),
+]
+QUICK = {(1, 100, 16, 32), (1, 100, 512, 512), (32, 100, 128, 128), (5, 50, 9, 200)}
+CELLS = ("lstm", "gru", "rnn")
+# A forecaster's default and a small policy.
+STEPS = [("lstm", 32, 24, 1, 25), ("gru", 4, 16, 16, 64)]
+
+
+def all_cases() -> list[Case]:
+    """Every case of the full run, the cheap ones first: where time runs out, the dear ones are missing."""
+    cases = [
+        Case(cell, mode, B, T, I, H, group=group)
+        for group, shapes in (("table", TABLE), ("grid", GRID))
+        for B, T, I, H in shapes  # noqa: E741
+        for cell in CELLS
+        for mode in ("infer", "train")
+    ]
+    cases += [Case(cell, "step", B, T, I, H, group="step") for cell, B, T, I, H in STEPS]  # noqa: E741
+    cases += [Case(cell, "stream", 1, 1, 32, 32, group="stream") for cell in ("lstm", "gru")]
+    cases += [Case("lstm", mode, 32, 100, 128, 128, "float64", "float64") for mode in ("infer", "train")]
+    return sorted(cases, key=lambda case: case.flops + 20_000_000 * case.T * case.backward * (case.B == 1))
+
+
+def quick_cases() -> list[Case]:
+    """A few of each kind, for `--quick`."""
+    return [
+        case
+        for case in all_cases()
+        if case.group not in ("table", "grid")
+        or ((case.B, case.T, case.I, case.H) in QUICK and (case.cell == "lstm" or case.B > 1))
+    ]
+
+
+def select(cases: Iterable[Case], patterns: Iterable[str]) -> list[Case]:
+    """The cases whose name or group matches one of the patterns (`lstm-train-*`, `grid`); all without patterns."""
+    wanted = list(patterns)
+    return [
+        case
+        for case in cases
+        if not wanted or any(fnmatchcase(case.name, p) or fnmatchcase(case.group, p) for p in wanted)
+    ]
+
+
+def by_name() -> dict[str, Case]:
+    """Case name -> case."""
+    return {case.name: case for case in all_cases()}

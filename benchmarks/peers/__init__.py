@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The libraries to compare with, each in a module of its own that alone imports it."""
+
+from importlib import import_module
+
+from benchmarks.peers.base import Peer
+
+# name -> module, class. A peer is imported by the process that measures it and by no other.
+PEERS = {
+    "torch": ("torch_eager", "TorchEager"),
+    "jax": ("jax_scan", "JaxScan"),
+    "onnxruntime": ("onnx_runtime", "OnnxRuntime"),
+    "openvino": ("openvino_cpu", "OpenVino"),
+    "torch-compiled": ("torch_compiled", "TorchCompiled"),
+    "numpy": ("numpy_plain", "NumpyPlain"),
+    "keras": ("keras_layers", "KerasLayers"),
+    "own-one-thread": ("own", "OneThread"),
+    "own-float32": ("own", "Float32"),
+    "own-busy": ("own", "Busy"),
+    "own-busy-one-thread": ("own", "BusyOneThread"),
+}
+OPTIONAL = {"keras"}  # measured only where it is named
+CONTEXT = {"numpy", "keras"}  # not among the peers that a target speaks of
+
+
+def competitors() -> list[str]:
+    """The other libraries that a run without `--peers` measures."""
+    return [name for name in PEERS if name not in OPTIONAL and not name.startswith("own-")]
+
+
+def own() -> list[str]:
+    """Ourselves under other conditions."""
+    return [name for name in PEERS if name.startswith("own-")]
+
+
+def load(name: str) -> Peer:
+    """Make a peer; ImportError where its library is not installed."""
+    module, kind = PEERS[name]
+    peer: Peer = getattr(import_module(f"benchmarks.peers.{module}"), kind)()
+    return peer

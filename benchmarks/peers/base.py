@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A peer makes tasks of problems; a task can be called and timed. This is all that timing and parity know of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from benchmarks.cases import Case
+from benchmarks.problem import Array, Problem
+
+
+class Task(ABC):
+    """One library ready to run one case."""
+
+    #: what must happen before each call and is no part of it, for instance forgetting the last gradients
+    prepare: Callable[[], None] | None = None
+
+    @abstractmethod
+    def call(self) -> None:
+        """Do what the case says, once. Only this is timed."""
+
+    @abstractmethod
+    def results(self) -> dict[str, Array]:
+        """What the last call computed, by our names: y, dx, d<parameter>; loss and parameters of a step case."""
+
+    def begin(self) -> None:  # noqa: B027
+        """Called before some calls in a row; not timed."""
+
+    def end(self) -> None:  # noqa: B027
+        """Called after them; not timed."""
+
+    def checked(self) -> None:  # noqa: B027
+        """Called once, between the check of parity and the timing."""
+
+    def close(self) -> None:  # noqa: B027
+        """Give back what outlives the process."""
+
+
+class Peer(ABC):
+    """A library, in its own best documented mode."""
+
+    #: distributions whose versions the report names
+    distributions: tuple[str, ...] = ()
+
+    def setup(self, threads: int) -> None:  # noqa: B027
+        """Set the number of threads, before any work. The environment is set already (see worker.environment)."""
+
+    @abstractmethod
+    def refuses(self, case: Case, threads: int) -> str:
+        """Why this peer does not run that case, or nothing if it does."""
+
+    @abstractmethod
+    def make(self, problem: Problem) -> Task:
+        """Make a task with the problem's weights."""
+
+    def make_ours(self, problem: Problem) -> Task | None:
+        """Our side, where it is not the usual one; None for that."""
+        return None

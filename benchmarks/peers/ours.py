@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our side of every comparison, through the public Python API, as a user would call it.
+
+Between two training calls the weights count as changed, as they do in training: packing them is in our time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import bptt
+from benchmarks.cases import Case
+from benchmarks.peers.base import Task
+from benchmarks.problem import CLIP_NORM, LEARNING_RATE, Array, Problem
+
+CLASSES = {"lstm": bptt.LSTM, "gru": bptt.GRU, "rnn": bptt.RNN}
+
+
+def lacks(case: Case) -> str:
+    """What this bptt has not got that the case needs, or nothing."""
+    return "this bptt has no layer.stream" if case.mode == "stream" and not hasattr(bptt.LSTM, "stream") else ""
+
+
+def make_layer(problem: Problem) -> Any:
+    """The layer of a case, with its weights."""
+    case = problem.case
+    layer = CLASSES[case.cell](case.I, case.H, dtype=case.dtype, init="zeros")
+    layer.load_state_dict(problem.weights)
+    return layer
+
+
+def make(problem: Problem) -> Task:
+    """The task of a case."""
+    tasks: dict[str, Callable[[Problem], Task]] = {"infer": Infer, "train": Train, "step": Step, "stream": Stream}
+    return tasks[problem.case.mode](problem)
+
+
+class Infer(Task):
+    def __init__(self, problem: Problem) -> None:
+        self._layer, self._x = make_layer(problem), problem.x
+
+    def call(self) -> None:
+        self._y, self._state = self._layer(self._x)
+
+    def results(self) -> dict[str, Array]:
+        state = self._state if isinstance(self._state, tuple) else (self._state,)
+        return {"y": self._y, **dict(zip(("h", "c"), state, strict=False))}
+
+
+class Train(Task):
+    def __init__(self, problem: Problem) -> None:
+        self._layer, self._x, self._dy = make_layer(problem), problem.x, problem.dy
+        self._grads = self._layer.params.zeros_like()
+        self.prepare = self._touch
+
+    def _touch(self) -> None:
+        with self._layer.params.edit():
+            pass
+
+    def call(self) -> None:
+        self._y, _, tape = self._layer.forward(self._x)
+        self._dx, _, _ = self._layer.backward(tape, self._dy, grads=self._grads)
+
+    def results(self) -> dict[str, Array]:
+        return {"y": self._y, "dx": self._dx, **{f"d{name}": g for name, g in self._grads.items()}}
+
+
+class Step(Task):
+    def __init__(self, problem: Problem) -> None:
+        linear = bptt.Linear(problem.case.H, 1, dtype=problem.case.dtype, init="zeros")
+        linear.load_state_dict({"weight": problem.head_weight, "bias": problem.head_bias})
+        self._model = bptt.Sequential(make_layer(problem), linear)
+        self._optimizer = bptt.optim.Adam(lr=LEARNING_RATE, clip_norm=CLIP_NORM)
+        self._x, self._target = problem.x, problem.target
+        self._grads = self._model.params.zeros_like()
+
+    def call(self) -> None:
+        y, _, tape = self._model.forward(self._x)
+        self._loss, dy = bptt.losses.mse(y, self._target)
+        self._model.backward(tape, dy, grads=self._grads)
+        self._optimizer.step(self._model.params, self._grads)
+
+    def results(self) -> dict[str, Array]:
+        names = {"1.weight": "head_weight", "1.bias": "head_bias"}
+        params = {names.get(name, name.removeprefix("0.")): w for name, w in self._model.params.items()}
+        return {"loss": np.array(self._loss), **params}
+
+
+class Stream(Task):
+    """x_t [1,I] -> y_t [1,H]; the same x_t each time, the state carried along."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._stream, self._x = make_layer(problem).stream(batch_size=1), problem.x[0]
+
+    def call(self) -> None:
+        self._y = self._stream(self._x)
+
+    def results(self) -> dict[str, Array]:
+        return {"y": self._y.reshape(1, -1)}

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process that holds ours and one peer: reads a job from stdin, writes one JSON line per event to stdout.
+
+Job: {peer, threads, cases, budget_s, least, most, until}; `until` is a time.time() at which no new case is begun.
+Events: hello (versions), begin (case), rounds (case, ours_s, peer_s), refused / impossible / failed
+(case, why), late (case), missing (why).
+"""
+
+import json
+import os
+import sys
+import time
+from importlib import metadata
+from typing import Any, TextIO
+
+
+def environment(threads: int, cache: str) -> dict[str, str]:
+    """What must be in the environment before any library is loaded."""
+    n = str(threads)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BPTT_NUM_THREADS", "NPROC")
+    return {
+        **dict.fromkeys((*names, "TF_NUM_INTRAOP_THREADS"), n),
+        "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": os.path.join(cache, "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, f"inductor{n}"),
+        "KERAS_BACKEND": "tensorflow",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def pin(threads: int) -> None:
+    """Keep this process on `threads` cores: some libraries have no other way to be told. The last ones, since the
+    first serves most interrupts.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
+
+
+def private_stdout() -> TextIO:
+    """The real stdout; what libraries print goes to stderr from now on."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return out
+
+
+def versions(distributions: tuple[str, ...]) -> dict[str, str]:
+    """Of the distributions that are installed."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def measure(job: dict[str, Any], out: TextIO) -> None:
+    """Run the job's cases one after the other."""
+    import bptt
+    from benchmarks import cases, peers
+    from benchmarks.peers import ours
+
+    def tell(event: str, **values: Any) -> None:
+        out.write(json.dumps({"event": event, **values}) + "\n")
+        out.flush()
+
+    bptt.set_num_threads(job["threads"])
+    try:
+        peer = peers.load(job["peer"])
+        peer.setup(job["threads"])
+    except ImportError as error:
+        tell("missing", why=str(error).splitlines()[0])
+        return
+    tell("hello", versions=versions(peer.distributions), config=bptt.config())
+    table = cases.by_name()
+    for name in job["cases"]:
+        case = table[name]
+        if why := ours.lacks(case):
+            tell("impossible", case=name, why=why)
+            continue
+        if why := peer.refuses(case, job["threads"]):
+            tell("refused", case=name, why=why)
+            continue
+        if time.time() > job["until"]:
+            tell("late", case=name)
+            continue
+        tell("begin", case=name)
+        try:
+            tell("rounds", case=name, **pair(peer, case, job))
+        except Exception as error:
+            tell("failed", case=name, why=f"{type(error).__name__}: {error}"[:300])
+
+
+def pair(peer: Any, case: Any, job: dict[str, Any]) -> dict[str, Any]:
+    """Parity, then rounds."""
+    from benchmarks import parity, timing
+    from benchmarks.peers import ours
+    from benchmarks.problem import Problem
+
+    problem = Problem(case)
+    mine, theirs = peer.make_ours(problem) or ours.make(problem), peer.make(problem)
+    try:
+        call_s = timing.timed(mine, parity.calls(case)), timing.timed(theirs, parity.calls(case))
+        error = parity.check(case, problem.weights, mine.results(), theirs.results())
+        for task in (mine, theirs):
+            task.checked()
+        rounds = timing.alternate(mine, theirs, call_s, job["budget_s"], job["least"], job["most"], job["threads"])
+    finally:
+        theirs.close()
+    return {
+        "ours_s": [float(f"{t:.5g}") for t in rounds.ours_s],
+        "peer_s": [float(f"{t:.5g}") for t in rounds.peer_s],
+        "parity": round(error, 4),
+    }
+
+
+def main() -> None:
+    out = private_stdout()
+    job = json.load(sys.stdin)
+    pin(job["threads"])
+    measure(job, out)
+
+
+if __name__ == "__main__":
+    main()
