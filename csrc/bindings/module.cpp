@@ -55,7 +55,6 @@ PYBIND11_MODULE(BPTT_MODULE, m, py::mod_gil_not_used()) {
   m.def("config", &config);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("get_num_threads", [] { return Pool::size().load(); });
-  m.def("default_num_threads", &default_threads);
   m.def("release_memory", [] { return Arena::instance().release(); });
   register_math(m);
   register_recurrence(m);

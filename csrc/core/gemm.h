@@ -16,8 +16,8 @@
 
 namespace bptt {
 
-// Registers for accumulators, of 32 (AVX-512, NEON) or 16; the rest holds weights and the broadcast value. Measured on
-// the bare kernel, K=256 N=1024, of 152 GF/s: 6 x 4 rows x registers 128, 8 x 3 131, 4 x 4 108.
+// Registers for accumulators, of 32 (AVX-512, NEON) or 16; the rest holds weights and the broadcast value. In a
+// prototype of the bare kernel, K=256 N=1024, of 152 GF/s: 6 x 4 rows x registers 128, 8 x 3 131, 4 x 4 108.
 #if defined(__AVX512F__) || defined(__aarch64__) || defined(_M_ARM64)
 constexpr int kAccumulators = 24;
 constexpr int kTileRows = 6;

@@ -27,8 +27,8 @@ struct Shape {
 
 namespace detail {
 
-// Measured with AVX-512 on one core of 2.1 to 2.5 GHz; other levels differ by about the register width, which enters
-// below, so that the choice stays the same.
+// From a prototype with AVX-512 on Cascade Lake, one core of 2.5 GHz; not yet fitted to these kernels. Other levels
+// differ by about the register width, which enters below, so that the choice stays the same.
 constexpr double kFlopsPerLane = 7.5e9;  // 120 GF/s at 16 lanes
 constexpr double kL2Bytes = 1.5e6, kL2Rate = 90e9, kFarRate = 20e9;
 constexpr double kActivation = 7e-9;  // a gate of one register, exp and division
@@ -48,7 +48,8 @@ double step_time(const Shape& s, Index rows, Index blocks) {
 
 }  // namespace detail
 
-/// Rows times steps that are handled together: their gradients fill about half of the second-level cache.
+/// Rows times steps that are handled together: at H = 512 an LSTM's gradients of them take 1 MiB, half of a 2 MiB
+/// second-level cache.
 constexpr Index kChunkRows = 128;
 
 template <class T>
@@ -58,7 +59,7 @@ Plan make_plan(const Shape& s, int threads) {
   Plan best;
   best.chunk = std::max<Index>(1, kChunkRows / std::max<Index>(1, s.batch));
   // The products of a chunk need a pass through memory, which pays only while a step has few rows: hoisted against one
-  // pass, LSTM, ms: B=1 H=512 16.6 / 33, B=8 H=128 1.61 / 1.60, B=32 H=128 8.8 / 7.6.
+  // pass, LSTM, ms, in the prototype: B=1 H=512 16.6 / 33, B=8 H=128 1.61 / 1.60, B=32 H=128 8.8 / 7.6.
   best.hoisted = s.batch < 8 && s.steps > 1;
   double time = double(s.steps) * detail::step_time<T>(s, s.batch, blocks);
 
