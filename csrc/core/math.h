@@ -6,6 +6,7 @@
 // v2, v3 and v4, measured by `test_math full` (tests/cpp/test_math.cpp).
 #pragma once
 
+#include "core/tanh_table.h"
 #include "core/vec.h"
 
 namespace bptt {
@@ -19,6 +20,7 @@ struct ExpConstants<float> {
   static constexpr float kLn2High = 0.693145751953125f;  // 16 bits: n * kLn2High is exact
   static constexpr float kLn2Low = 1.42860682e-6f;
   static constexpr float kMin = -104.0f, kMax = 89.0f;  // beyond: 0 and infinity
+  static constexpr float kSigmoidEnd = 87.4f;  // e^87.4 < 2^127
   static constexpr float kTanhOne = 10.0f;              // tanh is 1 to the last bit from 9.02
   static constexpr float kQ[] = {0.5f, 0.166665763f, 0.0416665524f, 0.00836323295f, 0.00139262504f};
 };
@@ -28,6 +30,7 @@ struct ExpConstants<double> {
   static constexpr double kLn2High = 0x1.62e42feep-1;  // 32 bits
   static constexpr double kLn2Low = 1.9082149292705878e-10;
   static constexpr double kMin = -746.0, kMax = 710.0;
+  static constexpr double kSigmoidEnd = 708.5;
   static constexpr double kTanhOne = 20.0;
   static constexpr double kQ[] = {0.5,
                                   0.1666666666666667,
@@ -43,15 +46,60 @@ struct ExpConstants<double> {
 };
 
 /// n = round(x / ln2) and e^r - 1 for the rest r.
-template <class T>
-BPTT_INLINE void exp_parts(Vec<T> x, Vec<T>& n, Vec<T>& expm1_r) {
+template <class V>
+BPTT_INLINE void exp_parts(V x, V& n, V& expm1_r) {
+  using T = typename V::Scalar;
   using C = ExpConstants<T>;
-  n = round_small(x * Vec<T>(C::kLog2e));
-  const Vec<T> r = fma(n, Vec<T>(-C::kLn2Low), fma(n, Vec<T>(-C::kLn2High), x));
+  n = round_small(x * V(C::kLog2e));
+  const V r = fma(n, V(-C::kLn2Low), fma(n, V(-C::kLn2High), x));
   constexpr int degree = sizeof(C::kQ) / sizeof(T) - 1;
-  Vec<T> q(C::kQ[degree]);
-  for (int i = degree - 1; i >= 0; --i) q = fma(q, r, Vec<T>(C::kQ[i]));
+  V q(C::kQ[degree]);
+  for (int i = degree - 1; i >= 0; --i) q = fma(q, r, V(C::kQ[i]));
   expm1_r = fma(q, r * r, r);
+}
+
+#if defined(__AVX512F__)
+constexpr bool kTables = true;
+#else
+constexpr bool kTables = false;
+#endif
+
+alignas(64) inline constexpr float kExp2[16] = {1.0f,       1.0442737f, 1.0905077f, 1.1387886f, 1.1892071f, 1.2418578f,
+                                                1.2968396f, 1.3542556f, 1.4142135f, 1.4768262f, 1.5422108f, 1.6104903f,
+                                                1.6817929f, 1.7562522f, 1.8340081f, 1.9152066f};  // 2^(j/16)
+
+/// e^-x for |x| <= kSigmoidEnd, so that no exponent leaves its range.
+template <class V>
+BPTT_INLINE V exp_minus(V x) {
+  using T = typename V::Scalar;
+  if constexpr (kTables && sizeof(T) == 4) {
+    // 2^(n/16) from the table times 2^r, |r| <= 1/32, by a cubic polynomial
+    const V scale(-1.442695f), scale_low(-1.925963e-8f), magic(12582912.0f / 16);
+    const V sum = fma(x, scale, magic), minus_n = magic - sum;  // the sum's low bits count sixteenths
+    const V r = fma(x, scale_low, fma(x, scale, minus_n));
+    const V p = r * fma(r, fma(r, V(0.055505086f), V(0.24023356f)), V(0.6931472f));
+    const V power = lookup(kExp2, sum);
+    return ldexp(fma(power, p, power), sum - magic);  // which takes the floor of n
+  } else {
+    V n, p;
+    exp_parts(V(T(0)) - x, n, p);
+    const V power = exp2_integer(n);
+    return fma(power, p, power);
+  }
+}
+
+template <class V>
+BPTT_INLINE V tanh_by_pieces(V x) {
+  const V bounded = at_most(abs(x), V(15.9f));
+  const V i = piece(bounded);
+  const V t = bounded - lookup(kTanhCentre, i);
+  V y = lookup(kTanhC5, i);
+  y = fma(y, t, lookup(kTanhC4, i));
+  y = fma(y, t, lookup(kTanhC3, i));
+  y = fma(y, t, lookup(kTanhC2, i));
+  y = fma(y, t, lookup(kTanhC1, i));
+  y = fma(y, t, lookup(kTanhC0, i));
+  return copysign(y, x);
 }
 
 }  // namespace detail
@@ -67,43 +115,40 @@ BPTT_INLINE Vec<T> exp(Vec<T> x) {
   return ldexp(Vec<T>(T(1)) + p, n);
 }
 
-/// 1 / (1 + e^-x), from z = e^-|x| so that nothing overflows and the left tail keeps its digits.
-/// Float 2.330 ULP at -3.462, double 2.384 ULP at -2.708.
-template <class T>
-BPTT_INLINE Vec<T> sigmoid(Vec<T> x) {
-  using C = detail::ExpConstants<T>;
-  const Vec<T> one(T(1));
-  const Vec<T> minus = Vec<T>(T(0)) - abs(x);
-  Vec<T> n, p;
-  detail::exp_parts(select_less(minus, Vec<T>(C::kMin), Vec<T>(C::kMin), minus), n, p);
-  const Vec<T> z = ldexp(one + p, n);
-  return select_less(x, Vec<T>(T(0)), z, one) / (one + z);
+/// 1 / (1 + e^-x). Beyond kSigmoidEnd 1, or less than any normal number.
+template <class V, class T = typename V::Scalar>
+BPTT_INLINE V sigmoid(V x) {
+  const V end(detail::ExpConstants<T>::kSigmoidEnd), one(T(1));
+  return one / (one + detail::exp_minus(at_least(at_most(x, end), V(T(0)) - end)));
 }
 
 /// (1 - e^-2|x|) / (1 + e^-2|x|) with the sign of x; e^-2|x| - 1 keeps its digits near zero.
 /// Float 2.496 ULP at -4.506, double 2.530 ULP at 0.2178.
-template <class T>
-BPTT_INLINE Vec<T> tanh(Vec<T> x) {
-  using C = detail::ExpConstants<T>;
-  const Vec<T> magnitude = abs(x);
-  const Vec<T> bounded = select_less(Vec<T>(C::kTanhOne), magnitude, Vec<T>(C::kTanhOne), magnitude);
-  Vec<T> n, p;
-  detail::exp_parts(bounded * Vec<T>(T(-2)), n, p);
-  const Vec<T> scale = exp2_integer(n);
-  const Vec<T> e = fma(scale, p, scale - Vec<T>(T(1)));  // e^-2|x| - 1
-  return copysign(e / (e + Vec<T>(T(2))), x);
+template <class V, class T = typename V::Scalar>
+BPTT_INLINE V tanh(V x) {
+  if constexpr (detail::kTables && sizeof(T) == 4) {
+    return detail::tanh_by_pieces(x);
+  } else {
+    using C = detail::ExpConstants<T>;
+    const V magnitude = abs(x), limit(C::kTanhOne);
+    V n, p;
+    detail::exp_parts(select_less(limit, magnitude, limit, magnitude) * V(T(-2)), n, p);
+    const V scale = exp2_integer(n);
+    const V e = fma(scale, p, scale - V(T(1)));  // e^-2|x| - 1
+    return copysign(e / (e + V(T(2))), x);
+  }
 }
 
 /// max(x, 0); NaN stays NaN.
-template <class T>
-BPTT_INLINE Vec<T> relu(Vec<T> x) {
-  return select_less(x, Vec<T>(T(0)), Vec<T>(T(0)), x);
+template <class V, class T = typename V::Scalar>
+BPTT_INLINE V relu(V x) {
+  return select_less(x, V(T(0)), V(T(0)), x);
 }
 
 /// 1 where x > 0, else 0: the derivative of relu.
-template <class T>
-BPTT_INLINE Vec<T> heaviside(Vec<T> x) {
-  return select_less(Vec<T>(T(0)), x, Vec<T>(T(1)), Vec<T>(T(0)));
+template <class V, class T = typename V::Scalar>
+BPTT_INLINE V heaviside(V x) {
+  return select_less(V(T(0)), x, V(T(1)), V(T(0)));
 }
 
 }  // namespace bptt

@@ -67,6 +67,31 @@ BPTT_INLINE Vec<T> select_less(Vec<T> x, Vec<T> y, Vec<T> a, Vec<T> b) {
 #endif
 }
 
+/// The lesser, the larger of x and a limit; a NaN stays.
+template <class T>
+BPTT_INLINE Vec<T> at_most(Vec<T> x, Vec<T> limit) {
+#if defined(__AVX512F__)  // masked, since GCC 12 warns of its own plain intrinsic
+  if constexpr (sizeof(T) == 4)
+    return Vec<T>(_mm512_maskz_min_ps(__mmask16(-1), limit.v, x.v));
+  else
+    return Vec<T>(_mm512_maskz_min_pd(__mmask8(-1), limit.v, x.v));
+#else
+  return Vec<T>(Eigen::internal::pmin(x.v, limit.v));
+#endif
+}
+
+template <class T>
+BPTT_INLINE Vec<T> at_least(Vec<T> x, Vec<T> limit) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return Vec<T>(_mm512_maskz_max_ps(__mmask16(-1), limit.v, x.v));
+  else
+    return Vec<T>(_mm512_maskz_max_pd(__mmask8(-1), limit.v, x.v));
+#else
+  return Vec<T>(Eigen::internal::pmax(x.v, limit.v));
+#endif
+}
+
 /// |a| with the sign bit of s.
 template <class T>
 BPTT_INLINE Vec<T> copysign(Vec<T> a, Vec<T> s) {
@@ -179,5 +204,26 @@ BPTT_INLINE Vec<T> ldexp(Vec<T> a, Vec<T> n) {
   return (a * exp2_integer(half)) * exp2_integer(n - half);
 #endif
 }
+
+// ---- Tables in registers ------------------------------------------------------------------------------------------
+
+#if defined(__AVX512F__)
+/// Entry i mod 16 of a table, i the low bits of each lane.
+BPTT_INLINE Vec<float> lookup(const float (&table)[16], Vec<float> i) {
+  return Vec<float>(_mm512_maskz_permutexvar_ps(__mmask16(-1), _mm512_castps_si512(i.v), _mm512_load_ps(table)));
+}
+
+/// Entry i mod 32.
+BPTT_INLINE Vec<float> lookup(const float (&table)[32], Vec<float> i) {
+  return Vec<float>(_mm512_permutex2var_ps(_mm512_load_ps(table), _mm512_castps_si512(i.v), _mm512_load_ps(table + 16)));
+}
+
+/// The exponent of x >= 0 and its two highest bits of mantissa as an integer, at least those of 1/16.
+BPTT_INLINE Vec<float> piece(Vec<float> x) {
+  const __mmask16 all(-1);
+  const __m512i bits = _mm512_maskz_srli_epi32(all, _mm512_castps_si512(x.v), 21);
+  return Vec<float>(_mm512_castsi512_ps(_mm512_maskz_max_epi32(all, bits, _mm512_set1_epi32(0x3d800000 >> 21))));
+}
+#endif
 
 }  // namespace bptt
