@@ -70,16 +70,19 @@ class Case:
         return cls(cell, dtype, weights, draw(T, B, I), states, draw(T, B, H), dstates)
 
     @property
-    def vectors(self) -> NDArray[Any] | None:
-        """The per-unit vectors as the kernels take them, [P,H]."""
-        name = reference.CELLS[self.cell].vectors
-        return None if name is None else self.weights[name].reshape(-1, self.dy.shape[2])
+    def flat(self) -> NDArray[Any]:
+        """The weights as the kernels take them: one after the other."""
+        return np.concatenate([w.reshape(-1) for w in self.weights.values()])
+
+    @property
+    def state(self) -> Any:
+        """The initial state as the kernels take it."""
+        return as_state(self.states)
 
     def recurrence(self, core: Any) -> Any:
         """A native recurrence with these weights packed."""
-        recurrence = core.Recurrence(self.cell, self.dtype, self.x.shape[2], self.dy.shape[2])
-        w = self.weights
-        recurrence.pack(w["weight_ih"], w["weight_hh"], w["bias"], self.vectors, True)
+        recurrence = core.Recurrence(self.cell, self.dtype, self.x.shape[2], self.dy.shape[2], True)
+        recurrence.pack(self.flat, True)
         return recurrence
 
     def run(self, core: Any, threads: int = 1) -> dict[str, NDArray[Any]]:
@@ -88,16 +91,18 @@ class Case:
         core.set_num_threads(threads)
         try:
             recurrence = self.recurrence(core)
-            y, finals, tape = recurrence.forward(self.x, self.states, True)
-            grads = {name: np.full_like(w, np.nan) for name, w in self.weights.items()}
-            name = reference.CELLS[self.cell].vectors
-            vectors = None if name is None else grads[name].reshape(-1, self.dy.shape[2])
-            dx, dinitials = recurrence.backward(
-                tape, self.dy, self.dstates, grads["weight_ih"], grads["weight_hh"], grads["bias"], vectors
-            )
+            y, finals, tape = recurrence.forward(self.x, self.state, True)
+            flat = np.full_like(self.flat, np.nan)
+            dx, dinitials = recurrence.backward(tape, self.dy, as_state(self.dstates), flat)
         finally:
             core.set_num_threads(before)
-        return _named(y, finals, dx, dinitials, grads)
+        return _named(y, as_tuple(finals), dx, as_tuple(dinitials), self.named(flat))
+
+    def named(self, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """The parts of a flat array, by the weights' names."""
+        ends = np.cumsum([w.size for w in self.weights.values()])[:-1]
+        parts = zip(self.weights.items(), np.split(flat, ends), strict=True)
+        return {name: part.reshape(w.shape) for (name, w), part in parts}
 
     def expected(self) -> dict[str, NDArray[Any]]:
         """The same from the float64 reference."""
@@ -114,6 +119,17 @@ class Case:
         T, B, I = self.x.shape  # noqa: E741
         n = I + len(self.weights["bias"]) + T * B
         return float(8 * np.finfo(self.dtype).eps * np.sqrt(n))
+
+
+def as_state(states: tuple[NDArray[Any], ...]) -> Any:
+    """Arrays [B,H] as the kernels take them: [1,B,H], a tuple where there are several."""
+    full = tuple(s[np.newaxis] for s in states)
+    return full if len(full) > 1 else full[0]
+
+
+def as_tuple(state: Any) -> tuple[NDArray[Any], ...]:
+    """The way back."""
+    return tuple(s[0] for s in (state if isinstance(state, tuple) else (state,)))
 
 
 def _named(y: Any, finals: Any, dx: Any, dinitials: Any, grads: dict[str, Any]) -> dict[str, NDArray[Any]]:

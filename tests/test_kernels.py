@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels import CASES, CELLS, DTYPES, Case, assert_close, assert_same_bits, levels
+from kernels import CASES, CELLS, DTYPES, Case, as_state, as_tuple, assert_close, assert_same_bits, levels
 
 LEVELS = levels()
 every_level = pytest.mark.parametrize("core", LEVELS, ids=[core.level for core in LEVELS])
@@ -52,7 +52,7 @@ def test_every_split_is_tested(core: Any, dtype: str) -> None:
     try:
         for cell in ("lstm", "gru"):
             for split, (T, B, I, H) in SPLIT_CASES.items():  # noqa: E741
-                assert core.Recurrence(cell, dtype, I, H).plan(T, B)["split"] == split
+                assert core.Recurrence(cell, dtype, I, H, True).plan(T, B)["split"] == split
     finally:
         core.set_num_threads(before)
 
@@ -72,10 +72,10 @@ def test_a_row_does_not_depend_on_its_batch(core: Any, cell: str) -> None:
     """One row, seven, eleven and all 17 give the same bits; input products are hoisted below B = 8 only."""
     case = Case.random(cell, "float32", 6, 17, 5, 37)
     recurrence = case.recurrence(core)
-    y, _, _ = recurrence.forward(case.x, case.states, False)
+    y, _, _ = recurrence.forward(case.x, case.state, False)
     for rows in (slice(0, 1), slice(16, 17), slice(3, 10), slice(1, 12)):
         part, _, _ = recurrence.forward(
-            np.ascontiguousarray(case.x[:, rows]), tuple(np.ascontiguousarray(s[rows]) for s in case.states), False
+            np.ascontiguousarray(case.x[:, rows]), as_state(tuple(s[rows] for s in case.states)), False
         )
         assert part.tobytes() == np.ascontiguousarray(y[:, rows]).tobytes()
 
@@ -86,12 +86,12 @@ def test_inference_and_training_give_the_same_bits(core: Any, cell: str) -> None
     for sizes in CASES:
         case = Case.random(cell, "float32", *sizes)
         recurrence = case.recurrence(core)
-        y, finals, tape = recurrence.forward(case.x, case.states, True)
-        y_inference, finals_inference, none = recurrence.forward(case.x, case.states, False)
+        y, finals, tape = recurrence.forward(case.x, case.state, True)
+        y_inference, finals_inference, none = recurrence.forward(case.x, case.state, False)
         assert none is None
         assert tape is not None
         assert y.tobytes() == y_inference.tobytes()
-        for a, b in zip(finals, finals_inference, strict=True):
+        for a, b in zip(as_tuple(finals), as_tuple(finals_inference), strict=True):
             assert a.tobytes() == b.tobytes()
 
 
@@ -133,14 +133,11 @@ def test_tapes_are_independent(core: Any) -> None:
         assert_same_bits(result, expected)
 
     recurrence = case.recurrence(core)
-    tapes = [recurrence.forward(case.x * np.float32(scale), case.states, True)[2] for scale in (1, 2)]
-    grads = [{k: np.empty_like(w) for k, w in case.weights.items()} for _ in tapes]
+    tapes = [recurrence.forward(case.x * np.float32(scale), case.state, True)[2] for scale in (1, 2)]
+    grads = [np.empty_like(case.flat) for _ in tapes]
     for i in (1, 0):
-        g = grads[i]
-        recurrence.backward(
-            tapes[i], case.dy, case.dstates, g["weight_ih"], g["weight_hh"], g["bias"], g["bias_hn"].reshape(1, -1)
-        )
-    assert grads[0]["weight_ih"].tobytes() == expected["dweight_ih"].tobytes()
+        recurrence.backward(tapes[i], case.dy, as_state(case.dstates), grads[i])
+    assert case.named(grads[0])["weight_ih"].tobytes() == expected["dweight_ih"].tobytes()
 
 
 @every_level
@@ -148,11 +145,9 @@ def test_a_tape_keeps_the_weights_of_its_forward(core: Any) -> None:
     case = Case.random("lstm", "float32", 3, 2, 4, 8)
     expected = case.run(core)
     recurrence = case.recurrence(core)
-    _, _, tape = recurrence.forward(case.x, case.states, True)
-    w = case.weights
-    recurrence.pack(w["weight_ih"] * 2, w["weight_hh"] * 2, w["bias"], None, True)
-    g = {k: np.empty_like(v) for k, v in w.items()}
-    dx, _ = recurrence.backward(tape, case.dy, case.dstates, g["weight_ih"], g["weight_hh"], g["bias"], None)
+    _, _, tape = recurrence.forward(case.x, case.state, True)
+    recurrence.pack(case.flat * 2, True)
+    dx, _ = recurrence.backward(tape, case.dy, as_state(case.dstates), np.empty_like(case.flat))
     assert dx.tobytes() == expected["dx"].tobytes()
 
 
@@ -160,28 +155,31 @@ def test_a_tape_keeps_the_weights_of_its_forward(core: Any) -> None:
 def test_misuse_is_refused(core: Any) -> None:
     case = Case.random("lstm", "float32", 3, 2, 4, 8)
     recurrence = case.recurrence(core)
-    _, _, tape = recurrence.forward(case.x, case.states, True)
-    g = {k: np.empty_like(v) for k, v in case.weights.items()}
-    out = (g["weight_ih"], g["weight_hh"], g["bias"], None)
+    _, _, tape = recurrence.forward(case.x, case.state, True)
+    grads, dstate = np.empty_like(case.flat), as_state(case.dstates)
     with pytest.raises(ValueError, match="another layer"):
-        case.recurrence(core).backward(tape, case.dy, case.dstates, *out)
+        case.recurrence(core).backward(tape, case.dy, dstate, grads)
     with pytest.raises(ValueError, match=r"dy has shape \(2, 2, 8\), expected \(3, 2, 8\)"):
-        recurrence.backward(tape, case.dy[1:], case.dstates, *out)
-    recurrence.backward(tape, case.dy, case.dstates, *out)
+        recurrence.backward(tape, case.dy[1:], dstate, grads)
+    recurrence.backward(tape, case.dy, dstate, grads)
     with pytest.raises(RuntimeError, match="used already"):
-        recurrence.backward(tape, case.dy, case.dstates, *out)
+        recurrence.backward(tape, case.dy, dstate, grads)
     with pytest.raises(TypeError, match="x has dtype float64, expected float32"):
-        recurrence.forward(case.x.astype(np.float64), case.states, False)
+        recurrence.forward(case.x.astype(np.float64), case.state, False)
     with pytest.raises(ValueError, match="strided"):
-        recurrence.forward(np.asfortranarray(case.x), case.states, False)
+        recurrence.forward(np.asfortranarray(case.x), case.state, False)
     with pytest.raises(ValueError, match="no weights"):
-        core.Recurrence("lstm", "float32", 4, 8).forward(case.x, case.states, False)
-    inference = core.Recurrence("lstm", "float32", 4, 8)
-    inference.pack(case.weights["weight_ih"], case.weights["weight_hh"], None, None, False)
+        core.Recurrence("lstm", "float32", 4, 8, True).forward(case.x, case.state, False)
+    with pytest.raises(ValueError, match="not a tuple of 2 arrays"):
+        recurrence.forward(case.x, case.state[0], False)
+    with pytest.raises(ValueError, match=r"params has shape \(416,\), expected \(384,\)"):
+        core.Recurrence("lstm", "float32", 4, 8, False).pack(case.flat, False)
+    inference = core.Recurrence("lstm", "float32", 4, 8, True)
+    inference.pack(case.flat, False)
     with pytest.raises(RuntimeError, match="packed for inference only"):
-        inference.forward(case.x, case.states, True)
+        inference.forward(case.x, case.state, True)
     with pytest.raises(ValueError, match="no cell 'elman'"):
-        core.Recurrence("elman", "float32", 4, 8)
+        core.Recurrence("elman", "float32", 4, 8, True)
 
 
 @every_level
@@ -191,9 +189,9 @@ def test_values_that_are_not_finite_stay_where_they_are(core: Any, dtype: str) -
     for cell in CELLS:
         case = Case.random(cell, dtype, 5, 8, 3, 18)
         recurrence = case.recurrence(core)
-        clean, _, _ = recurrence.forward(case.x, case.states, False)
+        clean, _, _ = recurrence.forward(case.x, case.state, False)
         case.x[2, 3, 1] = np.nan
-        y, _, _ = recurrence.forward(case.x, case.states, False)
+        y, _, _ = recurrence.forward(case.x, case.state, False)
         assert np.isnan(y[2:, 3]).all()
         y[2:, 3] = clean[2:, 3]
         assert y.tobytes() == clean.tobytes()

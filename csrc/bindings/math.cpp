@@ -11,8 +11,8 @@ namespace {
 template <class T, class F>
 py::array apply(const py::array& x, F f) {
   constexpr Index W = Vec<T>::kSize;
-  const T* in = read<T>(x, shape_of(x), "vector_function: x");
-  py::array_t<T> y = empty<T>(shape_of(x));
+  const T* in = read<T>(x, {axis(x, 1, 0, "vector_function: x")}, "vector_function: x");
+  py::array_t<T> y = empty<T>({x.size()});
   T* out = y.mutable_data();
   for (Index i = 0, n = x.size(); i < n; i += W) {
     const Index lanes = std::min(W, n - i);

@@ -4,11 +4,12 @@
 
 #include <pybind11/stl.h>
 
+#include <array>
 #include <atomic>
-#include <optional>
 #include <variant>
 
-#include "bindings/arrays.h"
+#include "bindings/states.h"
+#include "bindings/stream.h"
 #include "bindings/register.h"
 
 namespace bptt::bindings {
@@ -28,10 +29,16 @@ struct PyTape {
   }
 };
 
+/// Gradients of weights, or weights: what a layer's flat buffer holds, in this order.
+template <class T>
+struct Flat {
+  T *weight_ih, *weight_hh, *bias, *vectors;  // [G*H,I], [G*H,H], [G*H] or null, [P,H] or null
+};
+
 class PyRecurrence {
  public:
-  PyRecurrence(const std::string& cell, const std::string& dtype, Index input, Index hidden)
-      : input_(size(input, "input_size")), hidden_(size(hidden, "hidden_size")) {
+  PyRecurrence(const std::string& cell, const std::string& dtype, Index input, Index hidden, bool bias)
+      : input_(size(input, "input_size")), hidden_(size(hidden, "hidden_size")), bias_(bias) {
     if (dtype == "float32")
       impl_ = make<float>(cell);
     else if (dtype == "float64")
@@ -43,15 +50,6 @@ class PyRecurrence {
   template <class F>
   auto visit(F&& f) const {
     return std::visit([&](auto& p) { return f(*p); }, impl_);
-  }
-  int gates() const {
-    return visit([](auto& r) { return r.gates(); });
-  }
-  int states() const {
-    return visit([](auto& r) { return r.states(); });
-  }
-  int vectors() const {
-    return visit([](auto& r) { return r.vectors(); });
   }
 
   py::dict plan(Index steps, Index batch) const {
@@ -65,20 +63,26 @@ class PyRecurrence {
     return d;
   }
 
-  void pack(const py::array& weight_ih, const py::array& weight_hh, const std::optional<py::array>& bias,
-            const std::optional<py::array>& vectors, bool training) {
-    visit([&](auto& r) { pack_as(r, weight_ih, weight_hh, bias, vectors, training); });
+  void pack(const py::array& params, bool training) {
+    visit([&](auto& r) { pack_as(r, params, training); });
     packed_ = true;
   }
 
-  py::tuple forward(const py::array& x, const py::tuple& states, bool training) const {
+  py::tuple forward(const py::array& x, const py::object& state, bool training) const {
     if (!packed_) throw py::value_error("Recurrence.forward: there are no weights, expected a call of pack first");
-    return visit([&](auto& r) { return forward_as(r, x, states, training); });
+    return visit([&](auto& r) { return forward_as(r, x, state, training); });
   }
 
-  py::tuple backward(PyTape& tape, const py::array& dy, const py::tuple& dstates, py::array& dweight_ih,
-                     py::array& dweight_hh, std::optional<py::array>& dbias, std::optional<py::array>& dvectors) const {
-    return visit([&](auto& r) { return backward_as(r, tape, dy, dstates, dweight_ih, dweight_hh, dbias, dvectors); });
+  PyStream stream(Index batch) const {
+    if (!packed_) throw py::value_error("Recurrence.stream: there are no weights, expected a call of pack first");
+    if (batch < 1) {
+      throw py::value_error("Recurrence.stream: batch is " + std::to_string(batch) + ", expected at least 1");
+    }
+    return visit([&](auto& r) { return PyStream(r.stream(batch), batch, input_, hidden_, r.states()); });
+  }
+
+  py::tuple backward(PyTape& tape, const py::array& dy, const py::object& dstate, py::array& grads) const {
+    return visit([&](auto& r) { return backward_as(r, tape, dy, dstate, grads); });
   }
 
  private:
@@ -96,39 +100,48 @@ class PyRecurrence {
     return made;
   }
 
+  /// The parts of a flat buffer. Without bias a cell has no per-unit vectors but peepholes, which are no bias.
   template <class T>
-  void pack_as(sequence::Recurrence<T>& r, const py::array& weight_ih, const py::array& weight_hh,
-               const std::optional<py::array>& bias, const std::optional<py::array>& vectors, bool training) {
+  Flat<T> parts(const sequence::Recurrence<std::remove_const_t<T>>& r, T* flat) const {
     const Index rows = r.gates() * hidden_;
-    const T* ih = read<T>(weight_ih, {rows, input_}, "Recurrence.pack: weight_ih");
-    const T* hh = read<T>(weight_hh, {rows, hidden_}, "Recurrence.pack: weight_hh");
-    const T* b = bias ? read<T>(*bias, {rows}, "Recurrence.pack: bias") : nullptr;
-    if (!vectors && r.vectors() > 0) throw py::value_error("Recurrence.pack: vectors are missing");
-    const T* p = vectors ? read<T>(*vectors, {r.vectors(), hidden_}, "Recurrence.pack: vectors") : nullptr;
-    py::gil_scoped_release release;
-    r.pack(ih, hh, b, p, training);
+    Flat<T> f{flat, flat + rows * input_, nullptr, nullptr};
+    T* next = f.weight_hh + rows * hidden_;
+    if (bias_) f.bias = next, next += rows;
+    if (has_vectors(r)) f.vectors = next;
+    return f;
   }
 
   template <class T>
-  py::tuple forward_as(sequence::Recurrence<T>& r, const py::array& x, const py::tuple& states, bool training) const {
+  bool has_vectors(const sequence::Recurrence<T>& r) const {
+    return r.vectors() > 0 && (bias_ || !r.vectors_are_bias());
+  }
+
+  template <class T>
+  Index flat_size(const sequence::Recurrence<T>& r) const {
+    return r.gates() * hidden_ * (input_ + hidden_ + Index(bias_)) + (has_vectors(r) ? r.vectors() * hidden_ : 0);
+  }
+
+  template <class T>
+  void pack_as(sequence::Recurrence<T>& r, const py::array& params, bool training) {
+    const auto from = parts(r, read<T>(params, {flat_size(r)}, "Recurrence.pack: params"));
+    py::gil_scoped_release release;
+    r.pack(from.weight_ih, from.weight_hh, from.bias, from.vectors, training);
+  }
+
+  template <class T>
+  py::tuple forward_as(sequence::Recurrence<T>& r, const py::array& x, const py::object& state, bool training) const {
     const Index T_ = axis(x, 3, 0, "Recurrence.forward: x"), B = axis(x, 3, 1, "Recurrence.forward: x");
     ForwardCall<T> call{T_, B, read<T>(x, {T_, B, input_}, "Recurrence.forward: x"), {}, nullptr, {}};
-    check_count(states, r.states(), "Recurrence.forward: states");
+    const States initial = read_states<T>(state, r.states(), B, hidden_, call.initial, "Recurrence.forward: state");
     py::array_t<T> y = empty<T>({T_, B, hidden_});
     call.y = y.mutable_data();
-    py::tuple final_states(r.states());
-    for (int i = 0; i < r.states(); ++i) {
-      call.initial[i] = read<T>(states[i].cast<py::array>(), {B, hidden_}, "Recurrence.forward: state");
-      py::array_t<T> state = empty<T>({B, hidden_});
-      call.final[i] = state.mutable_data();
-      final_states[i] = state;
-    }
+    const States last = new_states<T>(r.states(), B, hidden_, call.final);
     std::unique_ptr<PyTape> tape;
     if (training) {
       tape = std::make_unique<PyTape>();
       tape->owner = id_;
       tape->tape.template emplace<sequence::Tape<T>>();
-      tape->arrays = {x, y, py::reinterpret_borrow<py::object>(states[0])};
+      tape->arrays = {x, y, initial[0]};
     }
     bool complete;
     {
@@ -136,35 +149,26 @@ class PyRecurrence {
       complete = r.forward(call, tape ? &std::get<sequence::Tape<T>>(tape->tape) : nullptr, &interrupted);
     }
     if (!complete) throw py::error_already_set();
-    if (training) y.attr("setflags")(py::arg("write") = false);  // the tape reads it again
-    return py::make_tuple(y, final_states, std::move(tape));
+    if (training) make_read_only(y);  // the tape reads it again
+    return py::make_tuple(y, as_state(last, r.states()), std::move(tape));
   }
 
   template <class T>
-  py::tuple backward_as(sequence::Recurrence<T>& r, PyTape& py_tape, const py::array& dy, const py::tuple& dstates,
-                        py::array& dweight_ih, py::array& dweight_hh, std::optional<py::array>& dbias,
-                        std::optional<py::array>& dvectors) const {
+  py::tuple backward_as(sequence::Recurrence<T>& r, PyTape& py_tape, const py::array& dy, const py::object& dstate,
+                        py::array& grads) const {
     auto* tape = std::get_if<sequence::Tape<T>>(&py_tape.tape);
     if (!tape || py_tape.owner != id_) {
       throw py::value_error("Recurrence.backward: tape is of another layer, expected one of this layer's forward");
     }
-    const Index T_ = tape->call.steps, B = tape->call.batch, rows = r.gates() * hidden_;
-    BackwardCall<T> call{
-        read<T>(dy, {T_, B, hidden_}, "Recurrence.backward: dy"), {}, nullptr, {}, nullptr, nullptr, nullptr, nullptr};
-    check_count(dstates, r.states(), "Recurrence.backward: dstates");
-    call.dweight_ih = write<T>(dweight_ih, {rows, input_}, "Recurrence.backward: dweight_ih");
-    call.dweight_hh = write<T>(dweight_hh, {rows, hidden_}, "Recurrence.backward: dweight_hh");
-    if (dbias) call.dbias = write<T>(*dbias, {rows}, "Recurrence.backward: dbias");
-    if (dvectors) call.dvectors = write<T>(*dvectors, {r.vectors(), hidden_}, "Recurrence.backward: dvectors");
+    const Index T_ = tape->call.steps, B = tape->call.batch;
+    BackwardCall<T> call{};
+    call.dy = read<T>(dy, {T_, B, hidden_}, "Recurrence.backward: dy");
+    const States last = read_states<T>(dstate, r.states(), B, hidden_, call.dfinal, "Recurrence.backward: dstate");
+    const auto to = parts(r, write<T>(grads, {flat_size(r)}, "Recurrence.backward: grads"));
+    call.dweight_ih = to.weight_ih, call.dweight_hh = to.weight_hh, call.dbias = to.bias, call.dvectors = to.vectors;
     py::array_t<T> dx = empty<T>({T_, B, input_});
     call.dx = dx.mutable_data();
-    py::tuple dinitial(r.states());
-    for (int i = 0; i < r.states(); ++i) {
-      call.dfinal[i] = read<T>(dstates[i].cast<py::array>(), {B, hidden_}, "Recurrence.backward: dstate");
-      py::array_t<T> state = empty<T>({B, hidden_});
-      call.dinitial[i] = state.mutable_data();
-      dinitial[i] = state;
-    }
+    const States initial = new_states<T>(r.states(), B, hidden_, call.dinitial);
     if (py_tape.used.exchange(true)) {
       throw std::runtime_error("Recurrence.backward: tape was used already, expected a tape of a new forward");
     }
@@ -176,14 +180,7 @@ class PyRecurrence {
       tape->states = {};
     }
     if (!complete) throw py::error_already_set();
-    return py::make_tuple(dx, dinitial);
-  }
-
-  static void check_count(const py::tuple& states, int count, const char* name) {
-    if (int(states.size()) != count) {
-      throw py::value_error(std::string(name) + " has " + std::to_string(states.size()) + " arrays, expected " +
-                            std::to_string(count));
-    }
+    return py::make_tuple(dx, as_state(initial, r.states()));
   }
 
   static Index next_id() {
@@ -193,6 +190,7 @@ class PyRecurrence {
 
   const Index id_ = next_id();
   Index input_, hidden_;
+  bool bias_;
   std::atomic<bool> packed_{false};
   std::variant<std::unique_ptr<sequence::Recurrence<float>>, std::unique_ptr<sequence::Recurrence<double>>> impl_;
 };
@@ -201,18 +199,19 @@ class PyRecurrence {
 
 void register_recurrence(py::module_& m) {
   py::class_<PyTape>(m, "Tape", py::is_final(), py::module_local()).def_property_readonly("nbytes", &PyTape::bytes);
+  py::class_<PyStream>(m, "Stream", py::is_final(), py::module_local())
+      .def("__call__", &PyStream::call, py::arg("x"))
+      .def_property("state", &PyStream::get_state, &PyStream::set_state)
+      .def("reset", &PyStream::reset, py::arg("rows") = py::none());
   py::class_<PyRecurrence>(m, "Recurrence", py::is_final(), py::module_local())
-      .def(py::init<const std::string&, const std::string&, Index, Index>(), py::arg("cell"), py::arg("dtype"),
-           py::arg("input_size"), py::arg("hidden_size"))
-      .def_property_readonly("gates", &PyRecurrence::gates)
-      .def_property_readonly("states", &PyRecurrence::states)
-      .def_property_readonly("vectors", &PyRecurrence::vectors)
+      .def(py::init<const std::string&, const std::string&, Index, Index, bool>(), py::arg("cell"), py::arg("dtype"),
+           py::arg("input_size"), py::arg("hidden_size"), py::arg("bias"))
       .def("plan", &PyRecurrence::plan, py::arg("steps"), py::arg("batch"))
-      .def("pack", &PyRecurrence::pack, py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias").none(true),
-           py::arg("vectors").none(true), py::arg("training"))
-      .def("forward", &PyRecurrence::forward, py::arg("x"), py::arg("states"), py::arg("training"))
-      .def("backward", &PyRecurrence::backward, py::arg("tape"), py::arg("dy"), py::arg("dstates"),
-           py::arg("dweight_ih"), py::arg("dweight_hh"), py::arg("dbias").none(true), py::arg("dvectors").none(true));
+      .def("pack", &PyRecurrence::pack, py::arg("params"), py::arg("training"))
+      .def("forward", &PyRecurrence::forward, py::arg("x"), py::arg("state").none(true), py::arg("training"))
+      .def("stream", &PyRecurrence::stream, py::arg("batch"))
+      .def("backward", &PyRecurrence::backward, py::arg("tape"), py::arg("dy"), py::arg("dstate").none(true),
+           py::arg("grads"));
 }
 
 }  // namespace bptt::bindings

@@ -8,6 +8,7 @@
 //     static constexpr int S;  // states, h first
 //     static constexpr int K;  // values kept from forward for backward
 //     static constexpr int P;  // per-unit vectors (peephole weights, GRU's b_hn)
+//     static constexpr bool kVectorsAreBias;  // whether they are part of the bias, as GRU's
 //     static constexpr int x_acc(int g), h_acc(int g);  // the accumulator that gate g's input / hidden product feeds
 //     template <class V> static void forward(const V* a, const V* p, const V* s0, V* s1, V* k);
 //     template <class V> static void backward(const V* k, const V* p, const V* s0, const V* s1, const V* ds1,

@@ -11,6 +11,7 @@ namespace bptt::cells {
 struct GRU {
   static constexpr const char* kName = "gru";
   static constexpr int G = 3, A = 4, S = 1, K = 4, P = 1;  // k: r z n (a_nh + b_hn); p: b_hn
+  static constexpr bool kVectorsAreBias = true;
   static constexpr int x_acc(int g) { return g; }
   static constexpr int h_acc(int g) { return g < 2 ? g : 3; }
 

@@ -13,6 +13,7 @@ namespace bptt::cells {
 struct LSTM : PlainAccumulators {
   static constexpr const char* kName = "lstm";
   static constexpr int G = 4, A = 4, S = 2, K = 4, P = 0;
+  static constexpr bool kVectorsAreBias = false;
 
   template <class V>
   static void forward(const V* a, const V*, const V* s0, V* s1, V* k) {
@@ -40,6 +41,7 @@ struct LSTM : PlainAccumulators {
 struct PeepholeLSTM : PlainAccumulators {
   static constexpr const char* kName = "lstm_peephole";
   static constexpr int G = 4, A = 4, S = 2, K = 4, P = 3;  // p: i f o
+  static constexpr bool kVectorsAreBias = false;
 
   template <class V>
   static void forward(const V* a, const V* p, const V* s0, V* s1, V* k) {

@@ -9,6 +9,7 @@ namespace bptt::cells {
 struct RNNTanh : PlainAccumulators {
   static constexpr const char* kName = "rnn_tanh";
   static constexpr int G = 1, A = 1, S = 1, K = 0, P = 0;
+  static constexpr bool kVectorsAreBias = false;
 
   template <class V>
   static void forward(const V* a, const V*, const V*, V* s1, V*) {
@@ -26,6 +27,7 @@ struct RNNTanh : PlainAccumulators {
 struct RNNReLU : PlainAccumulators {
   static constexpr const char* kName = "rnn_relu";
   static constexpr int G = 1, A = 1, S = 1, K = 0, P = 0;
+  static constexpr bool kVectorsAreBias = false;
 
   template <class V>
   static void forward(const V* a, const V*, const V*, V* s1, V*) {

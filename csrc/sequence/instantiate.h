@@ -9,6 +9,7 @@
 #include "sequence/backward.h"
 #include "sequence/forward.h"
 #include "sequence/recurrence.h"
+#include "sequence/stream.h"
 
 namespace bptt::sequence {
 
@@ -20,6 +21,7 @@ class CellRecurrence final : public Recurrence<T> {
   int gates() const override { return Cell::G; }
   int states() const override { return Cell::S; }
   int vectors() const override { return Cell::P; }
+  bool vectors_are_bias() const override { return Cell::kVectorsAreBias; }
   Plan plan(Index steps, Index batch) const override {
     return make_plan<T>({steps, batch, input_, hidden_, Cell::G}, Pool::size());
   }
@@ -42,6 +44,10 @@ class CellRecurrence final : public Recurrence<T> {
       tape->weights = weights;
     }
     return Forward<Cell, T>(*weights, call, tape, plan(call.steps, call.batch)).run(interrupted);
+  }
+
+  std::unique_ptr<Stream<T>> stream(Index batch) const override {
+    return std::make_unique<CellStream<Cell, T>>(current(), batch);
   }
 
   bool backward(Tape<T>& tape, const BackwardCall<T>& call, Poll::Interrupted interrupted) const override {

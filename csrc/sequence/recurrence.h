@@ -13,6 +13,18 @@
 
 namespace bptt::sequence {
 
+/// Rows that go on step by step, each from its own state, zeros at first.
+template <class T>
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  /// x [B,I] -> y [B,H].
+  virtual void step(const T* x, T* y) = 0;
+  /// h, and what else the cell has: [B,H] each.
+  virtual void get_state(T* const* states) const = 0;
+  virtual void set_state(const T* const* states) = 0;
+};
+
 template <class T>
 class Recurrence {
  public:
@@ -20,6 +32,7 @@ class Recurrence {
   virtual int gates() const = 0;
   virtual int states() const = 0;
   virtual int vectors() const = 0;
+  virtual bool vectors_are_bias() const = 0;  // and absent in a layer without bias
 
   /// How a call of this length and batch is spread over the threads there are.
   virtual Plan plan(Index steps, Index batch) const = 0;
@@ -27,6 +40,8 @@ class Recurrence {
   virtual void pack(const T* weight_ih, const T* weight_hh, const T* bias, const T* vectors, bool training) = 0;
   /// With `tape`, fills it for a backward pass. False when called off.
   virtual bool forward(const ForwardCall<T>& call, Tape<T>* tape, Poll::Interrupted interrupted) const = 0;
+  /// With the weights packed last.
+  virtual std::unique_ptr<Stream<T>> stream(Index batch) const = 0;
   virtual bool backward(Tape<T>& tape, const BackwardCall<T>& call, Poll::Interrupted interrupted) const = 0;
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A cell's weights in the order in which the time loops read them; packed once and used until the weights change.
-// In: weight_ih [G*H,I], weight_hh [G*H,H], bias [G*H], vectors [P,H], row g*H + j belonging to gate g of unit j.
+// In: weight_ih [G*H,I], weight_hh [G*H,H], bias [G*H], vectors [P,H] (the last two may be null: zeros), row g*H + j belonging to gate g of unit j.
 #pragma once
 
 #include "core/gemm.h"
@@ -31,7 +31,7 @@ struct Weights {
     pack_gates(h.data(), weight_hh, H);
     pack_bias(b);
     vectors.clear();
-    for (int i = 0; i < P; ++i) std::copy_n(p + i * H, H, vectors.data() + i * Hp);
+    for (int i = 0; p && i < P; ++i) std::copy_n(p + i * H, H, vectors.data() + i * Hp);
     if (training) {
       x_back = Panels<T>(G * H, I);
       h_back = Panels<T>(G * H, H);

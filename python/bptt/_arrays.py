@@ -46,6 +46,10 @@ def as_floats(where: str, name: str, value: ArrayIn, dtype: DTypeLike | None = N
 
     `dtype` is the result's; by default float64 stays what it is, and all else becomes float32.
     """
+    if type(value) is np.ndarray and value.dtype is dtype:  # the common case, in 0.2 us
+        flags = value.flags
+        if flags.c_contiguous and flags.aligned:
+            return value
     array = as_array(where, name, value)
     if dtype is None:
         dtype = np.float64 if array.dtype == np.float64 else np.float32

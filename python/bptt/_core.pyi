@@ -4,12 +4,13 @@ Arrays are C-contiguous and exact in dtype and shape: nothing is converted here.
 all arrays of a call.
 """
 
-from typing import Any, TypeVar, final
+from typing import Any, TypeAlias, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 _T = TypeVar("_T", np.float32, np.float64)
+_State: TypeAlias = NDArray[Any] | tuple[NDArray[Any], ...]
 
 version: str
 level: str
@@ -28,45 +29,50 @@ class Tape:
     def nbytes(self) -> int: ...
 
 @final
+class Stream:
+    """Rows that go on step by step, without an allocation; made by `Recurrence.stream`."""
+
+    def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
+        """x [B,I] -> y [B,H], the same read-only array each time, overwritten by the next call.
+
+        x [T,B,I], a chunk of steps, -> a new y [T,B,H].
+        """
+
+    @property
+    def state(self) -> _State:
+        """A copy of h or (h, c), [1,B,H] each; assigning sets it, None to zeros."""
+
+    @state.setter
+    def state(self, state: _State | None) -> None: ...
+    def reset(self, rows: Any = None) -> None:
+        """Set the state to zeros: of all rows, or of those an index selects (an integer, slice, mask or list)."""
+
+@final
 class Recurrence:
     """One cell run over time: `cell` is rnn_tanh, rnn_relu, lstm, lstm_peephole or gru; `dtype` float32 or float64."""
 
-    def __init__(self, cell: str, dtype: str, input_size: int, hidden_size: int) -> None: ...
-    @property
-    def gates(self) -> int: ...
-    @property
-    def states(self) -> int: ...
-    @property
-    def vectors(self) -> int: ...
+    def __init__(self, cell: str, dtype: str, input_size: int, hidden_size: int, bias: bool) -> None: ...
     def plan(self, steps: int, batch: int) -> dict[str, Any]:
         """How a call is spread: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""
 
-    def pack(
-        self,
-        weight_ih: NDArray[Any],
-        weight_hh: NDArray[Any],
-        bias: NDArray[Any] | None,
-        vectors: NDArray[Any] | None,
-        training: bool,
-    ) -> None:
-        """Weights [G*H,I], [G*H,H], [G*H], [P,H] into the kernels' layout; `training` adds the backward layout."""
+    def pack(self, params: NDArray[Any], training: bool) -> None:
+        """The flat parameters into the kernels' layout; `training` adds the backward layout.
+
+        Flat: weight_ih [G*H,I], weight_hh [G*H,H], with bias: bias [G*H]; peepholes [3,H] or, with bias, b_hn [H].
+        """
 
     def forward(
-        self, x: NDArray[Any], states: tuple[NDArray[Any], ...], training: bool
-    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...], Tape | None]:
-        """x [T,B,I], each state [B,H] -> y [T,B,H], final states, tape (None unless training)."""
+        self, x: NDArray[Any], state: _State | None, training: bool
+    ) -> tuple[NDArray[Any], _State, Tape | None]:
+        """x [T,B,I], state h or (h, c), [1,B,H] each -> y [T,B,H], final state, tape (None unless training)."""
+
+    def stream(self, batch: int) -> Stream:
+        """Step by step with the weights packed last, `batch` rows."""
 
     def backward(
-        self,
-        tape: Tape,
-        dy: NDArray[Any],
-        dstates: tuple[NDArray[Any], ...],
-        dweight_ih: NDArray[Any],
-        dweight_hh: NDArray[Any],
-        dbias: NDArray[Any] | None,
-        dvectors: NDArray[Any] | None,
-    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...]]:
-        """dy [T,B,H] and dstates -> dx and the initial states' gradients; overwrites the weight gradients given."""
+        self, tape: Tape, dy: NDArray[Any], dstate: _State | None, grads: NDArray[Any]
+    ) -> tuple[NDArray[Any], _State]:
+        """dy [T,B,H] and dstate -> dx and the initial state's gradient; overwrites grads, flat as in `pack`."""
 
 def linear_forward(x: NDArray[_T], weight: NDArray[_T], bias: NDArray[_T] | None) -> NDArray[_T]:
     """x [N,I], weight [O,I], bias [O] -> [N,O]."""

@@ -67,8 +67,7 @@ class Optimizer:
             self._moments = tuple(params.zeros_like() for _ in range(self._count))
         if not all(m.like(params) for m in self._moments):
             raise ValueError(f"{where}: params has {params!r}, expected {self._moments[0]!r}, those of the first step")
-        with params.edit() as p:
-            norm, clipped = self._update(p.flat, grads.flat, *(m.flat for m in self._moments))
+        norm, clipped = params.update(lambda flat: self._update(flat, grads.flat, *(m.flat for m in self._moments)))
         if not math.isfinite(norm):
             guilty = next((name for name, g in grads.items() if not np.isfinite(g).all()), "all together")
             raise FloatingPointError(

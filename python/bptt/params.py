@@ -11,9 +11,9 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from bptt._arrays import Array, ArrayIn
 
 ALIGNMENT = 64  # bytes: a cache line, and one AVX-512 register
+
+_T = TypeVar("_T")
 
 _ticks = itertools.count(1)  # next() on it is atomic, also without the GIL
 
@@ -170,10 +172,29 @@ class Params(Mapping[str, "Array"]):
             editor._freeze()
             self._touch()
 
+    def update(self, change: Callable[[Array], _T]) -> _T:
+        """Let `change` write into the whole buffer, [n]; `version` changes before and after it.
+
+        Returns: what `change` returns.
+
+        >>> params = Params({"bias": (2,)})
+        >>> params.update(lambda flat: flat.fill(3))
+        >>> params["bias"].tolist()
+        [3.0, 3.0]
+        """
+        self._touch()  # an interrupt between a change and the end must not leave old packed weights valid
+        try:
+            return change(self._buffer)
+        finally:
+            self._touch()
+
     def like(self, other: Params) -> bool:
         """Whether names, order, shapes and dtype are those of `other`."""
-        same = list(self._shapes.items()) == list(other._shapes.items())
-        return same and (self._dtype == other._dtype or not self._shapes)
+        if self._shapes is not other._shapes:
+            if list(self._shapes.items()) != list(other._shapes.items()):
+                return False
+            self._shapes = other._shapes  # the next time is quick
+        return self._dtype == other._dtype or not self._shapes
 
     def zeros_like(self) -> Params:
         """Gradients for these parameters: the same names and shapes, zeros, writable.

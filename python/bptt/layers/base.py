@@ -25,6 +25,8 @@ _TapeT = TypeVar("_TapeT", bound="Tape")
 class Tape:
     """What a forward pass keeps for its backward pass."""
 
+    __slots__ = ("layer",)
+
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
 

@@ -33,24 +33,18 @@ if TYPE_CHECKING:
 class RecurrentTape(Tape):
     """Wraps the native tape of one forward pass; `shape` is y's, as the caller saw it."""
 
+    __slots__ = ("native", "recurrence", "shape")
+
     def __init__(
         self, layer: Recurrent, recurrence: _core.Recurrence, native: _core.Tape, shape: tuple[int, ...]
     ) -> None:
-        super().__init__(layer)
+        self.layer = layer
         self.recurrence, self.native, self.shape = recurrence, native, shape
 
     @property
     def nbytes(self) -> int:
         """The memory that the tape holds, in bytes."""
         return self.native.nbytes
-
-
-def _weights(params: Params, vectors: str) -> tuple[Array, Array, Array | None, Array | None]:
-    """Weights, or their gradients, as the native module takes them: [G*H,I], [G*H,H], [G*H] and [P,H]."""
-    p = params.get(vectors)
-    weight_hh = params["weight_hh_l0"]
-    p = None if p is None else p.reshape(-1, weight_hh.shape[1])
-    return params["weight_ih_l0"], weight_hh, params.get("bias_l0"), p
 
 
 class _Kernel:
@@ -60,27 +54,25 @@ class _Kernel:
     """
 
     def __init__(self, *sizes: Any) -> None:
-        self._sizes = sizes  # cell, dtype, I, H
+        self._sizes = sizes  # cell, dtype, I, H, bias
         self._lock = threading.Lock()
-        self._native: _core.Recurrence | None = None
-        self._packed: tuple[int, bool] | None = None  # version, whether with the backward layout
+        self._native = core.Recurrence(*sizes)
+        self._packed = (-1, False)  # version, whether with the backward layout
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Kernel, self._sizes
 
-    def packed(self, params: Params, vectors: str, training: bool) -> _core.Recurrence:
+    def packed(self, params: Params, training: bool) -> _core.Recurrence:
         """Return the native object, with the present weights. What it had before stays with the tapes that use it."""
+        version, trainable = self._packed
+        if version == params.version and trainable >= training:
+            return self._native
         with self._lock:
             version = params.version
-            if self._native is None:
-                self._native = core.Recurrence(*self._sizes)
             # Once for training, always: another thread may be about to train with what is packed here.
-            training = training or (self._packed is not None and self._packed[1])
+            training = training or self._packed[1]
             if self._packed != (version, training):
-                weight_ih, weight_hh, bias, p = _weights(params, vectors)
-                if p is None and self._native.vectors:  # a GRU without bias
-                    p = np.zeros((self._native.vectors, weight_hh.shape[1]), params.dtype)
-                self._native.pack(weight_ih, weight_hh, bias, p, training)
+                self._native.pack(params.flat, training)
                 self._packed = version, training
             return self._native
 
@@ -107,7 +99,6 @@ class Recurrent(Layer):
         self.input_size = check_size(where, "input_size", input_size)
         self.hidden_size = H = check_size(where, "hidden_size", hidden_size)
         self.batch_first = bool(batch_first)
-        self._vectors = vectors[0] if vectors else ""
         rows = self._gates * H
         shapes: dict[str, tuple[int, ...]] = {"weight_ih_l0": (rows, self.input_size), "weight_hh_l0": (rows, H)}
         if bias:
@@ -119,7 +110,7 @@ class Recurrent(Layer):
         if bias and "c" in self._states:
             default["bias_l0"] = "forget_bias"
         fill(where, self.params, init, seed, default, gates=self._gates, size=H)
-        self._kernel = _Kernel(cell, self.params.dtype.name, self.input_size, H)
+        self._kernel = _Kernel(cell, self.params.dtype.name, self.input_size, H, bias)
 
     def _refuse(self, **options: Any) -> None:
         """PyTorch's arguments that so far are here in name only: each has the one value that is possible."""
@@ -172,18 +163,52 @@ class Recurrent(Layer):
         """
         where = self._where("backward")
         tape = self._own(tape, RecurrentTape)
+        grads = self._gradients(grads)
+        recurrence, native = tape.recurrence, tape.native
+        if not self.batch_first:
+            try:
+                return (*recurrence.backward(native, dy, dstate, grads.flat), grads)  # type: ignore[arg-type]
+            except (TypeError, ValueError):  # noqa: SIM105 (a `with` costs 0.3 us)
+                pass  # not exact: converted below, or named
         dy = as_array(where, "dy", dy)
         check_shape(where, "dy", dy, tape.shape)
         batched = dy.ndim == 3
         dy = as_floats(where, "dy", self._time_major(dy), self.params.dtype)
-        dstates = self._native_states(where, "dstate", dstate, dy.shape[1], batched)
-        grads = self._gradients(grads)
-        dx, dstates = tape.recurrence.backward(tape.native, dy, dstates, *_weights(grads, self._vectors))
-        return self._as_given(dx, batched), self._user_state(dstates, batched), grads
+        dstate = self._native_state(where, "dstate", dstate, dy.shape[1], batched)
+        dx, dinitial = recurrence.backward(native, dy, dstate, grads.flat)
+        return self._as_given(dx, batched), self._user_state(dinitial, batched), grads
+
+    def stream(self, batch_size: int = 1) -> _core.Stream:
+        """Inference in real time: an object that takes one time step per call and keeps the state.
+
+        Args: batch_size, the number B of rows.
+        Returns: a function of x [B,I] -> y [B,H]. y is the same read-only array each time, overwritten by the next
+            call: nothing is allocated. x [T,B,I], a chunk of steps, gives a new y [T,B,H]. `stream.state` is a copy of
+            the state, as `forward` returns it, zeros at first, and can be assigned; `stream.reset(rows=None)` sets rows
+            to zeros. The weights are those of now: after a change of the parameters make a new stream.
+        Raises: ValueError for batch_size < 1. The stream raises TypeError for another dtype than the layer's and
+            ValueError for another shape or memory layout: it converts nothing.
+
+        >>> from bptt import GRU
+        >>> gru = GRU(3, 4, seed=0)
+        >>> stream, x = gru.stream(), np.ones((5, 1, 3), np.float32)
+        >>> y = [stream(x_t).copy() for x_t in x]
+        >>> bool((np.array(y) == gru(x)[0]).all())
+        True
+        """
+        B = check_size(self._where("stream"), "batch_size", batch_size)
+        return self._kernel.packed(self.params, training=False).stream(B)
 
     def _run(
         self, x: ArrayIn, state: StateIn, lengths: None, *, training: bool
     ) -> tuple[Array, State, RecurrentTape | None]:
+        recurrence = self._kernel.packed(self.params, training)
+        if lengths is None and not self.batch_first:
+            try:
+                y, final, native = recurrence.forward(x, state, training)  # type: ignore[arg-type]
+                return y, final, None if native is None else RecurrentTape(self, recurrence, native, y.shape)
+            except (TypeError, ValueError):
+                pass  # not exact: converted below, or named
         where = self._where()
         if lengths is not None:
             what = f"lengths has type {type(lengths).__name__}, expected None in this version"
@@ -194,17 +219,16 @@ class Recurrent(Layer):
             raise shape_error(where, "x", x, expected)
         batched = x.ndim == 3
         x = as_floats(where, "x", self._time_major(x), self.params.dtype)
-        states = self._native_states(where, "state", state, x.shape[1], batched)
-        recurrence = self._kernel.packed(self.params, self._vectors, training)
-        y, final, native = recurrence.forward(x, states, training)
+        state = self._native_state(where, "state", state, x.shape[1], batched)
+        y, final, native = recurrence.forward(x, state, training)
         y = self._as_given(y, batched)
         tape = None if native is None else RecurrentTape(self, recurrence, native, y.shape)
         return y, self._user_state(final, batched), tape
 
-    def _native_states(self, where: str, name: str, state: StateIn, B: int, batched: bool) -> tuple[Array, ...]:
-        """Each state as [B,H]; an absent state is zeros, made here and nowhere else."""
+    def _native_state(self, where: str, name: str, state: StateIn, B: int, batched: bool) -> State | None:
+        """The state as the native module takes it, [1,B,H]; an absent one is zeros, made there."""
         if state is None:
-            return tuple(np.zeros((B, self.hidden_size), self.params.dtype) for _ in self._states)
+            return None
         S, names = len(self._states), ", ".join(self._states)
         values = (state,) if S == 1 else check_tuple(where, name, state, S, f"the tuple ({names})")
         shape = (1, B, self.hidden_size) if batched else (1, self.hidden_size)
@@ -212,12 +236,13 @@ class Recurrent(Layer):
         for part, value in zip(self._states, values, strict=True):
             array = as_floats(where, f"{name} {part}", value, self.params.dtype)
             check_shape(where, f"{name} {part}", array, shape)
-            arrays.append(array.reshape(B, self.hidden_size))
-        return tuple(arrays)
+            arrays.append(array.reshape(1, B, self.hidden_size))
+        return tuple(arrays) if S > 1 else arrays[0]
 
-    def _user_state(self, states: tuple[Array, ...], batched: bool) -> State:
-        full = tuple(s[np.newaxis] if batched else s for s in states)
-        return full if len(full) > 1 else full[0]
+    def _user_state(self, state: State, batched: bool) -> State:
+        if batched:
+            return state
+        return tuple(s[0] for s in state) if isinstance(state, tuple) else state[0]
 
     def _time_major(self, x: Array) -> Array:
         if x.ndim == 2:
