@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     ArrayIn: TypeAlias = "ArrayLike | SupportsDLPack"
 
 
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
 class SupportsDLPack(Protocol):
     """An array of another library that lies in CPU memory."""
 
@@ -46,9 +49,9 @@ def as_floats(where: str, name: str, value: ArrayIn, dtype: DTypeLike | None = N
 
     `dtype` is the result's; by default float64 stays what it is, and all else becomes float32.
     """
-    if type(value) is np.ndarray and value.dtype is dtype:  # the common case, in 0.2 us
+    if type(value) is np.ndarray and (value.dtype is dtype or (dtype is None and value.dtype in _FLOATS)):
         flags = value.flags
-        if flags.c_contiguous and flags.aligned:
+        if flags.c_contiguous and flags.aligned:  # the common case, in 0.3 us
             return value
     array = as_array(where, name, value)
     if dtype is None:

@@ -9,7 +9,6 @@ order and from any threads, work. It refers to x and the initial state, which mu
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
@@ -31,7 +30,7 @@ class Tape:
         self.layer = layer
 
 
-class Layer(ABC):
+class Layer:
     """A layer: `params`, a mapping name -> read-only view into one flat buffer, and functions of them."""
 
     params: Params
@@ -97,14 +96,14 @@ class Layer(ABC):
 class Stateless(Layer):
     """A layer without a state: y is a function of x and the parameters alone."""
 
-    @abstractmethod
     def __call__(self, x: ArrayIn) -> Array:
         """Inference: nothing is kept."""
+        raise NotImplementedError
 
-    @abstractmethod
     def forward(self, x: ArrayIn) -> tuple[Array, Tape]:
         """Return y and the tape for `backward`."""
+        raise NotImplementedError
 
-    @abstractmethod
     def backward(self, tape: Tape, dy: ArrayIn, grads: Params | None = None) -> tuple[Array | None, Params]:
         """Return dx and the parameters' gradients (written into `grads` where it is given)."""
+        raise NotImplementedError

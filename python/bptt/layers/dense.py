@@ -30,8 +30,10 @@ __all__ = ["Dropout", "Embedding", "Linear"]
 class DenseTape(Tape):
     """Keeps one array, x [N,I] of Linear, ids [N] of Embedding, the mask of Dropout, and y's shape."""
 
+    __slots__ = ("kept", "shape", "version")
+
     def __init__(self, layer: Stateless, kept: Array, shape: tuple[int, ...]) -> None:
-        super().__init__(layer)
+        self.layer = layer
         self.kept, self.shape, self.version = kept, shape, layer.params.version
 
 
@@ -86,17 +88,18 @@ class Linear(Stateless):
 
     def forward(self, x: ArrayIn) -> tuple[Array, DenseTape]:
         """Training: x [..., I] -> y [..., O] and the tape."""
-        x = as_floats(self._where(), "x", x, self.params.dtype)
+        params = self.params
+        x = as_floats("Linear.forward", "x", x, params.dtype)
         if x.ndim < 1 or x.shape[-1] != self.in_features:
-            raise shape_error(self._where(), "x", x, f"(..., {self.in_features})")
-        shape = (*x.shape[:-1], self.out_features)
-        tape = DenseTape(self, x.reshape(math.prod(x.shape[:-1]), self.in_features), shape)
-        y = core.linear_forward(tape.kept, self.params["weight"], self.params.get("bias"))
-        return y.reshape(shape), tape
+            raise shape_error("Linear.forward", "x", x, f"(..., {self.in_features})")
+        lead = x.shape[:-1]
+        rows, shape = x.reshape(math.prod(lead), self.in_features), (*lead, self.out_features)
+        y = core.linear_forward(rows, params["weight"], params.get("bias"))
+        return y.reshape(shape), DenseTape(self, rows, shape)
 
     def backward(self, tape: Tape, dy: ArrayIn, grads: Params | None = None) -> tuple[Array, Params]:
         """dy [..., O] -> dx [..., I] and the gradients of weight and bias."""
-        where, tape = self._where("backward"), self._own(tape, DenseTape)
+        where, tape = "Linear.backward", self._own(tape, DenseTape)
         if tape.version != self.params.version:  # dx needs the weight as it was
             raise RuntimeError(f"{where}: tape is older than the last change of params, expected backward before it")
         dy = as_floats(where, "dy", dy, self.params.dtype)

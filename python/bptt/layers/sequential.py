@@ -29,8 +29,10 @@ __all__ = ["Sequential"]
 class SequentialTape(Tape):
     """The tapes of all layers, in order."""
 
+    __slots__ = ("tapes",)
+
     def __init__(self, layer: Sequential, tapes: list[Tape]) -> None:
-        super().__init__(layer)
+        self.layer = layer
         self.tapes = tapes
 
 
@@ -72,6 +74,8 @@ class Sequential(Layer):
         if len({layer.batch_first for layer in layers if isinstance(layer, Recurrent)}) > 1:
             raise ValueError("Sequential: layers differ in batch_first, expected one value")
         self.layers = layers
+        self._prefixes = tuple(f"{k}." for k in range(len(layers)))
+        self._states_count = sum(isinstance(layer, Recurrent) for layer in layers)
         self.params = Params.join({str(k): layer.params for k, layer in enumerate(layers)})
 
     @property
@@ -123,7 +127,7 @@ class Sequential(Layer):
         grads = self._gradients(grads)
         flow: Any = dy
         for k in reversed(range(len(self.layers))):
-            layer, window = self.layers[k], grads.window(f"{k}.")
+            layer, window = self.layers[k], grads.window(self._prefixes[k])
             if isinstance(layer, Recurrent):
                 flow, before, _ = layer.backward(tape.tapes[k], flow, dstates.pop(), window)
                 initial.append(before)
@@ -132,7 +136,7 @@ class Sequential(Layer):
         return flow, tuple(reversed(initial)), grads
 
     def _states(self, method: str, name: str, state: StatesIn) -> tuple[Any, ...]:
-        n = sum(isinstance(layer, Recurrent) for layer in self.layers)
+        n = self._states_count
         if state is None:
             return (None,) * n
         return check_tuple(self._where(method), name, state, n, f"a tuple of length {n}, one per recurrent layer")
