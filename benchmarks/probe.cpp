@@ -46,7 +46,7 @@ void pin([[maybe_unused]] int thread) {
 
 Vector splat(float value) { return value - Vector{}; }
 
-volatile float sink;
+volatile float sink;  // results go here
 
 float sum(const Vector* v, int n) {
   float total = 0;
@@ -57,7 +57,8 @@ float sum(const Vector* v, int n) {
 // Flops of `rounds` rounds of independent FMA chains in registers.
 double fma_chains(long rounds) {
   Vector a[kChains];
-  for (int i = 0; i < kChains; ++i) a[i] = splat(float(i));
+  // From a volatile, so that the compiler cannot see that two chains hold the same values and drop one.
+  for (int i = 0; i < kChains; ++i) a[i] = splat(sink + float(i));
   const Vector x = splat(0.9f), y = splat(1.1f);
   for (long k = 0; k < rounds; ++k) {
 #pragma GCC unroll 24

@@ -139,7 +139,7 @@ class Recorded(Task):
 
 def test_rounds_alternate() -> None:
     log: list[str] = []
-    rounds = timing.alternate(Recorded("a", log), Recorded("b", log), (1.0, 1.0), 0.0, 3, 3, 1)
+    rounds = timing.alternate(timing.Local(Recorded("a", log)), timing.Local(Recorded("b", log)), (1.0, 1.0), 0.0, 3, 3)
     assert "".join(log) == "ababab", "slow tasks are called once for a sample"
     assert len(rounds.ours_s) == len(rounds.peer_s) == 3
 

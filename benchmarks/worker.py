@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process that holds ours and one peer: reads a job from stdin, writes one JSON line per event to stdout.
+"""The process of one peer, with ours in another beside it: reads a job from stdin, writes JSON events to stdout.
 
 Job: {peer, threads, cases, budget_s, least, most, until}; `until` is a time.time() at which no new case is begun.
 Events: hello (versions), begin (case), rounds (case, ours_s, peer_s), refused / impossible / failed
@@ -12,6 +12,8 @@ import sys
 import time
 from importlib import metadata
 from typing import Any, TextIO
+
+from benchmarks.remote import Remote
 
 
 def environment(threads: int, cache: str) -> dict[str, str]:
@@ -77,6 +79,7 @@ def measure(job: dict[str, Any], out: TextIO) -> None:
         return
     tell("hello", versions=versions(peer.distributions), config=bptt.config())
     table = cases.by_name()
+    remote = Remote(job["threads"])
     for name in job["cases"]:
         case = table[name]
         if why := ours.lacks(case):
@@ -90,25 +93,33 @@ def measure(job: dict[str, Any], out: TextIO) -> None:
             continue
         tell("begin", case=name)
         try:
-            tell("rounds", case=name, **pair(peer, case, job))
+            tell("rounds", case=name, **pair(peer, case, job, remote))
         except Exception as error:
             tell("failed", case=name, why=f"{type(error).__name__}: {error}"[:300])
+    remote.close()
 
 
-def pair(peer: Any, case: Any, job: dict[str, Any]) -> dict[str, Any]:
-    """Parity, then rounds."""
+def pair(peer: Any, case: Any, job: dict[str, Any], remote: Remote) -> dict[str, Any]:
+    """Parity, then rounds. Ourselves under another condition are beside us in one process."""
     from benchmarks import parity, timing
     from benchmarks.peers import ours
     from benchmarks.problem import Problem
 
     problem = Problem(case)
-    mine, theirs = peer.make_ours(problem) or ours.make(problem), peer.make(problem)
+    theirs = peer.make(problem)
+    peer_side = timing.Local(theirs)
+    our_side: timing.Side
     try:
-        call_s = timing.timed(mine, parity.calls(case)), timing.timed(theirs, parity.calls(case))
-        error = parity.check(case, problem.weights, mine.results(), theirs.results())
-        for task in (mine, theirs):
-            task.checked()
-        rounds = timing.alternate(mine, theirs, call_s, job["budget_s"], job["least"], job["most"], job["threads"])
+        if job["peer"].startswith("own-"):
+            mine = ours.make(problem)
+            our_side, results = timing.Local(mine), mine.results
+        else:
+            remote.make(case.name)
+            our_side, results = remote, remote.results
+        call_s = our_side.timed(parity.calls(case)), peer_side.timed(parity.calls(case))
+        error = parity.check(case, problem.weights, results(), theirs.results())
+        theirs.checked()
+        rounds = timing.alternate(our_side, peer_side, call_s, job["budget_s"], job["least"], job["most"])
     finally:
         theirs.close()
     return {

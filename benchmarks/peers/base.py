@@ -53,7 +53,3 @@ class Peer(ABC):
     @abstractmethod
     def make(self, problem: Problem) -> Task:
         """Make a task with the problem's weights."""
-
-    def make_ours(self, problem: Problem) -> Task | None:
-        """Our side, where it is not the usual one; None for that."""
-        return None
