@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.peers.base import Array
+from benchmarks.problem import Array
 
 STOP_S = 0.3e-3  # until all threads of a process have stopped
 

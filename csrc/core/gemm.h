@@ -116,6 +116,41 @@ BPTT_INLINE void accumulate(Vec<T> (&acc)[R][UA], const T* a, Index lda, const T
   }
 }
 
+/// acc[r][u] += for each of the S segments of a's row, in order, the sum over its k of a[r*lda + offset[s] + k] *
+/// w[u*panel + (s*K + k)*W]. The sums start at zero and run side by side where there are accumulators for them, else one
+/// after the other: the result is the same.
+template <int S, class T, int R, int U>
+BPTT_INLINE void accumulate_segments(Vec<T> (&acc)[R][U], const T* a, Index lda, const Index (&offset)[4], const T* w,
+                                     Index panel, Index K) {
+  constexpr int W = Vec<T>::kSize, kSide = R * U * S <= kAccumulators ? S : 1;
+  for (int s = 0; s < S; s += kSide) {
+    Vec<T> sum[R][U][kSide];
+#pragma GCC unroll 16
+    for (int i = 0; i < R * U * kSide; ++i) sum[i / (U * kSide)][i / kSide % U][i % kSide] = Vec<T>(T(0));
+    for (Index k = 0; k < K; ++k) {
+#pragma GCC unroll 16
+      for (int u = 0; u < U; ++u) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kSide; ++i) {
+          const Vec<T> weight = Vec<T>::load(w + u * panel + ((s + i) * K + k) * W);
+#pragma GCC unroll 16
+          for (int r = 0; r < R; ++r) {
+            sum[r][u][i] = fma(Vec<T>(a[r * lda + offset[s + i] + k]), weight, sum[r][u][i]);
+          }
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int u = 0; u < U; ++u) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kSide; ++i) acc[r][u] = acc[r][u] + sum[r][u][i];
+      }
+    }
+  }
+}
+
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wignored-attributes"   // a register type as template argument
@@ -217,8 +252,11 @@ void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Pa
 template <int N, class T>
 void outer(T* c, Index ldc, const T* p, Index ldp, const T* q, Index rows, Index begin, Index end) {
   constexpr int W = Vec<T>::kSize, M = outer_rows(N);
-  for (Index m = begin; m < end; m += M) {
-    dispatch<M>(int(std::min<Index>(M, end - m)), [&](auto height) {
+  const Index tiles = ceil_div(end - begin, M);
+  for (Index tile = 0; tile < tiles; ++tile) {
+    const Share share(end - begin, int(tile), int(tiles));  // of nearly equal height
+    const Index m = begin + share.begin;
+    dispatch<M>(int(share.end - share.begin), [&](auto height) {
       constexpr int R = height;
       Vec<T> acc[R][N];
 #pragma GCC unroll 16

@@ -22,6 +22,11 @@ Segments gate_segments(const Weights<Cell, T>& w) {
   return s;
 }
 
+/// Up to this H the product of a step sums each gate by itself: with few rows and few units a single chain of G H FMAs
+/// is what a step waits for (LSTM B=1 H=32: 128 of 4 cycles each, where 256 cycles of work are to be done). It depends on
+/// H alone, since the order of a sum must not depend on the batch.
+constexpr Index kShort = 64;
+
 template <class Cell, class T>
 struct BackwardStep {
   static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, S = Cell::S, K = Cell::K, P = Cell::P;
@@ -52,10 +57,16 @@ struct BackwardStep {
       }
     }
     if (dg1) {
+      const Segments gates = gate_segments<HiddenMap<Cell>>(w);
       const T* panel = w.h_back.block(block);
-      for (int g = 0; g < G; ++g) {
-        accumulate<Identity, 1, 1>(acc, dg1 + row * kRowValues<Cell> * w.Hp + Cell::h_acc(g) * w.Hp,
-                                   kRowValues<Cell> * w.Hp, panel + g * w.H * W, w.h_back.panel(), w.H);
+      const T* dg = dg1 + row * kRowValues<Cell> * w.Hp;
+      if (G > 1 && w.H <= kShort) {
+        accumulate_segments<G>(acc, dg, kRowValues<Cell> * w.Hp, gates.offset, panel, w.h_back.panel(), w.H);
+      } else {
+        for (int g = 0; g < G; ++g) {
+          accumulate<Identity, 1, 1>(acc, dg + gates.offset[g], kRowValues<Cell> * w.Hp, panel + g * w.H * W,
+                                     w.h_back.panel(), w.H);
+        }
       }
     }
     alignas(64) T dh[R][U][W];

@@ -168,7 +168,7 @@ class Recurrent(Layer):
         if not self.batch_first:
             try:
                 return (*recurrence.backward(native, dy, dstate, grads.flat), grads)  # type: ignore[arg-type]
-            except (TypeError, ValueError):  # noqa: SIM105 (a `with` costs 0.3 us)
+            except (TypeError, ValueError):
                 pass  # not exact: converted below, or named
         dy = as_array(where, "dy", dy)
         check_shape(where, "dy", dy, tape.shape)
