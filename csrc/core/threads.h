@@ -148,6 +148,28 @@ inline int default_threads() {
   return available_cores();
 }
 
+/// Which core a thread is on, and a way off it. Linux may keep two busy threads on one core for 0.1 s and more while
+/// another is idle: LSTM B=20 T=30 H=300 on two threads that had begun on one core took 4.1 instead of 2.2 ms for so long.
+class Core {
+ public:
+#if defined(__linux__)
+  static int here() { return sched_getcpu(); }
+
+  /// Moves the calling thread away where it is on `taken`; the cores that it may use stay what they were.
+  static void leave(int taken) {
+    cpu_set_t allowed, others;
+    if (here() != taken || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    others = allowed;
+    CPU_CLR(std::size_t(taken), &others);
+    if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
+    sched_setaffinity(0, sizeof allowed, &allowed);
+  }
+#else
+  static int here() { return -1; }
+  static void leave(int) {}
+#endif
+};
+
 class Pool {
  public:
   static constexpr int kMaxThreads = 256;
@@ -203,6 +225,7 @@ class Pool {
       c.job(thread, c.barrier);
     };
     context_ = &call;
+    caller_core_ = Core::here();
     threads_ = threads;
     error_ = nullptr;
     pending_.store(int(workers_.size()), std::memory_order_relaxed);
@@ -248,7 +271,10 @@ class Pool {
         parked_.fetch_sub(1, std::memory_order_release);
       }
       ++seen;
-      if (thread < threads_) perform(thread);
+      if (thread < threads_) {
+        Core::leave(caller_core_);
+        perform(thread);
+      }
       pending_.fetch_sub(1, std::memory_order_release);
     }
   }
@@ -264,7 +290,7 @@ class Pool {
   std::atomic<int> parked_{0};
   void (*perform_)(const void*, int) = nullptr;
   const void* context_ = nullptr;
-  int threads_ = 1;
+  int threads_ = 1, caller_core_ = -1;
   std::exception_ptr error_;
 };
 
