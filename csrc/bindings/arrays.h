@@ -77,9 +77,9 @@ py::array_t<T> empty(Sizes shape) {
   const auto& numpy = py::detail::npy_api::get();
   py::object dtype = dtype_of<T>();
   static_assert(sizeof(Index) == sizeof(Py_intptr_t), "sizes are 64 bits wide");
-  PyObject* made = numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, dtype.release().ptr(), int(shape.size()),
-                                               reinterpret_cast<const Py_intptr_t*>(shape.begin()), nullptr, nullptr, 0,
-                                               nullptr);
+  PyObject* made =
+      numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, dtype.release().ptr(), int(shape.size()),
+                                  reinterpret_cast<const Py_intptr_t*>(shape.begin()), nullptr, nullptr, 0, nullptr);
   if (!made) throw py::error_already_set();
   return py::reinterpret_steal<py::array_t<T>>(made);
 }

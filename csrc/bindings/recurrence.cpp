@@ -8,9 +8,9 @@
 #include <atomic>
 #include <variant>
 
+#include "bindings/register.h"
 #include "bindings/states.h"
 #include "bindings/stream.h"
-#include "bindings/register.h"
 
 namespace bptt::bindings {
 namespace {

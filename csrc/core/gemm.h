@@ -117,8 +117,8 @@ BPTT_INLINE void accumulate(Vec<T> (&acc)[R][UA], const T* a, Index lda, const T
 }
 
 /// acc[r][u] += for each of the S segments of a's row, in order, the sum over its k of a[r*lda + offset[s] + k] *
-/// w[u*panel + (s*K + k)*W]. The sums start at zero and run side by side where there are accumulators for them, else one
-/// after the other: the result is the same.
+/// w[u*panel + (s*K + k)*W]. The sums start at zero and run side by side where there are accumulators for them, else
+/// one after the other: the result is the same.
 template <int S, class T, int R, int U>
 BPTT_INLINE void accumulate_segments(Vec<T> (&acc)[R][U], const T* a, Index lda, const Index (&offset)[4], const T* w,
                                      Index panel, Index K) {
@@ -191,9 +191,9 @@ struct Panels {
   T* block(Index j) { return data.data() + j * panel(); }
   const T* block(Index j) const { return data.data() + j * panel(); }
 
-  /// From B[depth,columns] with row stride ldb.
-  void pack(const T* b, Index ldb) {
-    for (Index j = 0; j < blocks(); ++j) {
+  /// From B[depth,columns] with row stride ldb; some blocks only.
+  void pack(const T* b, Index ldb, const Share& share) {
+    for (Index j = share.begin; j < share.end; ++j) {
       const Index n = std::min<Index>(W, columns - j * W);
       T* out = block(j);
       for (Index k = 0; k < depth; ++k, out += W) Vec<T>::load(b + k * ldb + j * W, n).store(out);
@@ -248,9 +248,11 @@ void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Pa
 }
 
 /// C[m,n] += sum over rows of P[row,m] * Q[row,n] for m in [begin, end) and the N registers of columns that `q` holds
-/// as a panel [rows][N][W]. Row m begins at c + m*ldc.
+/// as a panel [rows][N][W]; of the last register `last` columns are C's. Row m begins at c + m*ldc. With `fresh`, C is
+/// taken as zero and not read.
 template <int N, class T>
-void outer(T* c, Index ldc, const T* p, Index ldp, const T* q, Index rows, Index begin, Index end) {
+void outer(T* c, Index ldc, Index last, bool fresh, const T* p, Index ldp, const T* q, Index rows, Index begin,
+           Index end) {
   constexpr int W = Vec<T>::kSize, M = outer_rows(N);
   const Index tiles = ceil_div(end - begin, M);
   for (Index tile = 0; tile < tiles; ++tile) {
@@ -262,7 +264,14 @@ void outer(T* c, Index ldc, const T* p, Index ldp, const T* q, Index rows, Index
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-        for (int n = 0; n < N; ++n) acc[r][n] = Vec<T>::load(c + (m + r) * ldc + n * W);
+        for (int n = 0; n < N; ++n) {
+          acc[r][n] = fresh ? Vec<T>(T(0)) : Vec<T>::load(c + (m + r) * ldc + n * W, n + 1 < N ? W : last);
+        }
+      }
+      if (tile + 1 < tiles) {
+        for (int r = 0; r < R; ++r) {
+          for (int n = 0; n < N; ++n) prefetch(c + (m + R + r) * ldc + n * W);
+        }
       }
       const T* value = p + m;
       const T* panel = q;
@@ -272,9 +281,20 @@ void outer(T* c, Index ldc, const T* p, Index ldp, const T* q, Index rows, Index
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-        for (int n = 0; n < N; ++n) acc[r][n].store(c + (m + r) * ldc + n * W);
+        for (int n = 0; n < N; ++n) acc[r][n].store(c + (m + r) * ldc + n * W, n + 1 < N ? W : last);
       }
     });
+  }
+}
+
+/// The registers [block, block + N) of each row of Q[rows,columns] as a panel [rows][N][W], zero beyond the last
+/// column.
+template <int N, class T>
+void gather(T* panel, const T* q, Index ldq, Index columns, Index rows, Index block) {
+  constexpr int W = Vec<T>::kSize;
+  const Index last = std::min<Index>(W, columns - (block + N - 1) * W);
+  for (const T* row = q + block * W; rows > 0; --rows, row += ldq) {
+    for (int n = 0; n < N; ++n, panel += W) Vec<T>::load(row + n * W, n + 1 < N ? W : last).store(panel);
   }
 }
 

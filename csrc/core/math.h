@@ -20,7 +20,7 @@ struct ExpConstants<float> {
   static constexpr float kLn2High = 0.693145751953125f;  // 16 bits: n * kLn2High is exact
   static constexpr float kLn2Low = 1.42860682e-6f;
   static constexpr float kMin = -104.0f, kMax = 89.0f;  // beyond: 0 and infinity
-  static constexpr float kSigmoidEnd = 87.4f;  // e^87.4 < 2^127
+  static constexpr float kSigmoidEnd = 87.4f;           // e^87.4 < 2^127
   static constexpr float kTanhOne = 10.0f;              // tanh is 1 to the last bit from 9.02
   static constexpr float kQ[] = {0.5f, 0.166665763f, 0.0416665524f, 0.00836323295f, 0.00139262504f};
 };

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // tanh on [0, 16) in 32 pieces, four to each power of two from 1/16 on (the first piece begins at 0): on the piece with
-// centre m, tanh(m + t) = c0 + t (c1 + t (c2 + t (c3 + t (c4 + t c5)))). q = (tanh(m + t) - tanh(m)) / t is interpolated at
-// Chebyshev nodes in 40 digits; m is the number near the middle whose tanh lies nearest to a float, so that rounding c0
-// costs next to nothing. From 10 on tanh is 1. Error before the operations' own rounding: at most 0.5 ULP.
-// A piece is found by the exponent and the two highest bits of the mantissa of x, modulo 32: 1/16 is at 12.
+// centre m, tanh(m + t) = c0 + t (c1 + t (c2 + t (c3 + t (c4 + t c5)))). q = (tanh(m + t) - tanh(m)) / t is
+// interpolated at Chebyshev nodes in 40 digits; m is the number near the middle whose tanh lies nearest to a float, so
+// that rounding c0 costs next to nothing. From 10 on tanh is 1. Error before the operations' own rounding: at most 0.5
+// ULP. A piece is found by the exponent and the two highest bits of the mantissa of x, modulo 32: 1/16 is at 12.
 #pragma once
 
 namespace bptt::detail {

@@ -149,7 +149,8 @@ inline int default_threads() {
 }
 
 /// Which core a thread is on, and a way off it. Linux may keep two busy threads on one core for 0.1 s and more while
-/// another is idle: LSTM B=20 T=30 H=300 on two threads that had begun on one core took 4.1 instead of 2.2 ms for so long.
+/// another is idle: LSTM B=20 T=30 H=300 on two threads that had begun on one core took 4.1 instead of 2.2 ms for so
+/// long.
 class Core {
  public:
 #if defined(__linux__)

@@ -20,6 +20,14 @@ namespace bptt {
 
 using Index = std::int64_t;
 
+/// The cache line at p, soon to be used; p may be anywhere.
+template <class T>
+BPTT_INLINE void prefetch([[maybe_unused]] const T* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p);
+#endif
+}
+
 template <class T>
 struct Vec {
   using Scalar = T;
@@ -104,13 +112,13 @@ BPTT_INLINE Vec<T> copysign(Vec<T> a, Vec<T> s) {
 
 template <class T>
 BPTT_INLINE Vec<T> Vec<T>::load(const T* p, Index n) {
+  if (n == kSize) return load(p);
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
     return Vec(Packet(_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p)));
   else
     return Vec(Packet(_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p)));
 #else
-  if (n == kSize) return load(p);
   alignas(64) T lanes[kSize] = {};
   std::memcpy(lanes, p, size_t(n) * sizeof(T));
   return load(lanes);
@@ -119,13 +127,13 @@ BPTT_INLINE Vec<T> Vec<T>::load(const T* p, Index n) {
 
 template <class T>
 BPTT_INLINE void Vec<T>::store(T* p, Index n) const {
+  if (n == kSize) return store(p);  // what a masked store wrote reaches the next load later
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
     _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), v);
   else
     _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), v);
 #else
-  if (n == kSize) return store(p);
   alignas(64) T lanes[kSize];
   store(lanes);
   std::memcpy(p, lanes, size_t(n) * sizeof(T));
@@ -215,7 +223,8 @@ BPTT_INLINE Vec<float> lookup(const float (&table)[16], Vec<float> i) {
 
 /// Entry i mod 32.
 BPTT_INLINE Vec<float> lookup(const float (&table)[32], Vec<float> i) {
-  return Vec<float>(_mm512_permutex2var_ps(_mm512_load_ps(table), _mm512_castps_si512(i.v), _mm512_load_ps(table + 16)));
+  return Vec<float>(
+      _mm512_permutex2var_ps(_mm512_load_ps(table), _mm512_castps_si512(i.v), _mm512_load_ps(table + 16)));
 }
 
 /// The exponent of x >= 0 and its two highest bits of mantissa as an integer, at least those of 1/16.

@@ -24,21 +24,16 @@ void linear_forward(T* y, const T* x, const T* weight, const T* bias, Index N, I
 
 namespace detail {
 
-/// dW [O,Ip] += dy^T x for one group of U registers of columns, rows of dW in [begin, end).
+/// dW [O,I] += dy^T x for one group of U registers of columns, rows of dW in [begin, end).
 template <int U, class T>
-void add_weight_gradient(T* dw, Index Ip, const T* dy, const T* x, T* panel, Index N, Index I, Index O, Index block,
-                         Index begin, Index end, Index kRows) {
+void add_weight_gradient(T* dw, const T* dy, const T* x, T* panel, Index N, Index I, Index O, Index block, Index begin,
+                         Index end, Index kRows) {
   constexpr int W = Vec<T>::kSize;
-  for (Index r0 = 0; r0 < N; r0 += kRows) {
-    const Index rows = std::min(kRows, N - r0);
-    T* out = panel;
-    for (Index r = 0; r < rows; ++r) {
-      for (int u = 0; u < U; ++u, out += W) {
-        const Index column = (block + u) * W;
-        Vec<T>::load(x + (r0 + r) * I + column, std::min<Index>(W, I - column)).store(out);
-      }
-    }
-    outer<U>(dw + block * W, Ip, dy + r0 * O, O, panel, rows, begin, end);
+  for (Index r = 0; r < N; r += kRows) {
+    const Index rows = std::min(kRows, N - r);
+    gather<U>(panel, x + r * I, I, I, rows, block);
+    outer<U>(dw + block * W, I, std::min<Index>(W, I - (block + U - 1) * W), r == 0, dy + r * O, O, panel, rows, begin,
+             end);
   }
 }
 
@@ -49,10 +44,9 @@ void linear_backward(T* dx, T* dweight, T* dbias, const T* x, const T* weight, c
   constexpr int W = Vec<T>::kSize, kWidth = 4;
   constexpr Index kRows = 128, kHeight = 48;  // 48: a multiple of every tile height
   Panels<T> panels(O, I);
-  panels.pack(weight, I);
-  const Index column_blocks = ceil_div(I, W), Ip = column_blocks * W;
-  Buffer<T> dw(checked_mul(O, Ip));
-  dw.clear();
+  panels.pack(weight, I, Share(panels.blocks(), 0, 1));
+  const Index column_blocks = ceil_div(I, W);
+  if (N == 0) std::fill_n(dweight, O * I, T(0));
   const int most = threads_for(4.0 * double(N) * double(I) * double(O));
   Buffer<T> scratch(most * kRows * kWidth * W);
   const RowBlocks blocks(N);
@@ -64,12 +58,11 @@ void linear_backward(T* dx, T* dweight, T* dbias, const T* x, const T* weight, c
     for (Index item = share.begin; item < share.end; ++item) {
       const Index first = item / slices * kWidth, m = item % slices * kHeight;
       for_block_runs<kWidth>(first, std::min(column_blocks, first + kWidth), [&](auto width, Index block) {
-        detail::add_weight_gradient<width>(dw.data(), Ip, dy, x, scratch.data() + thread * kRows * kWidth * W, N, I, O,
-                                           block, m, std::min(O, m + kHeight), kRows);
+        detail::add_weight_gradient<width>(dweight, dy, x, scratch.data() + thread * kRows * kWidth * W, N, I, O, block,
+                                           m, std::min(O, m + kHeight), kRows);
       });
     }
   });
-  for (Index o = 0; o < O; ++o) std::copy_n(dw.data() + o * Ip, I, dweight + o * I);
   if (!dbias) return;
   std::fill_n(dbias, O, T(0));
   for (Index n = 0; n < N; ++n) {

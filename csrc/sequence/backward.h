@@ -23,8 +23,8 @@ Segments gate_segments(const Weights<Cell, T>& w) {
 }
 
 /// Up to this H the product of a step sums each gate by itself: with few rows and few units a single chain of G H FMAs
-/// is what a step waits for (LSTM B=1 H=32: 128 of 4 cycles each, where 256 cycles of work are to be done). It depends on
-/// H alone, since the order of a sum must not depend on the batch.
+/// is what a step waits for (LSTM B=1 H=32: 128 of 4 cycles each, where 256 cycles of work are to be done). It depends
+/// on H alone, since the order of a sum must not depend on the batch.
 constexpr Index kShort = 64;
 
 template <class Cell, class T>
@@ -122,7 +122,7 @@ class Backward {
         dstates_(checked_mul(S * B_, w.Hp)),
         dvectors_(checked_mul(rows_.count * P, w.Hp)),
         first_(std::min(plan.chunk, tape.call.steps) * B_ * w.H),
-        dweights_(w, plan.threads) {
+        dweights_(w, call, plan.threads) {
     for (int i = 0; i < S; ++i) copy_rows(dstates_.data() + i * B_ * w.Hp, w.Hp, call.dfinal[i], w.H, B_, w.H);
     dvectors_.clear();
     const Index before = std::min(first_.size(), B_ * w.H);
@@ -133,7 +133,9 @@ class Backward {
   /// False when it was called off; the gradients are then incomplete.
   bool run(Poll::Interrupted interrupted) {
     bool complete = true;
-    if (B_ > 0 && tape_.call.steps > 0) {
+    if (B_ == 0 || tape_.call.steps == 0) {
+      dweights_.set_zero();
+    } else {
       Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
         const bool finished = loop(thread, barrier, interrupted);
         if (thread == 0) complete = finished;
@@ -186,8 +188,8 @@ class Backward {
     const Share share(blocks.count, thread, threads);
     product(call_.dx + begin * B_ * w_.I, w_.I, gates(begin), kRow * w_.Hp, gate_segments<InputMap<Cell>>(w_),
             w_.x_back, static_cast<const T*>(nullptr), blocks, share.begin, share.end);
-    dweights_.add(gates(begin), tape_.call.x + begin * B_ * w_.I, begin == 0 ? first_.data() : h(begin), rows, thread,
-                  threads);
+    dweights_.add(gates(begin), tape_.call.x + begin * B_ * w_.I, begin == 0 ? first_.data() : h(begin), rows,
+                  end == tape_.call.steps, thread, threads);
   }
 
   void finish() {
@@ -205,7 +207,7 @@ class Backward {
       }
       for (int i = 1; i < S; ++i) copy_rows(call_.dinitial[i], w_.H, dstates_.data() + i * B_ * w_.Hp, w_.Hp, B_, w_.H);
     }
-    dweights_.write(call_);
+    dweights_.write();
     if (!call_.dvectors) return;
     std::fill_n(call_.dvectors, P * w_.H, T(0));
     for (Index block = 0; block < rows_.count; ++block) {

@@ -30,7 +30,7 @@ class CellStream final : public Stream<T> {
     FlushDenormals flush;
     const Buffer<T>& h0 = h_[now_];
     now_ ^= 1;
-    const ForwardStep<Cell, T> step{*weights_,  rows_,     x,       h0.data(), h_[now_].data(),
+    const ForwardStep<Cell, T> step{*weights_, rows_,     x,       h0.data(), h_[now_].data(),
                                     c_.data(), c_.data(), nullptr, false};
     run_step<Cell::A>(step, part_, now_);
     std::copy_n(h_[now_].data(), batch_ * weights_->H, y);

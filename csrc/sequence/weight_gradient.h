@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weight gradients dWx [G*H,I], dWh [G*H,H] and db [G*H], summed chunk by chunk of rows (b, t) in the order in
-// which the product writes them, [group of unit blocks][I + H][registers][W], and turned into PyTorch's at the end. A
-// thread owns whole elements: work is cut into (group) x (rows of the transposed gradient), never along the sum.
+// The weight gradients dWx [G*H,I], dWh [G*H,H] and db [G*H], summed chunk by chunk of rows (b, t) in place. A register
+// holds neighbours of a row of dW: columns are those of x and h, rows the gates' units. Where x is narrow that wastes
+// the register, and dWx is summed transposed, with units in a register, and turned at the end; the sums are the same.
+// Threads divide the elements of dW, never a sum.
 #pragma once
 
 #include "sequence/forward.h"
@@ -11,113 +12,109 @@ namespace bptt::sequence {
 template <class Cell, class T>
 class WeightGradient {
   static constexpr int W = Vec<T>::kSize, G = Cell::G;
-  static constexpr int kWidth = G == 1 ? 4 : 1;  // unit blocks in a group, so that a tile is 3 or 4 registers wide
-  static constexpr int kRegisters = G * kWidth;
-  static constexpr Index kRows = 128;  // rows whose gradients, a panel of 4 registers, fill 32 KiB
+  static constexpr int kWidth = 4;      // registers of columns in a tile
+  static constexpr Index kRows = 128;   // rows that a panel of 4 registers holds in 32 KiB
+  static constexpr Index kHeight = 24;  // rows of dW that are one piece of work: a multiple of a tile's
 
  public:
-  WeightGradient(const Weights<Cell, T>& w, int threads)
+  WeightGradient(const Weights<Cell, T>& w, const BackwardCall<T>& call, int threads)
       : w_(w),
-        depth_(w.I + w.H),
-        dw_(checked_mul(ceil_div(w.blocks, kWidth) * kRegisters * W, depth_)),
+        call_(call),
+        transposed_(w.I * w.Hp < ceil_div(w.I, W) * W * w.H),
+        dwx_(transposed_ ? checked_mul(w.I, G * w.Hp) : 0),
         db_(G * w.Hp),
-        panels_(threads * kRows * kRegisters * W) {
-    dw_.clear();
+        panels_(threads * kRows * kWidth * W) {
     db_.clear();
   }
 
-  /// Adds `rows` rows: dg [rows,kRowValues,Hp], x [rows,I], and the hidden states before them, h [rows,H].
-  void add(const T* dg, const T* x, const T* h, Index rows, int thread, int threads) {
-    constexpr Index M = outer_rows(kRegisters);
-    const Index groups = ceil_div(w_.blocks, kWidth), x_items = ceil_div(w_.I, M);
-    const Index items = x_items + ceil_div(w_.H, M);
-    const Share share(groups * items, thread, threads);
-    Part part{dg, x, h, rows, panels_.data() + thread * kRows * kRegisters * W, 0, 0, 0, 0};
-    for (Index group = share.begin / items; group * items < share.end; ++group) {
-      const Index from = std::max<Index>(0, share.begin - group * items);
-      const Index to = std::min(items, share.end - group * items);
-      part.x_begin = from * M, part.x_end = std::min(w_.I, to * M);
-      part.h_begin = std::max<Index>(0, from - x_items) * M, part.h_end = std::min(w_.H, (to - x_items) * M);
-      for_block_runs<kWidth>(group * kWidth, std::min(w_.blocks, (group + 1) * kWidth),
-                             [&](auto width, Index block) { add_blocks<width>(part, block); });
+  /// Where there is nothing to add.
+  void set_zero() {
+    dwx_.clear();
+    std::fill_n(call_.dweight_ih, G * w_.H * w_.I, T(0));
+    std::fill_n(call_.dweight_hh, G * w_.H * w_.H, T(0));
+  }
+
+  /// Adds `rows` rows, the first ones of all where `fresh`: dg [rows,kRowValues,Hp], x [rows,I], and the hidden states
+  /// before them, h [rows,H].
+  void add(const T* dg, const T* x, const T* h, Index rows, bool fresh, int thread, int threads) {
+    T* panel = panels_.data() + thread * kRows * kWidth * W;
+    for (Index r = 0; r < rows; r += kRows, fresh = false) {
+      const Index n = std::min(kRows, rows - r);
+      const T* g = dg + r * kRow * w_.Hp;
+      add_rows<HiddenMap<Cell>>(call_.dweight_hh, w_.H, g, h + r * w_.H, n, fresh, panel, thread, threads);
+      if (transposed_)
+        add_transposed(g, x + r * w_.I, n, fresh, panel, thread, threads);
+      else
+        add_rows<InputMap<Cell>>(call_.dweight_ih, w_.I, g, x + r * w_.I, n, fresh, panel, thread, threads);
+      add_bias(g, n, thread, threads);
     }
   }
 
-  /// Into PyTorch's layout.
-  void write(const BackwardCall<T>& call) const {
-    for (Index j = 0; j < w_.blocks; ++j) {
-      const Index lanes = std::min<Index>(W, w_.H - j * W);
-      for (int g = 0; g < G; ++g) {
-        const T* from = dw_.data() + place(j) + g * W;
-        const Index unit = g * w_.H + j * W;
-        transpose(call.dweight_ih + unit * w_.I, w_.I, from, kRegisters * W, w_.I, lanes);
-        transpose(call.dweight_hh + unit * w_.H, w_.H, from + w_.I * kRegisters * W, kRegisters * W, w_.H, lanes);
-      }
+  /// What is not in its place yet.
+  void write() const {
+    for (int g = 0; g < G; ++g) {
+      if (transposed_)
+        transpose(call_.dweight_ih + g * w_.H * w_.I, w_.I, dwx_.data() + g * w_.Hp, G * w_.Hp, w_.I, w_.H);
+      if (call_.dbias) std::copy_n(db_.data() + g * w_.Hp, w_.H, call_.dbias + g * w_.H);
     }
-    for (int g = 0; call.dbias && g < G; ++g) std::copy_n(db_.data() + g * w_.Hp, w_.H, call.dbias + g * w_.H);
   }
 
  private:
-  /// What one thread adds: rows, a panel of its own, and its rows of the transposed gradients.
-  struct Part {
-    const T *dg, *x, *h;
-    Index rows;
-    T* panel;
-    Index x_begin, x_end, h_begin, h_end;
-  };
+  static constexpr Index kRow = kRowValues<Cell>;
 
-  static constexpr bool same_maps() {
-    for (int g = 0; g < G; ++g) {
-      if (Cell::x_acc(g) != Cell::h_acc(g)) return false;
-    }
-    return true;
-  }
-
-  /// Where the gradients of a block of units begin in dw_.
-  Index place(Index block) const { return (block / kWidth * depth_ * kRegisters + block % kWidth) * W; }
-
-  /// dw[m,:] += sum over rows of z[row,m] * dg[row,:] for z = x, h and the units of U blocks.
-  template <int U>
-  void add_blocks(const Part& part, Index block) {
-    T* dw = dw_.data() + place(block);
-    for (Index r = 0; r < part.rows; r += kRows) {
-      const Index n = std::min(kRows, part.rows - r);
-      const T* dg = part.dg + r * kRowValues<Cell> * w_.Hp;
-      if (part.x_begin < part.x_end || same_maps()) gather<U, InputMap<Cell>>(part.panel, dg, n, block);
-      if (part.x_begin == 0) add_bias<U>(part.panel, n, block);
-      outer<G * U>(dw, kRegisters * W, part.x + r * w_.I, w_.I, part.panel, n, part.x_begin, part.x_end);
-      if (part.h_begin >= part.h_end) continue;
-      if (!same_maps()) gather<U, HiddenMap<Cell>>(part.panel, dg, n, block);
-      outer<G * U>(dw + w_.I * kRegisters * W, kRegisters * W, part.h + r * w_.H, w_.H, part.panel, n, part.h_begin,
-                   part.h_end);
+  /// dW[g*H + j, :] += sum over rows of dg[row,g,j] * z[row,:], `columns` wide.
+  template <class Map>
+  void add_rows(T* dw, Index columns, const T* dg, const T* z, Index rows, bool fresh, T* panel, int thread,
+                int threads) const {
+    const Index pieces = ceil_div(w_.H, kHeight), blocks = ceil_div(columns, W), groups = ceil_div(blocks, kWidth);
+    const Share share(groups * G * pieces, thread, threads);
+    for (Index group = share.begin / (G * pieces); group * G * pieces < share.end; ++group) {
+      const Index from = std::max<Index>(0, share.begin - group * G * pieces);
+      const Index to = std::min(G * pieces, share.end - group * G * pieces);
+      const Index first = group * kWidth;
+      dispatch<kWidth>(int(std::min<Index>(kWidth, blocks - first)), [&](auto width) {
+        gather<width>(panel, z, columns, columns, rows, first);
+        const Index last = std::min<Index>(W, columns - (first + width - 1) * W);
+        for (Index item = from; item < to;) {  // the pieces of one gate at once
+          const Index g = item / pieces, end = std::min(to, (g + 1) * pieces);
+          const Index begin = (item - g * pieces) * kHeight, stop = std::min(w_.H, (end - g * pieces) * kHeight);
+          outer<width>(dw + g * w_.H * columns + first * W, columns, last, fresh, dg + Map::at(int(g)) * w_.Hp,
+                       kRow * w_.Hp, panel, rows, begin, stop);
+          item = end;
+        }
+      });
     }
   }
 
-  /// The gates of U unit blocks, row after row: [rows][G*U][W].
-  template <int U, class Map>
-  void gather(T* panel, const T* dg, Index rows, Index block) const {
-    for (Index r = 0; r < rows; ++r, dg += kRowValues<Cell> * w_.Hp) {
-      for (int g = 0; g < G; ++g) {
-        for (int u = 0; u < U; ++u, panel += W) Vec<T>::load(dg + Map::at(g) * w_.Hp + (block + u) * W).store(panel);
-      }
+  /// dWx^T[i, g*Hp + j] += sum over rows of x[row,i] * dg[row,g,j].
+  void add_transposed(const T* dg, const T* x, Index rows, bool fresh, T* panel, int thread, int threads) {
+    const Index groups = ceil_div(w_.blocks, kWidth);
+    const Share share(G * groups, thread, threads);
+    for (Index item = share.begin; item < share.end; ++item) {
+      const Index g = item / groups, first = item % groups * kWidth;
+      dispatch<kWidth>(int(std::min<Index>(kWidth, w_.blocks - first)), [&](auto width) {
+        gather<width>(panel, dg + InputMap<Cell>::at(int(g)) * w_.Hp, kRow * w_.Hp, w_.Hp, rows, first);
+        outer<width>(dwx_.data() + g * w_.Hp + first * W, G * w_.Hp, W, fresh, x, w_.I, panel, rows, 0, w_.I);
+      });
     }
   }
 
-  template <int U>
-  void add_bias(const T* panel, Index rows, Index block) {
-    for (int g = 0; g < G; ++g) {
-      for (int u = 0; u < U; ++u) {
-        T* sum = db_.data() + g * w_.Hp + (block + u) * W;
-        Vec<T> total = Vec<T>::load(sum);
-        for (Index r = 0; r < rows; ++r) total = total + Vec<T>::load(panel + ((r * G + g) * U + u) * W);
-        total.store(sum);
-      }
+  void add_bias(const T* dg, Index rows, int thread, int threads) {
+    const Share share(G * w_.blocks, thread, threads);
+    for (Index item = share.begin; item < share.end; ++item) {
+      const Index g = item / w_.blocks, unit = item % w_.blocks * W;
+      T* sum = db_.data() + g * w_.Hp + unit;
+      Vec<T> total = Vec<T>::load(sum);
+      const T* value = dg + InputMap<Cell>::at(int(g)) * w_.Hp + unit;
+      for (Index r = 0; r < rows; ++r, value += kRow * w_.Hp) total = total + Vec<T>::load(value);
+      total.store(sum);
     }
   }
 
   const Weights<Cell, T>& w_;
-  const Index depth_;
-  Buffer<T> dw_, db_, panels_;
+  const BackwardCall<T>& call_;
+  const bool transposed_;
+  Buffer<T> dwx_, db_, panels_;  // dwx_ [I,G,Hp]
 };
 
 }  // namespace bptt::sequence

@@ -124,15 +124,20 @@ void check_outer() {
   std::uniform_int_distribution<int> small(-8, 8);
   for (Index rows : {1, 2, 40}) {
     for (Index m : {1, 5, 6, 8, 9, 20}) {
-      std::vector<T> p(rows * m), q(rows * N * W), c(m * N * W, T(1));
-      for (auto* v : {&p, &q})
-        for (T& x : *v) x = T(small(generator));
-      outer<N>(c.data(), N * W, p.data(), m, q.data(), rows, 0, m);
-      for (Index i = 0; i < m; ++i) {
-        for (int j = 0; j < N * W; ++j) {
-          T sum = 1;
-          for (Index r = 0; r < rows; ++r) sum += p[r * m + i] * q[r * N * W + j];
-          check_equal(c[i * N * W + j], sum, "outer");
+      for (Index columns : {2 * W + 1, 3 * W - 1, 3 * W}) {
+        for (bool fresh : {false, true}) {
+          std::vector<T> p(rows * m), q(rows * columns), panel(rows * N * W), c(m * columns, T(1));
+          for (auto* v : {&p, &q})
+            for (T& x : *v) x = T(small(generator));
+          gather<N>(panel.data(), q.data(), columns, columns, rows, 0);
+          outer<N>(c.data(), columns, columns - 2 * W, fresh, p.data(), m, panel.data(), rows, 0, m);
+          for (Index i = 0; i < m; ++i) {
+            for (Index j = 0; j < columns; ++j) {
+              T sum = fresh ? T(0) : T(1);
+              for (Index r = 0; r < rows; ++r) sum += p[r * m + i] * q[r * columns + j];
+              check_equal(c[i * columns + j], sum, "outer");
+            }
+          }
         }
       }
     }
