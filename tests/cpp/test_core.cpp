@@ -95,7 +95,7 @@ void check_product() {
         for (auto* v : {&a, &b, &bias})
           for (T& x : *v) x = T(small(generator));
         Panels<T> panels(depth, columns);
-        panels.pack(b.data(), columns);
+        panels.pack(b.data(), columns, Share(panels.blocks(), 0, 1));
         const RowBlocks blocks(rows);
         product(c.data(), columns, a.data(), depth, Segments{depth}, panels, bias.data(), blocks, 0, blocks.count);
         for (Index r = 0; r < rows; ++r) {
