@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.problem import Array
+from benchmarks.steady import Cores
 
 STOP_S = 0.3e-3  # until all threads of a process have stopped
 
@@ -36,6 +37,10 @@ class Remote:
     def make(self, case: str) -> None:
         """Make the task of a case; the last one is forgotten."""
         self._call("make", case)
+
+    def wait(self) -> float:
+        """Wait until the machine's cores are whole; the seconds waited."""
+        return float(self._call("wait"))
 
     def timed(self, calls: int) -> float:
         return float(self._call("timed", calls))
@@ -68,6 +73,13 @@ class Remote:
 
 class Ours:
     """The other end."""
+
+    def __init__(self, threads: int) -> None:
+        self._cores = Cores(threads)
+
+    def wait(self) -> float:
+        with peer_stopped():
+            return self._cores.wait()
 
     def make(self, name: str) -> None:
         from benchmarks import cases, timing
@@ -105,10 +117,7 @@ def peer_stopped() -> Iterator[None]:
 def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print goes to stderr
-    import bptt
-
-    bptt.set_num_threads(int(sys.argv[1]))
-    ours = Ours()
+    ours = Ours(int(sys.argv[1]))
     while True:
         try:
             method, arguments = pickle.load(sys.stdin.buffer)

@@ -188,6 +188,7 @@ class Runner:
             "versions": dict(sorted(self.found.versions.items())),
             "repeats": self.plan.repeats,
             "other_programs_cores": self._neighbours.mean(),
+            "waited_s": round(sum(e["waited_s"] for events in self.found.rounds.values() for e in events), 1),
             "missing": self.found.missing,
             "not_possible": self.found.refused,
             "failed": self.found.failed,

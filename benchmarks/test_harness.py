@@ -81,7 +81,7 @@ def made_up(*ratios: tuple[str, str, float]) -> Results:
     about: dict[str, Any] = {
         "probe": PROBE, "threads": [1], "machine": {"processor": "", "cores": 2, "caches": [], "memory_gib": 1,
         "system": "", "python": ""}, "when": "", "minutes": 0, "quick": False, "repeats": 1, "bptt": {},
-        "versions": {}, "other_programs_cores": None, "missing": {}, "not_possible": {}, "failed": [],
+        "versions": {}, "other_programs_cores": None, "waited_s": 0.0, "missing": {}, "not_possible": {}, "failed": [],
         "out_of_time": [],
     }  # fmt: skip
     table = cases.by_name()

@@ -119,6 +119,7 @@ def pair(peer: Any, case: Any, job: dict[str, Any], remote: Remote) -> dict[str,
         call_s = our_side.timed(parity.calls(case)), peer_side.timed(parity.calls(case))
         error = parity.check(case, problem.weights, results(), theirs.results())
         theirs.checked()
+        waited_s = remote.wait()
         rounds = timing.alternate(our_side, peer_side, call_s, job["budget_s"], job["least"], job["most"])
     finally:
         theirs.close()
@@ -126,6 +127,7 @@ def pair(peer: Any, case: Any, job: dict[str, Any], remote: Remote) -> dict[str,
         "ours_s": [float(f"{t:.5g}") for t in rounds.ours_s],
         "peer_s": [float(f"{t:.5g}") for t in rounds.peer_s],
         "parity": round(error, 4),
+        "waited_s": round(waited_s, 2),
     }
 
 

@@ -30,6 +30,7 @@ constexpr Index kShort = 64;
 template <class Cell, class T>
 struct BackwardStep {
   static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, S = Cell::S, K = Cell::K, P = Cell::P;
+  static constexpr int kGates = 0;  // no packed tail
 
   const Weights<Cell, T>& w;
   const RowBlocks& rows;
@@ -43,6 +44,8 @@ struct BackwardStep {
   T* dstates;   // gradients of the states without the share through Wh, in and out [S,B,Hp]
   T* dvectors;  // sums by row block [row blocks,P,Hp]
   Index batch;
+
+  static bool has_tail() { return false; }
 
   template <int R, int U>
   BPTT_NOINLINE void tile(Index row_block, Index block) const {

@@ -30,6 +30,7 @@ constexpr int kRowValues = Cell::K > Cell::A ? Cell::K : Cell::A;
 template <class Cell, class T>
 struct ForwardStep {
   static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, S = Cell::S, K = Cell::K, P = Cell::P;
+  static constexpr int kGates = G;
 
   const Weights<Cell, T>& w;
   const RowBlocks& rows;
@@ -61,11 +62,39 @@ struct ForwardStep {
 #pragma GCC unroll 1
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 1
-      for (int u = 0; u < U; ++u) cell(a[r][u * A], row + r, block + u);
+      for (int u = 0; u < U; ++u) cell(a[r][u * A], W, W, row + r, block + u);
     }
   }
 
+  bool has_tail() const { return w.tail > 0; }
+
+  /// The R rows of a row block, the packed last block of units, in N registers.
+  template <int R, int N>
+  BPTT_NOINLINE void tail(Index row_block) const {
+    const Index row = rows.begin(row_block), block = w.blocks - 1;
+    const Index units = std::min<Index>(w.tail, W - 1);  // w.tail it is; the bound is for the compiler to see
+    Vec<T> acc[R][N];
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) {
+      const Vec<T> bias = Vec<T>::load(w.bias.data() + (block * A + n) * W);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) acc[r][n] = x ? bias : Vec<T>::load(gate(row + r, n) + block * W);
+    }
+    if (x) accumulate<Identity, N, N>(acc, x + row * w.I, w.I, w.x.data() + block * w.I * G * W, 0, w.I);
+    accumulate<Identity, N, N>(acc, h0 + row * w.H, w.H, w.h.data() + block * w.H * G * W, 0, w.H);
+    alignas(64) T a[R][N][W];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int n = 0; n < N; ++n) acc[r][n].store(a[r][n]);
+    }
+#pragma GCC unroll 1
+    for (int r = 0; r < R; ++r) cell(a[r][0], units, units, row + r, block);
+  }
+
  private:
+  T* gate(Index row, int i) const { return gates + (row * kRowValues<Cell> + i) * w.Hp; }
+
   template <int R, int UA>
   BPTT_INLINE void start(Vec<T> (&acc)[R][UA], Index row, Index block) const {
 #pragma GCC unroll 16
@@ -74,15 +103,16 @@ struct ForwardStep {
       const Index unit = (block + n / A) * W;
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        acc[r][n] = x ? bias : Vec<T>::load(gates + (row + r) * kRowValues<Cell> * w.Hp + n % A * w.Hp + unit);
+        acc[r][n] = x ? bias : Vec<T>::load(gate(row + r, n % A) + unit);
       }
     }
   }
 
-  BPTT_INLINE void cell(const T* a, Index row, Index block) const {
+  /// The pre-activations of a row and a block: `lanes` of each, `stride` apart.
+  BPTT_INLINE void cell(const T* a, Index stride, Index lanes, Index row, Index block) const {
     const Index unit = block * W, n = std::min<Index>(W, w.H - unit);
     Vec<T> av[A], p[P + 1], s0[S], s1[S], k[K + 1];
-    for (int i = 0; i < A; ++i) av[i] = Vec<T>::load(a + i * W);
+    for (int i = 0; i < A; ++i) av[i] = Vec<T>::load(a + i * stride, lanes);
     for (int i = 0; i < P; ++i) p[i] = Vec<T>::load(w.vectors.data() + i * w.Hp + unit);
     s0[0] = Vec<T>::load(h0 + row * w.H + unit, n);
     if constexpr (S > 1) s0[1] = Vec<T>::load(c0 + row * w.Hp + unit);
@@ -90,7 +120,7 @@ struct ForwardStep {
     s1[0].store(h1 + row * w.H + unit, n);
     if constexpr (S > 1) s1[1].store(c1 + row * w.Hp + unit);
     if (keep) {
-      for (int i = 0; i < K; ++i) k[i].store(gates + row * kRowValues<Cell> * w.Hp + i * w.Hp + unit);
+      for (int i = 0; i < K; ++i) k[i].store(gate(row, i) + unit);
     }
   }
 };
@@ -100,25 +130,51 @@ template <class Cell, class T>
 void input_products(const Weights<Cell, T>& w, const T* x, T* gates, Index rows, const Share& blocks) {
   constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A;
   const RowBlocks row_blocks(rows);
-  for (Index j = blocks.begin; j < blocks.end; ++j) {
+  // N registers of weights for each k into N accumulators, which Map orders.
+  const auto block = [&](auto map, auto width, auto accumulators, Index j) {
+    constexpr int N = width, NA = accumulators;
     for (Index i = 0; i < row_blocks.count; ++i) {
       const Index row = row_blocks.begin(i);
       dispatch<kTileRows>(row_blocks.size(i), [&](auto height) {
         constexpr int R = height;
-        Vec<T> acc[R][A];
+        Vec<T> acc[R][NA];
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-          for (int n = 0; n < A; ++n) acc[r][n] = Vec<T>::load(w.bias.data() + (j * A + n) * W);
+          for (int n = 0; n < NA; ++n) acc[r][n] = Vec<T>::load(w.bias.data() + (j * A + n) * W);
         }
-        accumulate<InputMap<Cell>, G, A>(acc, x + row * w.I, w.I, w.x.data() + j * w.I * G * W, 0, w.I);
+        accumulate<decltype(map), N, NA>(acc, x + row * w.I, w.I, w.x.data() + j * w.I * G * W, 0, w.I);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-          for (int n = 0; n < A; ++n) acc[r][n].store(gates + ((row + r) * kRowValues<Cell> + n) * w.Hp + j * W);
+          for (int n = 0; n < NA; ++n) acc[r][n].store(gates + ((row + r) * kRowValues<Cell> + n) * w.Hp + j * W);
         }
       });
     }
+  };
+  for (Index j = blocks.begin; j < blocks.end; ++j) {
+    if constexpr (G > 1) {
+      if (w.tail > 0 && j + 1 == w.blocks) {
+        dispatch<G - 1>(int(w.tail_width), [&](auto width) { block(Identity{}, width, width, j); });
+        continue;
+      }
+    }
+    block(InputMap<Cell>{}, Constant<G>{}, Constant<A>{}, j);
+  }
+}
+
+/// step.tail over a thread's rows.
+template <int MaxRows, class Step>
+void run_tail(const Step& step, const Part& part) {
+  if constexpr (Step::kGates > 1) {
+    dispatch<Step::kGates - 1>(int(step.w.tail_width), [&](auto width) {
+      for (Index i = part.rows.begin; i < part.rows.end; ++i) {
+        if (step.rows.size(i) == MaxRows)
+          step.template tail<MaxRows, width>(i);
+        else if constexpr (MaxRows > 1)
+          step.template tail<MaxRows - 1, width>(i);
+      }
+    });
   }
 }
 
@@ -138,10 +194,11 @@ void run_step(const Step& step, const Part& part, Index t) {
           step.template tile<kMaxRows - 1, width>(i, block);
       }
     };
-    if (t % 2 == 0)
-      for_block_runs<kMaxBlocks>(part.blocks.begin, part.blocks.end, tiles);
-    else
-      for_block_runs_backward<kMaxBlocks>(part.blocks.begin, part.blocks.end, tiles);
+    const bool tail = step.has_tail() && part.blocks.end == step.w.blocks && part.blocks.begin < part.blocks.end;
+    const Index end = part.blocks.end - Index(tail);
+    if (t % 2 == 0) for_block_runs<kMaxBlocks>(part.blocks.begin, end, tiles);
+    if (tail) run_tail<kMaxRows>(step, part);
+    if (t % 2 != 0) for_block_runs_backward<kMaxBlocks>(part.blocks.begin, end, tiles);
   });
 }
 
