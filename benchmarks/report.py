@@ -17,12 +17,13 @@ from benchmarks.terminal import duration
 WORST = 10
 BUSY_CORES = 0.1  # used by other programs: from here on the report warns
 METHOD = """\
-For each library and number of threads one process holds the library and one holds ours, both pinned to the same cores; the
-library's is stopped while ours is timed, since idle threads may spin. Both get the same weights and inputs; outputs and all gradients are compared first, with a tolerance that grows with the square root of the terms
-summed. Then they are called in turn, A B A B; a sample is the mean of calls that take 0.5 ms together, after one that
-is not counted. Our weights count as changed before each
-training call, so packing them is in our time. Times are medians over the rounds of all processes, with quartiles;
-ratios are medians of the rounds' ratios, with a 95 % bootstrap interval over processes and rounds. The floor is the
+For each library and number of threads one process holds the library and one holds ours, both pinned to the same cores;
+the library's is stopped while ours is timed, since idle threads may spin. Both get the same weights and inputs; outputs
+and all gradients are compared first, with a tolerance that grows with the square root of the terms summed. Then they
+are called in turn, A B A B; a sample is the mean of calls that take 0.5 ms together, after one that is not counted. Our
+weights count as changed before each training call, so packing them is in our time. Times are medians over the rounds of
+all processes, with quartiles; ratios are medians of the rounds' ratios, with a 95 % bootstrap interval over processes
+and rounds. The floor is the
 formula in `benchmarks/limits.py` with the figures measured in this run: the better of its start and its end."""
 
 
@@ -87,7 +88,7 @@ def _about(results: Results) -> list[str]:
         f"- Peers: {', '.join(f'{k} {v}' for k, v in about['versions'].items())}",
         f"- Limits, by {probe['how']}: peak {peaks} core(s), round trip between cores {probe['round_trip_us']:.2f} us",
         f"- Other programs kept {'an unknown number of' if others is None else others} cores busy meanwhile",
-        f"- Waited {about['waited_s']} s in all for processors that for a while were no whole cores (`benchmarks/steady.py`)",
+        f"- Waited {about['waited_s']} s in all for processors that were no whole cores then (`benchmarks/steady.py`)",
         "",
         *_grid(
             ["read, KiB", *(str(kib) for kib, _, _ in probe["read_gbs"])],
