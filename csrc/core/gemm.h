@@ -247,6 +247,45 @@ void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Pa
   });
 }
 
+/// Up to so many columns a product's registers go along k instead.
+constexpr int kNarrow = 4;
+
+/// C[r,i] = A[r,:] * B[i,:] for the rows [begin, end) of `blocks` and the `columns` <= kNarrow rows of B
+/// [columns,count, length]. The segments have whole registers. Each lane sums its own k; the lanes are added at the
+/// end.
+template <class T>
+void narrow_product(T* c, Index columns, const T* a, Index lda, const Segments& k, const T* b, const RowBlocks& blocks,
+                    Index begin, Index end) {
+  constexpr int W = Vec<T>::kSize;
+  dispatch<kNarrow>(int(columns), [&](auto width) {
+    constexpr int C = width;
+    for (Index i = begin; i < end; ++i) {
+      const Index row = blocks.begin(i);
+      dispatch<kTileRows>(blocks.size(i), [&](auto height) {
+        constexpr int R = height;
+        Vec<T> acc[R][C];
+#pragma GCC unroll 24
+        for (int n = 0; n < R * C; ++n) acc[n / C][n % C] = Vec<T>(T(0));
+        const T* weight = b;
+        for (int s = 0; s < k.count; ++s) {
+          const T* value = a + row * lda + k.offset[s];
+          for (Index j = 0; j < k.length; j += W, weight += W) {
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) {
+              const Vec<T> v = Vec<T>::load(value + r * lda + j);
+#pragma GCC unroll 4
+              for (int n = 0; n < C; ++n) {
+                acc[r][n] = fma(v, Vec<T>::load(weight + n * k.count * k.length), acc[r][n]);
+              }
+            }
+          }
+        }
+        for (int n = 0; n < R * C; ++n) c[(row + n / C) * C + n % C] = acc[n / C][n % C].sum();
+      });
+    }
+  });
+}
+
 /// C[m,n] += sum over rows of P[row,m] * Q[row,n] for m in [begin, end) and the N registers of columns that `q` holds
 /// as a panel [rows][N][W]; of the last register `last` columns are C's. Row m begins at c + m*ldc. With `fresh`, C is
 /// taken as zero and not read.

@@ -44,6 +44,7 @@ struct Vec {
   static BPTT_INLINE Vec load(const T* p, Index n);  // lanes 0..n-1; the others are zero and not touched in memory
   BPTT_INLINE void store(T* p) const { Eigen::internal::pstoreu(p, v); }
   BPTT_INLINE void store(T* p, Index n) const;
+  BPTT_INLINE T sum() const;  // of all lanes: halves added to halves
 
   friend BPTT_INLINE Vec operator+(Vec a, Vec b) { return Vec(Eigen::internal::padd(a.v, b.v)); }
   friend BPTT_INLINE Vec operator-(Vec a, Vec b) { return Vec(Eigen::internal::psub(a.v, b.v)); }
@@ -137,6 +138,20 @@ BPTT_INLINE void Vec<T>::store(T* p, Index n) const {
   alignas(64) T lanes[kSize];
   store(lanes);
   std::memcpy(p, lanes, size_t(n) * sizeof(T));
+#endif
+}
+
+template <class T>
+BPTT_INLINE T Vec<T>::sum() const {
+#if defined(__AVX512F__)  // Eigen's own predux makes GCC 12 warn of an intrinsic
+  alignas(64) T lanes[kSize];
+  store(lanes);
+  if constexpr (sizeof(T) == 4)
+    return Eigen::internal::predux(_mm256_add_ps(_mm256_load_ps(lanes), _mm256_load_ps(lanes + 8)));
+  else
+    return Eigen::internal::predux(_mm256_add_pd(_mm256_load_pd(lanes), _mm256_load_pd(lanes + 4)));
+#else
+  return Eigen::internal::predux(v);
 #endif
 }
 

@@ -189,8 +189,15 @@ class Backward {
     const Index rows = (end - begin) * B_;
     const RowBlocks blocks(rows);
     const Share share(blocks.count, thread, threads);
-    product(call_.dx + begin * B_ * w_.I, w_.I, gates(begin), kRow * w_.Hp, gate_segments<InputMap<Cell>>(w_),
-            w_.x_back, static_cast<const T*>(nullptr), blocks, share.begin, share.end);
+    T* dx = call_.dx + begin * B_ * w_.I;
+    Segments k = gate_segments<InputMap<Cell>>(w_);
+    if (w_.I > kNarrow) {
+      product(dx, w_.I, gates(begin), kRow * w_.Hp, k, w_.x_back, static_cast<const T*>(nullptr), blocks, share.begin,
+              share.end);
+    } else {
+      k.length = w_.Hp;
+      narrow_product(dx, w_.I, gates(begin), kRow * w_.Hp, k, w_.x_narrow.data(), blocks, share.begin, share.end);
+    }
     dweights_.add(gates(begin), tape_.call.x + begin * B_ * w_.I, begin == 0 ? first_.data() : h(begin), rows,
                   end == tape_.call.steps, thread, threads);
   }

@@ -24,6 +24,7 @@ struct Weights {
   Buffer<T> bias;            // the accumulators' start: [blocks][A][W]
   Buffer<T> vectors;         // [P][Hp]
   Panels<T> x_back, h_back;  // backward: [G*H] deep, I and H columns; empty without training
+  Buffer<T> x_narrow;        // [I,G,Hp] in the place of x_back where I <= kNarrow
 
   Weights(Index I, Index H, const T* weight_ih, const T* weight_hh, const T* b, const T* p, bool training)
       : I(I),
@@ -41,7 +42,10 @@ struct Weights {
     vectors.clear();
     for (int i = 0; p && i < P; ++i) std::copy_n(p + i * H, H, vectors.data() + i * Hp);
     if (training) {
-      x_back = Panels<T>(G * H, I);
+      if (I > kNarrow)
+        x_back = Panels<T>(G * H, I);
+      else
+        pack_narrow(weight_ih);
       h_back = Panels<T>(G * H, H);
     }
     // One thread below about 50 us: 64 Ki weights.
@@ -73,6 +77,16 @@ struct Weights {
         } else {
           transpose(panel + g * W, G * W, from, K, lanes, K);
         }
+      }
+    }
+  }
+
+  void pack_narrow(const T* weight) {
+    x_narrow = Buffer<T>(I * G * Hp);
+    x_narrow.clear();
+    for (int g = 0; g < G; ++g) {
+      for (Index j = 0; j < H; ++j) {
+        for (Index i = 0; i < I; ++i) x_narrow[(i * G + g) * Hp + j] = weight[(g * H + j) * I + i];
       }
     }
   }
