@@ -109,6 +109,16 @@ BPTT_INLINE Vec<T> copysign(Vec<T> a, Vec<T> s) {
   return Vec<T>(por(pandnot(a.v, sign.v), pand(s.v, sign.v)));
 }
 
+/// Makes the compiler hold `a` in a register from here on, where it would load it again for each use.
+template <class T>
+BPTT_INLINE void hold([[maybe_unused]] Vec<T>& a) {
+#if defined(__GNUC__) && defined(__AVX512F__)
+  asm("" : "+v"(a.v));
+#elif defined(__GNUC__) && defined(__SSE2__)
+  asm("" : "+x"(a.v));
+#endif
+}
+
 // ---- Part of a register -------------------------------------------------------------------------------------------
 
 template <class T>
