@@ -82,6 +82,68 @@ def test_a_row_does_not_depend_on_its_batch(core: Any, cell: str) -> None:
 
 @every_level
 @every_cell
+def test_a_rows_gradient_does_not_depend_on_its_batch(core: Any, cell: str) -> None:
+    """dx and the initial state's gradient, for small and large H and for narrow and wide inputs."""
+    for T, I, H in ((5, 5, 37), (4, 2, 80)):  # noqa: E741
+        case = Case.random(cell, "float32", T, 17, I, H)
+        whole = case.run(core)
+        for rows in (slice(0, 1), slice(16, 17), slice(3, 10)):
+            part = Case(
+                cell, "float32", case.weights, np.ascontiguousarray(case.x[:, rows]),
+                tuple(s[rows] for s in case.states), np.ascontiguousarray(case.dy[:, rows]),
+                tuple(s[rows] for s in case.dstates),
+            ).run(core)  # fmt: skip
+            assert part["dx"].tobytes() == np.ascontiguousarray(whole["dx"][:, rows]).tobytes()
+            assert part["dinitial 0"].tobytes() == np.ascontiguousarray(whole["dinitial 0"][rows]).tobytes()
+
+
+@every_level
+@every_cell
+@every_dtype
+def test_a_stream_gives_the_bits_of_the_whole_sequence(core: Any, cell: str, dtype: str) -> None:
+    for T, B, I, H in ((9, 1, 4, 16), (6, 5, 3, 17), (4, 7, 2, 50), (3, 13, 6, 70)):  # noqa: E741
+        case = Case.random(cell, dtype, T, B, I, H)
+        recurrence = case.recurrence(core)
+        y, final, _ = recurrence.forward(case.x, case.state, False)
+        stream = recurrence.stream(B)
+        stream.state = case.state
+        steps = [stream(x).copy() for x in case.x]
+        assert np.array(steps).tobytes() == y.tobytes()
+        for a, b in zip(as_tuple(stream.state), as_tuple(final), strict=True):
+            assert a.tobytes() == b.tobytes()
+        stream.state = case.state
+        assert stream(case.x).tobytes() == y.tobytes()
+        stream.reset([0, B - 1])
+        for after, before in zip(as_tuple(stream.state), as_tuple(final), strict=True):
+            assert not after[[0, B - 1]].any()
+            assert after[1 : B - 1].tobytes() == before[1 : B - 1].tobytes()
+        stream.reset()
+        assert stream(case.x).tobytes() == recurrence.forward(case.x, None, False)[0].tobytes()
+
+
+@every_level
+def test_a_stream_keeps_its_weights_and_refuses_what_is_not_exact(core: Any) -> None:
+    case = Case.random("gru", "float32", 4, 2, 3, 5)
+    recurrence = case.recurrence(core)
+    expected = recurrence.forward(case.x, None, False)[0]
+    stream = recurrence.stream(2)
+    recurrence.pack(case.flat * 2, False)
+    y = stream(case.x[0])
+    assert y.tobytes() == expected[0].tobytes()
+    assert not y.flags.writeable
+    assert stream(case.x[1]) is y
+    with pytest.raises(ValueError, match=r"x has shape \(1, 3\), expected \(2, 3\)"):
+        stream(case.x[0, :1])
+    with pytest.raises(TypeError, match="x has dtype float64, expected float32"):
+        stream(case.x[0].astype(np.float64))
+    with pytest.raises(ValueError, match=r"state has shape \(1, 1, 5\), expected \(1, 2, 5\)"):
+        stream.state = np.zeros((1, 1, 5), np.float32)
+    with pytest.raises(ValueError, match="batch is 0, expected at least 1"):
+        recurrence.stream(0)
+
+
+@every_level
+@every_cell
 def test_inference_and_training_give_the_same_bits(core: Any, cell: str) -> None:
     for sizes in CASES:
         case = Case.random(cell, "float32", *sizes)
