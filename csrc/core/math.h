@@ -116,6 +116,7 @@ BPTT_INLINE Vec<T> exp(Vec<T> x) {
 }
 
 /// 1 / (1 + e^-x). Beyond kSigmoidEnd 1, or less than any normal number.
+/// Float 2.470 ULP at -16.64, with tables 3.079 ULP at -16.66; double 2.342 ULP at -36.74.
 template <class V, class T = typename V::Scalar>
 BPTT_INLINE V sigmoid(V x) {
   const V end(detail::ExpConstants<T>::kSigmoidEnd), one(T(1));
@@ -123,7 +124,7 @@ BPTT_INLINE V sigmoid(V x) {
 }
 
 /// (1 - e^-2|x|) / (1 + e^-2|x|) with the sign of x; e^-2|x| - 1 keeps its digits near zero.
-/// Float 2.496 ULP at -4.506, double 2.530 ULP at 0.2178.
+/// Float 2.496 ULP at -4.506, with tables 0.997 ULP at -0.0618; double 2.530 ULP at 0.2178.
 template <class V, class T = typename V::Scalar>
 BPTT_INLINE V tanh(V x) {
   if constexpr (detail::kTables && sizeof(T) == 4) {
