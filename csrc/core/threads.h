@@ -37,15 +37,20 @@ inline void cpu_relax() {
 #endif
 }
 
-/// Waits for a condition: busy first (about 20 us), then letting other threads run, so that a machine with more
-/// threads than cores still moves.
+/// Waits for a condition: busy for a while, then letting other threads run, so that a machine with more threads than
+/// cores still moves. Longer than partners of a job differ by: who yields beside another busy program is away for its
+/// whole turn of 3 ms (LSTM B=32 T=100 H=128 training on two threads, one core busy: 164 ms after 6 us, 28 after 60).
 template <class Condition>
 void spin_until(Condition condition) {
-  for (int i = 0; !condition(); ++i) {
-    if (i < 500)
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point end{};
+  for (int i = 1; !condition(); ++i) {
+    if (i % 64 != 0)
       cpu_relax();
-    else
-      std::this_thread::yield();
+    else if (i == 64)
+      end = Clock::now() + std::chrono::microseconds(60);
+    else if (Clock::now() > end)
+      i = 127, std::this_thread::yield();
   }
 }
 
