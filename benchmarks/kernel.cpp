@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The bare kernels beside the FMA peak, one core: the micro-kernel `accumulate` at the tile shapes of the cells and at
 // depths whose panels lie in the first or second cache or beyond, and the cells' equations. A first argument is the
-// seconds for each figure. Built with the C++ tests: `build/dev/kernel_v4`.
+// seconds for each figure. Built with the C++ tests: `build/dev/tests/cpp/kernel_v4`.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>

@@ -46,7 +46,7 @@ void pin([[maybe_unused]] int thread) {
 
 Vector splat(float value) { return value - Vector{}; }
 
-volatile float sink;  // results go here
+volatile float sink;
 
 float sum(const Vector* v, int n) {
   float total = 0;

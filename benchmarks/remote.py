@@ -7,6 +7,8 @@ the same cores and take turns; ours needs no stop, since its threads sleep 50 us
 Messages are pickles over stdin and stdout: (method, arguments) -> ("ok", result) or ("error", text).
 """
 
+from __future__ import annotations
+
 import os
 import pickle
 import signal
@@ -15,10 +17,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.problem import Array
-from benchmarks.steady import Cores
+if TYPE_CHECKING:  # the peer's process imports this file before it is pinned: no library is loaded by it
+    from benchmarks.problem import Array
 
 STOP_S = 0.3e-3  # until all threads of a process have stopped
 
@@ -75,6 +77,8 @@ class Ours:
     """The other end."""
 
     def __init__(self, threads: int) -> None:
+        from benchmarks.steady import Cores
+
         self._cores = Cores(threads)
 
     def wait(self) -> float:

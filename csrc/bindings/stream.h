@@ -5,7 +5,6 @@
 #include <memory>
 #include <utility>
 #include <variant>
-#include <vector>
 
 #include "bindings/states.h"
 #include "sequence/recurrence.h"
@@ -62,9 +61,10 @@ class PyStream {
     const T* in = read<T>(x, {T_, batch_, input_}, "Stream: x");
     py::array_t<T> y = empty<T>({T_, batch_, hidden_});
     T* out = y.mutable_data();
-    py::gil_scoped_release release;
-    for (Index t = 0; t < T_; ++t) stream.step(in + t * batch_ * input_, out + t * batch_ * hidden_);
-    py::gil_scoped_acquire acquire;
+    {
+      py::gil_scoped_release release;
+      for (Index t = 0; t < T_; ++t) stream.step(in + t * batch_ * input_, out + t * batch_ * hidden_);
+    }
     return std::move(y);
   }
 

@@ -120,6 +120,16 @@ BPTT_INLINE void accumulate(Vec<T> (&acc)[R][UA], const T* a, Index lda, const T
   }
 }
 
+/// The accumulators into memory, from where they are used register by register.
+template <class T, int R, int N>
+BPTT_INLINE void spill(const Vec<T> (&acc)[R][N], T (&to)[R][N][Vec<T>::kSize]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) acc[r][n].store(to[r][n]);
+  }
+}
+
 /// acc[r][u] += for each of the S segments of a's row, in order, the sum over its k of a[r*lda + offset[s] + k] *
 /// w[u*panel + (s*K + k)*W]. The sums start at zero and run side by side where there are accumulators for them, else
 /// one after the other: the result is the same.

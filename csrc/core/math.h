@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// exp, sigmoid and tanh on a register, float and double. All three reduce to one polynomial of r in [-ln2/2, ln2/2]:
+// exp, sigmoid and tanh on a register, float and double. All three reduce to one polynomial of r in [-ln2/2, ln2/2],
+// but for sigmoid and tanh of floats with AVX-512, which look up tables in registers:
 //   x = n ln2 + r,   e^x = 2^n e^r,   e^r - 1 = r + r^2 q(r)
 // q interpolates (e^r - 1 - r) / r^2 at the Chebyshev nodes (relative error of e^r: 1.0e-8 float, 3.2e-19 double).
 // Errors above each function: worst case over every 7th float and over 2^26 doubles, against the next wider type, of

@@ -30,7 +30,7 @@ constexpr Index kShort = 64;
 template <class Cell, class T>
 struct BackwardStep {
   static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, S = Cell::S, K = Cell::K, P = Cell::P;
-  static constexpr int kGates = 0;  // no packed tail
+  static constexpr int kTailWidth = 0;  // no packed last block
 
   const Weights<Cell, T>& w;
   const RowBlocks& rows;
@@ -44,8 +44,6 @@ struct BackwardStep {
   T* dstates;   // gradients of the states without the share through Wh, in and out [S,B,Hp]
   T* dvectors;  // sums by row block [row blocks,P,Hp]
   Index batch;
-
-  static bool has_tail() { return false; }
 
   template <int R, int U>
   BPTT_NOINLINE void tile(Index row_block, Index block) const {
@@ -73,11 +71,7 @@ struct BackwardStep {
       }
     }
     alignas(64) T dh[R][U][W];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-      for (int u = 0; u < U; ++u) acc[r][u].store(dh[r][u]);
-    }
+    spill(acc, dh);
 #pragma GCC unroll 1
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 1

@@ -30,7 +30,7 @@ constexpr int kRowValues = Cell::K > Cell::A ? Cell::K : Cell::A;
 template <class Cell, class T>
 struct ForwardStep {
   static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, S = Cell::S, K = Cell::K, P = Cell::P;
-  static constexpr int kGates = G;
+  static constexpr int kTailWidth = G - 1;  // most registers of a packed last block
 
   const Weights<Cell, T>& w;
   const RowBlocks& rows;
@@ -54,19 +54,13 @@ struct ForwardStep {
     accumulate<HiddenMap<Cell>, G, A>(acc, h0 + row * w.H, w.H, w.h.data() + block * w.H * G * W, w.H * G * W, w.H);
 
     alignas(64) T a[R][U * A][W];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-      for (int n = 0; n < U * A; ++n) acc[r][n].store(a[r][n]);
-    }
+    spill(acc, a);
 #pragma GCC unroll 1
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 1
       for (int u = 0; u < U; ++u) cell(a[r][u * A], W, W, row + r, block + u);
     }
   }
-
-  bool has_tail() const { return w.tail > 0; }
 
   /// The R rows of a row block, the packed last block of units, in N registers.
   template <int R, int N>
@@ -83,11 +77,7 @@ struct ForwardStep {
     if (x) accumulate<Identity, N, N>(acc, x + row * w.I, w.I, w.x.data() + block * w.I * G * W, 0, w.I);
     accumulate<Identity, N, N>(acc, h0 + row * w.H, w.H, w.h.data() + block * w.H * G * W, 0, w.H);
     alignas(64) T a[R][N][W];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-      for (int n = 0; n < N; ++n) acc[r][n].store(a[r][n]);
-    }
+    spill(acc, a);
 #pragma GCC unroll 1
     for (int r = 0; r < R; ++r) cell(a[r][0], units, units, row + r, block);
   }
@@ -163,18 +153,14 @@ void input_products(const Weights<Cell, T>& w, const T* x, T* gates, Index rows,
   }
 }
 
-/// step.tail over a thread's rows.
-template <int MaxRows, class Step>
-void run_tail(const Step& step, const Part& part) {
-  if constexpr (Step::kGates > 1) {
-    dispatch<Step::kGates - 1>(int(step.w.tail_width), [&](auto width) {
-      for (Index i = part.rows.begin; i < part.rows.end; ++i) {
-        if (step.rows.size(i) == MaxRows)
-          step.template tail<MaxRows, width>(i);
-        else if constexpr (MaxRows > 1)
-          step.template tail<MaxRows - 1, width>(i);
-      }
-    });
+/// f(Constant<rows>, row block) over a thread's row blocks, whose sizes are MaxRows and one less.
+template <int MaxRows, class F>
+BPTT_INLINE void for_row_blocks(const RowBlocks& rows, const Share& share, F&& f) {
+  for (Index i = share.begin; i < share.end; ++i) {
+    if (rows.size(i) == MaxRows)
+      f(Constant<MaxRows>{}, i);
+    else if constexpr (MaxRows > 1)
+      f(Constant<MaxRows - 1>{}, i);
   }
 }
 
@@ -183,21 +169,27 @@ void run_tail(const Step& step, const Part& part) {
 /// cache (LSTM B=1 T=100 I=H=512, hidden weights twice the second-level cache: inference 19.1 -> 14.2 ms).
 template <int PerBlock, class Step>
 void run_step(const Step& step, const Part& part, Index t) {
-  const RowBlocks& rows = step.rows;
-  dispatch<kTileRows>(rows.max_size(), [&](auto height) {
-    constexpr int kMaxRows = height, kMaxBlocks = tile_blocks(kMaxRows, PerBlock);
+  dispatch<kTileRows>(step.rows.max_size(), [&](auto most) {
+    constexpr int kMaxRows = most, kMaxBlocks = tile_blocks(kMaxRows, PerBlock);
     const auto tiles = [&](auto width, Index block) {
-      for (Index i = part.rows.begin; i < part.rows.end; ++i) {
-        if (rows.size(i) == kMaxRows)
-          step.template tile<kMaxRows, width>(i, block);
-        else if constexpr (kMaxRows > 1)
-          step.template tile<kMaxRows - 1, width>(i, block);
-      }
+      for_row_blocks<kMaxRows>(step.rows, part.rows,
+                               [&](auto height, Index i) { step.template tile<height, width>(i, block); });
     };
-    const bool tail = step.has_tail() && part.blocks.end == step.w.blocks && part.blocks.begin < part.blocks.end;
-    const Index end = part.blocks.end - Index(tail);
+    Index end = part.blocks.end;
+    bool tail = false;
+    if constexpr (Step::kTailWidth > 0) {
+      tail = step.w.tail > 0 && part.blocks.begin < end && end == step.w.blocks;
+      end -= Index(tail);
+    }
     if (t % 2 == 0) for_block_runs<kMaxBlocks>(part.blocks.begin, end, tiles);
-    if (tail) run_tail<kMaxRows>(step, part);
+    if constexpr (Step::kTailWidth > 0) {
+      if (tail) {
+        dispatch<Step::kTailWidth>(int(step.w.tail_width), [&](auto width) {
+          for_row_blocks<kMaxRows>(step.rows, part.rows,
+                                   [&](auto height, Index i) { step.template tail<height, width>(i); });
+        });
+      }
+    }
     if (t % 2 != 0) for_block_runs_backward<kMaxBlocks>(part.blocks.begin, end, tiles);
   });
 }

@@ -25,9 +25,7 @@ class Tape:
     """What a forward pass keeps for its backward pass."""
 
     __slots__ = ("layer",)
-
-    def __init__(self, layer: Layer) -> None:
-        self.layer = layer
+    layer: Layer
 
 
 class Layer:
