@@ -198,8 +198,9 @@ def import_problems(package: Path) -> list[str]:
 def _ours_problem(each: Import) -> str:
     native = NATIVE.fullmatch(each.target.split(".")[0]) is not None
     target = each.target.split(".")[0]
-    if each.module == "reference":
-        return "but reference imports nothing of ours"
+    in_reference = each.module.split(".")[0] == "reference"
+    if in_reference:
+        return "" if target == "reference" else "but reference imports nothing of ours"
     if each.module == "_dispatch" and not native:
         return "but _dispatch knows only the native modules"
     if native and each.module != "_dispatch":
@@ -216,7 +217,7 @@ def _ours_problem(each: Import) -> str:
 def _third_party_problem(each: Import) -> str:
     if each.target in sys.stdlib_module_names or each.target == "numpy":
         return ""
-    if each.module == "reference":
+    if each.module.split(".")[0] == "reference":
         return "but reference imports numpy only"
     owners = PYTHON_LIBRARIES.get(each.target)
     if owners is None:

@@ -6,6 +6,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/register.h"
+#include "nn/dropout.h"
 #include "nn/embedding.h"
 #include "nn/linear.h"
 #include "nn/loss.h"
@@ -62,6 +63,21 @@ const std::int64_t* read_ids(const py::array& ids, Index N, Index count, const b
     }
   }
   return values;
+}
+
+py::array dropout(const py::array& x, double p, std::uint64_t seed) {
+  return for_dtype(x, "dropout: x", [&](auto zero) -> py::array {
+    using T = decltype(zero);
+    const Index N = axis(x, 1, 0, "dropout: x");
+    const T* in = read<T>(x, {N}, "dropout: x");
+    py::array_t<T> y = empty<T>({N});
+    T* out = y.mutable_data();
+    {
+      py::gil_scoped_release release;
+      nn::dropout(out, in, N, p, seed);
+    }
+    return y;
+  });
 }
 
 py::array embedding_forward(const py::array& ids, const py::array& weight) {
@@ -133,6 +149,7 @@ void register_nn(py::module_& m) {
   m.def("linear_forward", &linear_forward, py::arg("x"), py::arg("weight"), py::arg("bias").none(true));
   m.def("linear_backward", &linear_backward, py::arg("x"), py::arg("weight"), py::arg("dy"), py::arg("dweight"),
         py::arg("dbias").none(true));
+  m.def("dropout", &dropout, py::arg("x"), py::arg("p"), py::arg("seed"));
   m.def("embedding_forward", &embedding_forward, py::arg("ids"), py::arg("weight"));
   m.def("embedding_backward", &embedding_backward, py::arg("ids"), py::arg("dy"), py::arg("dweight"));
   m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("mask").none(true),

@@ -5,44 +5,64 @@
 #include <array>
 
 #include "bindings/arrays.h"
-#include "sequence/tape.h"
+#include "sequence/recurrence.h"
 
 namespace bptt::bindings {
 
 using States = std::array<py::object, sequence::kMaxStates>;
 
+/// Widths of h, and of what else the cell has (0: nothing).
+using Widths = std::array<Index, sequence::kMaxStates>;
+
+template <class T>
+Widths widths(const sequence::Recurrence<T>& r) {
+  return {r.width(0), r.states() > 1 ? r.width(1) : 0};
+}
+inline int count(const Widths& w) { return w[1] > 0 ? 2 : 1; }
+
 /// None is zeros, made here and nowhere else.
 template <class T, class Pointer>
-States read_states(const py::object& state, int count, Index B, Index H, Pointer* values, const char* name) {
+States read_states(const py::object& state, const Widths& width, Index B, Pointer* values, const char* name) {
   States states;
-  if (state.is_none()) {
-    const py::array_t<T> zeros = empty<T>({1, B, H});
-    std::fill_n(const_cast<T*>(zeros.data()), B * H, T(0));
-    for (int i = 0; i < count; ++i) states[std::size_t(i)] = zeros;
-  } else if (count == 1) {
-    states[0] = state;
-  } else {
-    if (!py::isinstance<py::tuple>(state) || int(py::len(state)) != count) {
-      throw py::value_error(std::string(name) + " is not a tuple of " + std::to_string(count) + " arrays");
+  const int n = count(width);
+  if (!state.is_none() && n > 1 && (!py::isinstance<py::tuple>(state) || int(py::len(state)) != n))
+    throw py::value_error(std::string(name) + " is not a tuple of " + std::to_string(n) + " arrays");
+  for (int i = 0; i < n; ++i) {
+    py::object& part = states[std::size_t(i)];
+    const Index H = width[std::size_t(i)];
+    if (!state.is_none()) {
+      part = n == 1 ? state : py::reinterpret_borrow<py::tuple>(state)[std::size_t(i)];
+    } else if (i > 0 && H == width[0]) {
+      part = states[0];
+    } else {
+      py::array_t<T> zeros = empty<T>({1, B, H});
+      std::fill_n(zeros.mutable_data(), B * H, T(0));
+      part = std::move(zeros);
     }
-    for (int i = 0; i < count; ++i) states[std::size_t(i)] = py::reinterpret_borrow<py::tuple>(state)[std::size_t(i)];
-  }
-  for (int i = 0; i < count; ++i) {
-    if (!py::isinstance<py::array>(states[std::size_t(i)])) throw py::type_error(std::string(name) + " is no array");
-    values[i] = read<T>(py::reinterpret_borrow<py::array>(states[std::size_t(i)]), {1, B, H}, name);
+    if (!py::isinstance<py::array>(part)) throw py::type_error(std::string(name) + " is no array");
+    values[i] = read<T>(py::reinterpret_borrow<py::array>(part), {1, B, H}, name);
   }
   return states;
 }
+template <class T, class Pointer>
+States read_states(const py::object& state, const sequence::Recurrence<T>& r, Index B, Pointer* values,
+                   const char* name) {
+  return read_states<T>(state, widths(r), B, values, name);
+}
 
 template <class T>
-States new_states(int count, Index B, Index H, T** values) {
+States new_states(const Widths& width, Index B, T** values) {
   States states;
-  for (int i = 0; i < count; ++i) {
-    py::array_t<T> made = empty<T>({1, B, H});
+  for (int i = 0; i < count(width); ++i) {
+    py::array_t<T> made = empty<T>({1, B, width[std::size_t(i)]});
     values[i] = made.mutable_data();
     states[std::size_t(i)] = std::move(made);
   }
   return states;
+}
+template <class T>
+States new_states(const sequence::Recurrence<T>& r, Index B, T** values) {
+  return new_states<T>(widths(r), B, values);
 }
 
 inline py::object as_state(const States& states, int count) {

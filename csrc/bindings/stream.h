@@ -14,13 +14,12 @@ namespace bptt::bindings {
 class PyStream {
  public:
   template <class T>
-  PyStream(std::unique_ptr<sequence::Stream<T>> stream, Index batch, Index input, Index hidden, int states)
+  PyStream(std::unique_ptr<sequence::Stream<T>> stream, Index batch, Index input, const Widths& width)
       : impl_(std::move(stream)),
         batch_(batch),
         input_(input),
-        hidden_(hidden),
-        states_(states),
-        y_(empty<T>({batch, hidden})),
+        width_(width),
+        y_(empty<T>({batch, width[0]})),
         y_data_(y_.mutable_data()) {
     make_read_only(y_);
   }
@@ -43,8 +42,8 @@ class PyStream {
   void reset(const py::object& rows) {
     if (rows.is_none()) return set_state(rows);
     const py::object state = get_state();
-    for (int i = 0; i < states_; ++i) {
-      py::object part = states_ == 1 ? state : py::reinterpret_borrow<py::tuple>(state)[std::size_t(i)];
+    for (int i = 0; i < count(width_); ++i) {
+      py::object part = count(width_) == 1 ? state : py::reinterpret_borrow<py::tuple>(state)[std::size_t(i)];
       part[py::make_tuple(0, rows)] = 0;
     }
     set_state(state);
@@ -59,11 +58,11 @@ class PyStream {
     }
     const Index T_ = axis(x, 3, 0, "Stream: x");
     const T* in = read<T>(x, {T_, batch_, input_}, "Stream: x");
-    py::array_t<T> y = empty<T>({T_, batch_, hidden_});
+    py::array_t<T> y = empty<T>({T_, batch_, width_[0]});
     T* out = y.mutable_data();
     {
       py::gil_scoped_release release;
-      for (Index t = 0; t < T_; ++t) stream.step(in + t * batch_ * input_, out + t * batch_ * hidden_);
+      for (Index t = 0; t < T_; ++t) stream.step(in + t * batch_ * input_, out + t * batch_ * width_[0]);
     }
     return std::move(y);
   }
@@ -71,21 +70,21 @@ class PyStream {
   template <class T>
   py::object get_state_as(const sequence::Stream<T>& stream) const {
     T* values[sequence::kMaxStates];
-    const States states = new_states<T>(states_, batch_, hidden_, values);
+    const States states = new_states<T>(width_, batch_, values);
     stream.get_state(values);
-    return as_state(states, states_);
+    return as_state(states, count(width_));
   }
 
   template <class T>
   void set_state_as(sequence::Stream<T>& stream, const py::object& state) {
     const T* values[sequence::kMaxStates];
-    const States keep = read_states<T>(state, states_, batch_, hidden_, values, "Stream.state");
+    const States keep = read_states<T>(state, width_, batch_, values, "Stream.state");
     stream.set_state(values);
   }
 
   std::variant<std::unique_ptr<sequence::Stream<float>>, std::unique_ptr<sequence::Stream<double>>> impl_;
-  Index batch_, input_, hidden_;
-  int states_;
+  Index batch_, input_;
+  Widths width_;
   py::array y_;
   void* y_data_;
 };

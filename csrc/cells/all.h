@@ -5,11 +5,13 @@
 #include "cells/gru.h"
 #include "cells/lstm.h"
 #include "cells/rnn.h"
+#include "cells/staged.h"
 
 namespace bptt::cells {
 
 template <class... Cells>
 struct List {};
-using All = List<RNNTanh, RNNReLU, LSTM, PeepholeLSTM, GRU>;
+using All = List<RNNTanh, RNNReLU, LSTM, PeepholeLSTM, CoupledLSTM, ProjectedLSTM, ProjectedPeepholeLSTM, LSTMNorm, GRU,
+                 GRUBefore, GRUNorm>;
 
 }  // namespace bptt::cells

@@ -38,11 +38,16 @@ inline Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 
 /// Rows cut into blocks of at most kTileRows, as evenly as they go; depends on the number of rows only.
 struct RowBlocks {
+  Index total, first;        // rows, and where they begin
   Index count, base, extra;  // the first `extra` blocks have base + 1 rows, the others base
 
-  explicit RowBlocks(Index rows)
-      : count(ceil_div(rows, kTileRows)), base(count ? rows / count : 0), extra(count ? rows % count : 0) {}
-  Index begin(Index block) const { return block * base + std::min(block, extra); }
+  explicit RowBlocks(Index rows, Index first = 0)
+      : total(rows),
+        first(first),
+        count(ceil_div(rows, kTileRows)),
+        base(count ? rows / count : 0),
+        extra(count ? rows % count : 0) {}
+  Index begin(Index block) const { return first + block * base + std::min(block, extra); }
   int size(Index block) const { return int(base + (block < extra)); }
   int max_size() const { return int(base + (extra > 0)); }
 };

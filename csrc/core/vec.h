@@ -101,6 +101,12 @@ BPTT_INLINE Vec<T> at_least(Vec<T> x, Vec<T> limit) {
 #endif
 }
 
+/// x, at least -limit and at most limit >= 0.
+template <class T>
+BPTT_INLINE Vec<T> clamp(Vec<T> x, Vec<T> limit) {
+  return at_least(at_most(x, limit), Vec<T>(T(0)) - limit);
+}
+
 /// |a| with the sign bit of s.
 template <class T>
 BPTT_INLINE Vec<T> copysign(Vec<T> a, Vec<T> s) {

@@ -10,15 +10,16 @@
 #include "core/math.h"
 #include "core/threads.h"
 #include "sequence/forward.h"
+#include "sequence/staged_backward.h"
 #include "sequence/weight_gradient.h"
 
 namespace bptt::sequence {
 
 /// A gate's gradient as a run of the k axis of dG: gate g lies at accumulator Map(g) of the row.
 template <class Map, class Cell, class T>
-Segments gate_segments(const Weights<Cell, T>& w) {
-  Segments s{w.H, Cell::G, {}};
-  for (int g = 0; g < Cell::G; ++g) s.offset[g] = Map::at(g) * w.Hp;
+Segments gate_segments(const Weights<Cell, T>& w, int gates = Cell::G) {
+  Segments s{w.H, gates, {}};
+  for (int g = 0; g < gates; ++g) s.offset[g] = Map::at(g) * w.Hp;
   return s;
 }
 
@@ -37,24 +38,27 @@ struct BackwardStep {
   const T* dy;   // [B,H]
   const T* dg1;  // gradients of the next step's pre-activations [B,kRowValues,Hp]; null at the last step
   T* gates;      // kept values in, gradients of the pre-activations out [B,kRowValues,Hp]
-  const T* h0;   // [B,H]
-  const T* h1;
+  const T* h0;   // [B,h0_width], H or Hp
+  const T* h1;   // [B,h1_width]
+  Index h0_width, h1_width;
   const T* c0;  // [B,Hp]
   const T* c1;
   T* dstates;   // gradients of the states without the share through Wh, in and out [S,B,Hp]
-  T* dvectors;  // sums by row block [row blocks,P,Hp]
+  T* dvectors;  // sums by row [B,P,Hp]
   Index batch;
+  const CrossingBack<T>* crossing;  // null: the states that leave are those that enter
 
   template <int R, int U>
   BPTT_NOINLINE void tile(Index row_block, Index block) const {
     const Index row = rows.begin(row_block);
+    const bool apart = crossing && crossing->dropout;  // the product's share needs its own factor
     Vec<T> acc[R][U];
 #pragma GCC unroll 16
     for (int u = 0; u < U; ++u) {
-      const Index unit = (block + u) * W, n = std::min<Index>(W, w.H - unit);
+      const Index unit = (block + u) * W;
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        acc[r][u] = Vec<T>::load(dy + (row + r) * w.H + unit, n) + Vec<T>::load(dstates + (row + r) * w.Hp + unit);
+        acc[r][u] = apart ? Vec<T>(T(0)) : Vec<T>::load(dstates + (row + r) * w.Hp + unit);
       }
     }
     if (dg1) {
@@ -72,34 +76,67 @@ struct BackwardStep {
     }
     alignas(64) T dh[R][U][W];
     spill(acc, dh);
+    if (crossing) return cross(dh[0][0], row, R, block, U);
 #pragma GCC unroll 1
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 1
-      for (int u = 0; u < U; ++u) cell(dh[r][u], row + r, block + u, row_block);
+      for (int u = 0; u < U; ++u) cell<false>(dh[r][u], row + r, block + u);
     }
   }
 
  private:
-  BPTT_INLINE void cell(const T* dh, Index row, Index block, Index row_block) const {
+  BPTT_NOINLINE void cross(const T* dh, Index row, int rows, Index block, int blocks) const {
+    for (int r = 0; r < rows; ++r) {
+      for (int u = 0; u < blocks; ++u, dh += W) cell<true>(dh, row + r, block + u);
+    }
+  }
+
+  template <bool Crosses>
+  BPTT_INLINE void cell(const T* dh, Index row, Index block) const {
     const Index unit = block * W, n = std::min<Index>(W, w.H - unit), at = row * w.Hp + unit;
     T* gate = gates + row * kRowValues<Cell> * w.Hp + unit;
-    Vec<T> k[K + 1], p[P + 1], s0[S], s1[S], ds1[S], da[A], dp[P + 1], ds0[S];
+    Vec<T> k[K + 1], p[P + 1], s0[S], s1[S], ds1[S], da[A], dp[P + 1], ds0[S], around[S];
     for (int i = 0; i < K; ++i) k[i] = Vec<T>::load(gate + i * w.Hp);
     for (int i = 0; i < P; ++i) p[i] = Vec<T>::load(w.vectors.data() + i * w.Hp + unit);
-    s0[0] = Vec<T>::load(h0 + row * w.H + unit, n);
-    s1[0] = Vec<T>::load(h1 + row * w.H + unit, n);
+    s0[0] = Vec<T>::load(h0 + row * h0_width + unit, h0_width == w.Hp ? W : n);
+    s1[0] = Vec<T>::load(h1 + row * h1_width + unit, h1_width == w.Hp ? W : n);
     ds1[0] = Vec<T>::load(dh);
     if constexpr (S > 1) {
       s0[1] = Vec<T>::load(c0 + at);
       s1[1] = Vec<T>::load(c1 + at);
       ds1[1] = Vec<T>::load(dstates + batch * w.Hp + at);
     }
+    if constexpr (Crosses) {
+      const Vec<T> product = ds1[0];
+      if (crossing->dropout) ds1[0] = Vec<T>::load(dstates + at);
+      ds1[0] = crossing->template enter_state<0>(row, unit, product, ds1[0]);
+      if constexpr (S > 1) ds1[1] = crossing->template enter_state<1>(row, unit, product, ds1[1]);
+    }
+    ds1[0] = ds1[0] + Vec<T>::load(dy + row * w.H + unit, n);
+    if constexpr (Crosses) {
+      Vec<T> m[kMaxStates];
+      crossing->masks(row, unit, m);
+      around[0] = crossing->template leave_state<0>(row, unit, m[0], ds1[0]);
+      if constexpr (S > 1) around[1] = crossing->template leave_state<1>(row, unit, m[1], ds1[1]);
+    }
     Cell::backward(k, p, s0, s1, ds1, da, dp, ds0);
+    if constexpr (Crosses) {
+      for (int i = 0; i < S; ++i) ds0[i] = ds0[i] + around[i];
+      if (crossing->between->clips_gradient()) clip(da, dp);
+    }
     for (int i = 0; i < A; ++i) da[i].store(gate + i * w.Hp);
     for (int i = 0; i < S; ++i) ds0[i].store(dstates + i * batch * w.Hp + at);
     for (int i = 0; i < P; ++i) {
-      T* sum = dvectors + (row_block * P + i) * w.Hp + unit;
+      T* sum = dvectors + (row * P + i) * w.Hp + unit;
       (Vec<T>::load(sum) + dp[i]).store(sum);
+    }
+  }
+
+  void clip(Vec<T> (&da)[A], Vec<T> (&dp)[P + 1]) const {
+    const Vec<T> limit(crossing->between->clip_gradient);
+    for (int i = 0; i < A; ++i) da[i] = clamp(da[i], limit);
+    if constexpr (Cell::kVectorsAreBias) {
+      for (int i = 0; i < P; ++i) dp[i] = clamp(dp[i], limit);
     }
   }
 };
@@ -107,83 +144,199 @@ struct BackwardStep {
 template <class Cell, class T>
 class Backward {
   static constexpr int S = Cell::S, P = Cell::P;
+  static constexpr bool kStaged = Traits<Cell>::kStaged;
 
  public:
   Backward(const Weights<Cell, T>& w, Tape<T>& tape, const BackwardCall<T>& call, const Plan& plan)
       : w_(w),
         tape_(tape),
         call_(call),
-        B_(tape.call.batch),
+        time_(tape.call.time),
+        between_(tape.call.between),
         plan_(plan),
-        rows_(B_),
-        dstates_(checked_mul(S * B_, w.Hp)),
-        dvectors_(checked_mul(rows_.count * P, w.Hp)),
-        first_(std::min(plan.chunk, tape.call.steps) * B_ * w.H),
+        dstates_(checked_mul(S * time_.batch, w.Hp)),
+        dvectors_(checked_mul(time_.batch * P, w.Hp)),
         dweights_(w, call, plan.threads) {
-    for (int i = 0; i < S; ++i) copy_rows(dstates_.data() + i * B_ * w.Hp, w.Hp, call.dfinal[i], w.H, B_, w.H);
+    for (int i = 0; i < S; ++i)
+      copy_rows(dstates_.data() + i * time_.batch * w.Hp, w.Hp, call.dfinal[i], width(i), time_.batch, width(i));
+    if (kStaged) {
+      dlines_ = Buffer<T>(checked_mul(time_.batch, kRow * w.Hp));
+      ds_ = Buffer<T>(checked_mul((S + 1) * time_.batch, w.Hp));
+    }
     dvectors_.clear();
-    const Index before = std::min(first_.size(), B_ * w.H);
-    std::copy_n(tape.call.initial[0], before, first_.data());
-    std::copy_n(tape.call.y, first_.size() - before, first_.data() + before);
+    if (!between_) {
+      first_ = Buffer<T>(first_chunk() * time_.batch * w.H);
+      const Index before = std::min(first_.size(), time_.batch * w.H);
+      std::copy_n(tape.call.initial[0], before, first_.data());
+      std::copy_n(tape.call.y, first_.size() - before, first_.data() + before);
+      return;
+    }
+    if (between_->dropout > 0 && between_->training) dropout_ = dropout_mask(*between_, time_.batch, w.Hp);
+    if (call.danew[0]) danew_ = Buffer<T>(checked_mul(S * time_.batch, w.Hp));
+    danew_.clear();
   }
 
   /// False when it was called off; the gradients are then incomplete.
   bool run(Poll::Interrupted interrupted) {
-    bool complete = true;
-    if (B_ == 0 || tape_.call.steps == 0) {
+    if (time_.batch == 0 || time_.steps == 0) {
       dweights_.set_zero();
-    } else {
+      finish();
+      return true;
+    }
+    std::unique_ptr<Forward<Cell, T>> again;
+    if (tape_.segmented()) again = std::make_unique<Forward<Cell, T>>(w_, tape_.call, &tape_, plan_);
+    for (Index i = Index(tape_.cuts.size()) - 2; i >= 0; --i) {
+      const Index begin = tape_.cuts[std::size_t(i)], end = tape_.cuts[std::size_t(i + 1)];
+      if (again && !again->replay(i, interrupted)) return false;
+      bool complete = true;
       Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
-        const bool finished = loop(thread, barrier, interrupted);
+        const bool finished = loop(begin, end, thread, barrier, interrupted);
         if (thread == 0) complete = finished;
       });
+      if (!complete) return false;
+      if (i > 0) keep_first(begin);
     }
-    if (complete) finish();
-    return complete;
+    finish();
+    return true;
   }
 
  private:
   static constexpr Index kRow = kRowValues<Cell>;
 
-  T* gates(Index t) { return tape_.gates.data() + t * B_ * kRow * w_.Hp; }
-  const T* h(Index t) const { return t == 0 ? tape_.call.initial[0] : tape_.call.y + (t - 1) * B_ * w_.H; }
-  const T* state(Index t) const { return S > 1 ? tape_.states.data() + t * B_ * w_.Hp : nullptr; }
+  Index width(int state) const { return state == 0 ? w_.R : w_.H; }
+  /// The gradients that go back through the product with h.
+  Segments through() const { return gate_segments<HiddenMap<Cell>>(w_, kHiddenGates<Cell>); }
 
-  bool loop(int thread, Barrier& barrier, Poll::Interrupted interrupted) {
-    const Index T_ = tape_.call.steps;
-    const Part part(plan_, rows_.count, w_.blocks, thread, barrier.size());
+  T* gates(Index t) { return tape_.gates.data() + tape_.row(t) * kRow * w_.Hp; }
+  /// What the pre-activations of step t became, also where it belongs to the segment that came before this one.
+  const T* dgates(Index t, Index end) {
+    if (t == time_.steps) return nullptr;
+    return t == end ? next_.data() : gates(t);
+  }
+  /// h as the product of step t takes it.
+  const T* h(Index t) const {
+    if (between_) return tape_.operand.data() + tape_.row(t) * w_.R;
+    return t == 0 ? tape_.call.initial[0] : tape_.call.y + time_.begin(t - 1) * w_.H;
+  }
+  const T* c(Index t) const {
+    if (S == 1) return nullptr;
+    return (between_ ? tape_.entering_c : tape_.states).data() + tape_.row(t) * w_.Hp;
+  }
+
+  /// Steps of the first chunk.
+  Index first_chunk() const {
+    Index end = time_.steps;
+    while (end > 0 && chunk_begin(time_, end) > 0) end = chunk_begin(time_, end);
+    return end;
+  }
+
+  /// The gradients of a segment's first step, which the segment before it asks for.
+  void keep_first(Index t) {
+    const Index size = time_.rows(t) * kRow * w_.Hp;
+    if (next_.size() < size) next_ = Buffer<T>(time_.batch * kRow * w_.Hp);
+    std::copy_n(gates(t), size, next_.data());
+  }
+
+  bool loop(Index first, Index last, int thread, Barrier& barrier, Poll::Interrupted interrupted) {
+    Part part(plan_, time_, w_.blocks, thread, barrier.size());
     Poll poll(interrupted, plan_.step_time_s);
-    for (Index end = T_; end > 0; end = std::max<Index>(0, end - plan_.chunk)) {
-      const Index begin = std::max<Index>(0, end - plan_.chunk);
+    for (Index end = last; end > first;) {
+      const Index begin = chunk_begin(time_, end);
       for (Index t = end - 1; t >= begin; --t) {
-        const BackwardStep<Cell, T> step{w_,
-                                         rows_,
-                                         call_.dy + t * B_ * w_.H,
-                                         t + 1 < T_ ? gates(t + 1) : nullptr,
-                                         gates(t),
-                                         h(t),
-                                         h(t + 1),
-                                         state(t),
-                                         state(t + 1),
-                                         dstates_.data(),
-                                         dvectors_.data(),
-                                         B_};
-        run_step<1>(step, part, t);
+        const CrossingBack<T> crossing = between_ ? cross(t) : CrossingBack<T>{};
+        if (between_ && time_.rows(t + 1) < time_.rows(t)) {  // the rows that end here have no product to come
+          Part ending = part;
+          ending.first = std::max(part.first, time_.rows(t + 1));
+          ending.activate(time_.rows(t));
+          one(t, nullptr, ending, &crossing);
+        }
+        part.activate(between_ ? time_.rows(t + 1) : time_.batch);
+        one(t, dgates(t + 1, last), part, between_ ? &crossing : nullptr);
         if (thread == 0 && poll()) barrier.cancel();
         if (plan_.split == Split::kHidden ? !barrier.wait() : barrier.cancelled()) return false;
       }
       if (plan_.split == Split::kBatch && !barrier.wait()) return false;
       products(begin, end, thread, barrier.size());
+      end = begin;
     }
     return true;
   }
 
+  void one(Index t, const T* dg1, const Part& part, const CrossingBack<T>* crossing) {
+    if constexpr (kStaged)
+      staged(t, dg1, *crossing).run(part.rows, through());
+    else
+      run_step<1>(step(t, dg1, part.rows, crossing), part.units, t);
+  }
+
+  StagedBackward<Cell, T> staged(Index t, const T* dg1, const CrossingBack<T>& crossing) {
+    const bool apart = tape_.entering_h.size() > 0;
+    const Index row = tape_.row(t);
+    return {w_,
+            call_.dy + time_.begin(t) * w_.R,
+            dg1,
+            gates(t),
+            tape_.scales.data() + row * kScales,
+            h(t),
+            apart ? tape_.entering_h.data() + row * w_.Hp : h(t),
+            apart ? w_.Hp : w_.R,
+            c(t),
+            tape_.states.data() + row * w_.Hp,
+            dstates_.data(),
+            dvectors_.data(),
+            dlines_.data(),
+            ds_.data(),
+            time_.batch,
+            crossing};
+  }
+
+  BackwardStep<Cell, T> step(Index t, const T* dg1, const RowBlocks& rows, const CrossingBack<T>* crossing) {
+    const bool apart = tape_.entering_h.size() > 0, left = tape_.left_h.size() > 0;
+    const T* y = tape_.call.y + time_.begin(t) * w_.H;
+    return {w_,
+            rows,
+            call_.dy + time_.begin(t) * w_.H,
+            dg1,
+            gates(t),
+            apart ? tape_.entering_h.data() + tape_.row(t) * w_.Hp : h(t),
+            left ? tape_.left_h.data() + tape_.row(t) * w_.Hp : y,
+            apart ? w_.Hp : w_.H,
+            left ? w_.Hp : w_.H,
+            c(t),
+            between_ ? tape_.states.data() + tape_.row(t) * w_.Hp : c(t + 1),
+            dstates_.data(),
+            dvectors_.data(),
+            time_.batch,
+            crossing};
+  }
+
+  CrossingBack<T> cross(Index t) {
+    CrossingBack<T> c = between();
+    c.step = t;
+    const bool left = tape_.left_h.size() > 0;
+    c.left[0] = left ? tape_.left_h.data() + tape_.row(t) * w_.Hp : tape_.call.y + time_.begin(t) * w_.R;
+    c.left_width[0] = left ? w_.Hp : w_.R;
+    if (S > 1) c.left[1] = tape_.states.data() + tape_.row(t) * w_.Hp, c.left_width[1] = w_.Hp;
+    c.rows1 = time_.rows(t + 1);
+    c.keep1 = between_->keep ? between_->keep + time_.begin(t + 1) : nullptr;
+    return c;
+  }
+
+  /// What all crossings of the call have in common.
+  CrossingBack<T> between() {
+    CrossingBack<T> c;
+    c.between = between_, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp, c.batch = time_.batch;
+    c.danew = danew_.size() > 0 ? danew_.data() : nullptr;
+    c.dropout = dropout_.size() > 0 ? dropout_.data() : nullptr;
+    return c;
+  }
+
   /// dx of the chunk, and its share of the weight gradients.
   void products(Index begin, Index end, int thread, int threads) {
-    const Index rows = (end - begin) * B_;
+    const Index rows = time_.begin(end) - time_.begin(begin);
     const RowBlocks blocks(rows);
     const Share share(blocks.count, thread, threads);
-    T* dx = call_.dx + begin * B_ * w_.I;
+    T* dx = call_.dx + time_.begin(begin) * w_.I;
     Segments k = gate_segments<InputMap<Cell>>(w_);
     if (w_.I > kNarrow) {
       product(dx, w_.I, gates(begin), kRow * w_.Hp, k, w_.x_back, static_cast<const T*>(nullptr), blocks, share.begin,
@@ -192,43 +345,67 @@ class Backward {
       k.length = w_.Hp;
       narrow_product(dx, w_.I, gates(begin), kRow * w_.Hp, k, w_.x_narrow.data(), blocks, share.begin, share.end);
     }
-    dweights_.add(gates(begin), tape_.call.x + begin * B_ * w_.I, begin == 0 ? first_.data() : h(begin), rows,
-                  end == tape_.call.steps, thread, threads);
+    const T* before = begin == 0 && !between_ ? first_.data() : h(begin);
+    dweights_.add(gates(begin), tape_.call.x + time_.begin(begin) * w_.I, before, rows, end == time_.steps, thread,
+                  threads);
   }
 
   void finish() {
-    const Index T_ = tape_.call.steps;
-    const RowBlocks blocks(B_);
-    if (B_ > 0) {
-      if (T_ > 0) {
-        product(call_.dinitial[0], w_.H, gates(0), kRow * w_.Hp, gate_segments<HiddenMap<Cell>>(w_), w_.h_back,
-                static_cast<const T*>(nullptr), blocks, 0, blocks.count);
-      } else {
-        std::fill_n(call_.dinitial[0], B_ * w_.H, T(0));
+    constexpr int W = Vec<T>::kSize;
+    const Index B = time_.batch, active = time_.rows(0);
+    Buffer<T> products(checked_mul(B, w_.Hp));
+    products.clear();
+    const RowBlocks blocks(active);
+    if (active > 0) {
+      product(products.data(), w_.Hp, gates(0), kRow * w_.Hp, through(), w_.h_back, static_cast<const T*>(nullptr), blocks,
+              0, blocks.count);
+    }
+    CrossingBack<T> crossing = between();
+    crossing.rows1 = active;
+    if (between_) crossing.keep1 = between_->keep;
+    for (Index row = 0; row < B; ++row) {
+      for (Index unit = 0; unit < w_.R; unit += W) {
+        const Vec<T> share = Vec<T>::load(products.data() + row * w_.Hp + unit);
+        Vec<T> d = Vec<T>::load(dstates_.data() + row * w_.Hp + unit);
+        if (dropout_.size() == 0) d = share + d;
+        d = crossing.template enter_state<0>(row, unit, share, d);
+        d.store(call_.dinitial[0] + row * w_.R + unit, std::min<Index>(W, w_.R - unit));
       }
-      for (Index b = 0; b < B_; ++b) {
-        for (Index j = 0; j < w_.H; ++j) call_.dinitial[0][b * w_.H + j] += dstates_[b * w_.Hp + j];
+      for (Index unit = 0; S > 1 && unit < w_.H; unit += W) {
+        Vec<T> d = Vec<T>::load(dstates_.data() + (B + row) * w_.Hp + unit);
+        d = crossing.template enter_state<1>(row, unit, d, d);
+        d.store(call_.dinitial[1] + row * w_.H + unit, std::min<Index>(W, w_.H - unit));
       }
-      for (int i = 1; i < S; ++i) copy_rows(call_.dinitial[i], w_.H, dstates_.data() + i * B_ * w_.Hp, w_.Hp, B_, w_.H);
     }
     dweights_.write();
-    if (!call_.dvectors) return;
-    std::fill_n(call_.dvectors, P * w_.H, T(0));
-    for (Index block = 0; block < rows_.count; ++block) {
-      for (int i = 0; i < P; ++i) {
-        for (Index j = 0; j < w_.H; ++j) call_.dvectors[i * w_.H + j] += dvectors_[(block * P + i) * w_.Hp + j];
-      }
+    for (int i = 0; danew_.size() > 0 && i < S; ++i)
+      sum_rows(call_.danew[i], danew_.data() + i * B * w_.Hp, w_.Hp, width(i));
+    constexpr int kBias = Traits<Cell>::kBiasIsVectors ? Cell::G : 0;  // vectors that are the bias
+    for (int i = 0; i < P; ++i) {
+      T* to = i < P - kBias ? call_.dvectors : call_.dbias;
+      if (to) sum_rows(to + (i < P - kBias ? i : i - P + kBias) * w_.H, dvectors_.data() + i * w_.Hp, P * w_.Hp, w_.H);
+    }
+  }
+
+  /// The sum over the batch of rows that lie `ld` apart.
+  void sum_rows(T* to, const T* from, Index ld, Index width) const {
+    std::fill_n(to, width, T(0));
+    for (Index row = 0; row < time_.batch; ++row) {
+      for (Index j = 0; j < width; ++j) to[j] += from[row * ld + j];
     }
   }
 
   const Weights<Cell, T>& w_;
   Tape<T>& tape_;
   const BackwardCall<T>& call_;
-  Index B_;
+  const Timeline time_;
+  const Between<T>* between_;
   Plan plan_;
-  RowBlocks rows_;
-  Buffer<T> dstates_, dvectors_;
-  Buffer<T> first_;  // the hidden states before the steps of the first chunk, in one piece
+  Buffer<T> dstates_, dvectors_, danew_;
+  Buffer<T> first_;    // the hidden states before the steps of the first chunk, in one piece
+  Buffer<T> next_;     // see keep_first
+  Buffer<T> dropout_;  // [B,Hp]
+  Buffer<T> dlines_, ds_;  // of cells of several stages
   WeightGradient<Cell, T> dweights_;
 };
 

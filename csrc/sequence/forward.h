@@ -7,25 +7,12 @@
 
 #include "core/math.h"
 #include "core/threads.h"
+#include "sequence/between.h"
 #include "sequence/plan.h"
-#include "sequence/tape.h"
+#include "sequence/staged_forward.h"
 #include "sequence/weights.h"
 
 namespace bptt::sequence {
-
-/// Maps gate g to its accumulator, for the two products.
-template <class Cell>
-struct InputMap {
-  static constexpr int at(int g) { return Cell::x_acc(g); }
-};
-template <class Cell>
-struct HiddenMap {
-  static constexpr int at(int g) { return Cell::h_acc(g); }
-};
-
-/// Values per row and unit in a tape's gates.
-template <class Cell>
-constexpr int kRowValues = Cell::K > Cell::A ? Cell::K : Cell::A;
 
 template <class Cell, class T>
 struct ForwardStep {
@@ -41,6 +28,7 @@ struct ForwardStep {
   T* c1;
   T* gates;   // [B,kRowValues,Hp] or null
   bool keep;  // store the cell's kept values there
+  const Crossing<T>* crossing;  // null: h1 and c1 enter the next step as they are
 
   /// The R rows of a row block, U blocks of units from `block`.
   template <int R, int U>
@@ -55,10 +43,11 @@ struct ForwardStep {
 
     alignas(64) T a[R][U * A][W];
     spill(acc, a);
+    if (crossing) return cross(a[0][0], W, W, row, R, block, U);
 #pragma GCC unroll 1
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 1
-      for (int u = 0; u < U; ++u) cell(a[r][u * A], W, W, row + r, block + u);
+      for (int u = 0; u < U; ++u) cell<false>(a[r][u * A], W, W, row + r, block + u);
     }
   }
 
@@ -78,8 +67,12 @@ struct ForwardStep {
     accumulate<Identity, N, N>(acc, h0 + row * w.H, w.H, w.h.data() + block * w.H * G * W, 0, w.H);
     alignas(64) T a[R][N][W];
     spill(acc, a);
+    if (crossing) {
+      for (int r = 0; r < R; ++r) cross(a[r][0], units, units, row + r, 1, block, 1);
+      return;
+    }
 #pragma GCC unroll 1
-    for (int r = 0; r < R; ++r) cell(a[r][0], units, units, row + r, block);
+    for (int r = 0; r < R; ++r) cell<false>(a[r][0], units, units, row + r, block);
   }
 
  private:
@@ -98,19 +91,34 @@ struct ForwardStep {
     }
   }
 
+  /// The cells of a tile, one text for all tiles: a [rows][blocks][A] runs of `lanes`, `stride` apart.
+  BPTT_NOINLINE void cross(const T* a, Index stride, Index lanes, Index row, int rows, Index block, int blocks_) const {
+    for (int r = 0; r < rows; ++r) {
+      for (int u = 0; u < blocks_; ++u, a += A * stride) cell<true>(a, stride, lanes, row + r, block + u);
+    }
+  }
+
   /// The pre-activations of a row and a block: `lanes` of each, `stride` apart.
+  template <bool Crosses>
   BPTT_INLINE void cell(const T* a, Index stride, Index lanes, Index row, Index block) const {
     const Index unit = block * W, n = std::min<Index>(W, w.H - unit);
     Vec<T> av[A], p[P + 1], s0[S], s1[S], k[K + 1];
     for (int i = 0; i < A; ++i) av[i] = Vec<T>::load(a + i * stride, lanes);
     for (int i = 0; i < P; ++i) p[i] = Vec<T>::load(w.vectors.data() + i * w.Hp + unit);
-    s0[0] = Vec<T>::load(h0 + row * w.H + unit, n);
+    if constexpr (Crosses)
+      s0[0] = Vec<T>::load(crossing->h0 + row * crossing->h0_width + unit, n);
+    else
+      s0[0] = Vec<T>::load(h0 + row * w.H + unit, n);
     if constexpr (S > 1) s0[1] = Vec<T>::load(c0 + row * w.Hp + unit);
     Cell::forward(av, p, s0, s1, k);
-    s1[0].store(h1 + row * w.H + unit, n);
-    if constexpr (S > 1) s1[1].store(c1 + row * w.Hp + unit);
     if (keep) {
       for (int i = 0; i < K; ++i) k[i].store(gate(row, i) + unit);
+    }
+    if constexpr (Crosses) {
+      crossing->leave(row, unit, s0, s1);
+    } else {
+      s1[0].store(h1 + row * w.H + unit, n);
+      if constexpr (S > 1) s1[1].store(c1 + row * w.Hp + unit);
     }
   }
 };
@@ -153,10 +161,10 @@ void input_products(const Weights<Cell, T>& w, const T* x, T* gates, Index rows,
   }
 }
 
-/// f(Constant<rows>, row block) over a thread's row blocks, whose sizes are MaxRows and one less.
+/// f(Constant<rows>, row block) over row blocks, whose sizes are MaxRows and one less.
 template <int MaxRows, class F>
-BPTT_INLINE void for_row_blocks(const RowBlocks& rows, const Share& share, F&& f) {
-  for (Index i = share.begin; i < share.end; ++i) {
+BPTT_INLINE void for_row_blocks(const RowBlocks& rows, F&& f) {
+  for (Index i = 0; i < rows.count; ++i) {
     if (rows.size(i) == MaxRows)
       f(Constant<MaxRows>{}, i);
     else if constexpr (MaxRows > 1)
@@ -168,67 +176,117 @@ BPTT_INLINE void for_row_blocks(const RowBlocks& rows, const Share& share, F&& f
 /// the rows pass by. Even and odd steps walk the blocks in opposite directions and find what the last step left in the
 /// cache (LSTM B=1 T=100 I=H=512, hidden weights twice the second-level cache: inference 19.1 -> 14.2 ms).
 template <int PerBlock, class Step>
-void run_step(const Step& step, const Part& part, Index t) {
+void run_step(const Step& step, const Share& units, Index t) {
+  if (step.rows.count == 0) return;
   dispatch<kTileRows>(step.rows.max_size(), [&](auto most) {
     constexpr int kMaxRows = most, kMaxBlocks = tile_blocks(kMaxRows, PerBlock);
     const auto tiles = [&](auto width, Index block) {
-      for_row_blocks<kMaxRows>(step.rows, part.rows,
-                               [&](auto height, Index i) { step.template tile<height, width>(i, block); });
+      for_row_blocks<kMaxRows>(step.rows, [&](auto height, Index i) { step.template tile<height, width>(i, block); });
     };
-    Index end = part.blocks.end;
+    Index end = units.end;
     bool tail = false;
     if constexpr (Step::kTailWidth > 0) {
-      tail = step.w.tail > 0 && part.blocks.begin < end && end == step.w.blocks;
+      tail = step.w.tail > 0 && units.begin < end && end == step.w.blocks;
       end -= Index(tail);
     }
-    if (t % 2 == 0) for_block_runs<kMaxBlocks>(part.blocks.begin, end, tiles);
+    if (t % 2 == 0) for_block_runs<kMaxBlocks>(units.begin, end, tiles);
     if constexpr (Step::kTailWidth > 0) {
       if (tail) {
         dispatch<Step::kTailWidth>(int(step.w.tail_width), [&](auto width) {
-          for_row_blocks<kMaxRows>(step.rows, part.rows,
-                                   [&](auto height, Index i) { step.template tail<height, width>(i); });
+          for_row_blocks<kMaxRows>(step.rows, [&](auto height, Index i) { step.template tail<height, width>(i); });
         });
       }
     }
-    if (t % 2 != 0) for_block_runs_backward<kMaxBlocks>(part.blocks.begin, end, tiles);
+    if (t % 2 != 0) for_block_runs_backward<kMaxBlocks>(units.begin, end, tiles);
   });
 }
 
 template <class Cell, class T>
 class Forward {
+  static constexpr int S = Cell::S;
+  static constexpr bool kStaged = Traits<Cell>::kStaged;
+
  public:
   Forward(const Weights<Cell, T>& w, const ForwardCall<T>& call, Tape<T>* tape, const Plan& plan)
-      : w_(w), call_(call), tape_(tape), plan_(plan), rows_(call.batch) {
-    const Index B = call.batch;
-    if (!tape && plan_.hoisted) scratch_ = Buffer<T>(checked_mul(plan_.chunk * B, kRowValues<Cell> * w.Hp));
-    if (!tape && Cell::S > 1) states_ = Buffer<T>(checked_mul(B, w.Hp));
+      : w_(w), call_(call), tape_(tape), plan_(plan) {
+    if (call.between && call.between->training && call.between->dropout > 0)
+      dropout_ = dropout_mask(*call.between, call.time.batch, w.Hp);
+    std::copy_n(call.final, S, final_);
   }
 
   /// False when it was called off; y and the final states are then incomplete.
   bool run(Poll::Interrupted interrupted) {
+    const bool segmented = tape_ && tape_->segmented();
+    keep_ = tape_ && !segmented;
+    allocate();
     copy_states_in();
-    bool complete = true;
-    if (call_.batch > 0) {
-      Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
-        const bool finished = loop(thread, barrier, interrupted);
-        if (thread == 0) complete = finished;
-      });
+    if (!segmented) {
+      if (!steps(0, call_.time.steps, interrupted)) return false;
+    } else {
+      for (std::size_t i = 0; i + 1 < tape_->cuts.size(); ++i) {
+        if (S > 1) std::copy_n(c0(tape_->cuts[i]), saved_size(), tape_->saved.data() + Index(i) * saved_size());
+        if (!steps(tape_->cuts[i], tape_->cuts[i + 1], interrupted)) return false;
+      }
     }
-    if (complete) copy_states_out();
-    return complete;
+    copy_states_out();
+    return true;
+  }
+
+  /// The i-th segment once more, for the backward pass; the same bits.
+  bool replay(Index i, Poll::Interrupted interrupted) {
+    const Index begin = tape_->cuts[std::size_t(i)];
+    keep_ = true;
+    tape_->first = begin;
+    allocate();
+    ended_ = Buffer<T>(checked_mul(S * call_.time.batch, w_.H));  // the caller has the final states already
+    for (int j = 0; j < S; ++j) final_[j] = ended_.data() + j * call_.time.batch * w_.H;
+    if (call_.between) enter(begin);
+    if (S > 1) std::copy_n(tape_->saved.data() + i * saved_size(), saved_size(), c0(begin));
+    return steps(begin, tape_->cuts[std::size_t(i + 1)], interrupted);
   }
 
  private:
-  bool loop(int thread, Barrier& barrier, Poll::Interrupted interrupted) const {
-    const Index B = call_.batch, row = kRowValues<Cell> * w_.Hp;
-    const Part part(plan_, rows_.count, w_.blocks, thread, barrier.size());
+  static constexpr Index kRow = kRowValues<Cell>;
+
+  void allocate() {
+    const Index B = call_.time.batch;
+    if (kStaged) made_ = Buffer<T>(checked_mul((S + 1) * B, w_.Hp)), scales_ = Buffer<T>(B * kScales);
+    if (keep_) return;
+    if (plan_.hoisted || kStaged)
+      scratch_ = Buffer<T>(checked_mul((plan_.hoisted ? plan_.chunk : 1) * B, kRow * w_.Hp));
+    if (S > 1) states_ = Buffer<T>(checked_mul(B, w_.Hp));
+    if (call_.between) operand_ = Buffer<T>(checked_mul(2 * B, w_.R));
+    if (call_.between && dropout_.size() > 0) entering_h_ = Buffer<T>(checked_mul(B, w_.Hp));
+  }
+
+  bool steps(Index begin, Index end, Poll::Interrupted interrupted) {
+    bool complete = true;
+    if (call_.time.batch > 0) {
+      Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
+        const bool finished = loop(begin, end, thread, barrier, interrupted);
+        if (thread == 0) complete = finished;
+      });
+    }
+    return complete;
+  }
+
+  bool loop(Index first, Index last, int thread, Barrier& barrier, Poll::Interrupted interrupted) const {
+    const Timeline& time = call_.time;
+    Part part(plan_, time, w_.blocks, thread, barrier.size());
     Poll poll(interrupted, plan_.step_time_s);
-    for (Index begin = 0; begin < call_.steps; begin += plan_.chunk) {
-      const Index end = std::min(call_.steps, begin + plan_.chunk);
-      T* gates = tape_ ? tape_->gates.data() + begin * B * row : scratch_.data();
-      if (plan_.hoisted) input_products(w_, call_.x + begin * B * w_.I, gates, (end - begin) * B, part.blocks);
+    for (Index begin = first; begin < last; begin += plan_.chunk) {
+      const Index end = std::min(last, begin + plan_.chunk);
+      if (plan_.hoisted) {
+        input_products(w_, call_.x + time.begin(begin) * w_.I, gates(begin, begin), time.begin(end) - time.begin(begin),
+                       part.units);
+      }
       for (Index t = begin; t < end; ++t) {
-        run_step<Cell::A>(step(t, gates ? gates + (t - begin) * B * row : nullptr), part, t);
+        part.activate(time.rows(t));
+        const Crossing<T> crossing = call_.between ? cross(t) : Crossing<T>{};
+        if constexpr (kStaged)
+          staged(t, gates(t, begin), crossing).run(part.rows);
+        else
+          run_step<Cell::A>(step(t, gates(t, begin), part.rows, call_.between ? &crossing : nullptr), part.units, t);
         if (thread == 0 && poll()) barrier.cancel();
         if (plan_.split == Split::kHidden ? !barrier.wait() : barrier.cancelled()) return false;
       }
@@ -236,38 +294,117 @@ class Forward {
     return true;
   }
 
-  ForwardStep<Cell, T> step(Index t, T* gates) const {
-    const Index B = call_.batch;
-    const T* x = plan_.hoisted ? nullptr : call_.x + t * B * w_.I;
-    const T* h0 = t == 0 ? call_.initial[0] : call_.y + (t - 1) * B * w_.H;
-    return {w_, rows_, x, h0, call_.y + t * B * w_.H, state(t), state(t + 1), gates, tape_ != nullptr};
+  ForwardStep<Cell, T> step(Index t, T* gates, const RowBlocks& rows, const Crossing<T>* crossing) const {
+    const Timeline& time = call_.time;
+    const T* x = plan_.hoisted ? nullptr : call_.x + time.begin(t) * w_.I;
+    const T* h0 = call_.between ? operand(t) : t == 0 ? call_.initial[0] : call_.y + time.begin(t - 1) * w_.H;
+    return {w_, rows, x, h0, call_.y + time.begin(t) * w_.H, c0(t), c0(t + 1), gates, keep_, crossing};
   }
 
-  /// The second state before step t, [B,Hp]: all of them on the tape, a single one without it.
-  T* state(Index t) const {
-    if constexpr (Cell::S == 1)
-      return nullptr;
-    else
-      return tape_ ? tape_->states.data() + t * call_.batch * w_.Hp : states_.data();
+  StagedForward<Cell, T> staged(Index t, T* lines, const Crossing<T>& crossing) const {
+    T* scales = keep_ && tape_->scales.size() > 0 ? tape_->scales.data() + tape_->row(t) * kScales
+                                                  : const_cast<T*>(scales_.data());
+    const T* x = plan_.hoisted ? nullptr : call_.x + call_.time.begin(t) * w_.I;
+    return {w_, x, operand(t), c0(t), lines, scales, const_cast<T*>(made_.data()), call_.time.batch, crossing};
   }
 
-  void copy_states_in() const {
-    if constexpr (Cell::S > 1) copy_rows(state(0), w_.Hp, call_.initial[1], w_.H, call_.batch, w_.H);
+  Crossing<T> cross(Index t) const {
+    const Timeline& time = call_.time;
+    const Between<T>& between = *call_.between;
+    Crossing<T> c;
+    c.between = &between, c.step = t, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp;
+    const bool apart = dropout_.size() > 0;  // h of the product and of the cell
+    c.h0 = apart ? entering_h(t) : operand(t);
+    c.h0_width = apart ? w_.Hp : w_.R;
+    c.out = call_.y + time.begin(t) * w_.R;
+    c.rows1 = time.rows(t + 1);
+    c.keep1 = between.keep ? between.keep + time.begin(t + 1) : nullptr;
+    c.operand1 = operand(t + 1);
+    c.h1 = apart ? entering_h(t + 1) : nullptr;
+    c.c1 = c0(t + 1);
+    c.dropout = apart ? dropout_.data() : nullptr;
+    if (keep_ && tape_->left_h.size() > 0) c.left[0] = tape_->left_h.data() + tape_->row(t) * w_.Hp;
+    if (keep_ && S > 1) c.left[1] = tape_->states.data() + tape_->row(t) * w_.Hp;
+    for (int i = 0; i < S; ++i) c.final[i] = final_[i];
+    return c;
+  }
+
+  // Where things lie that belong to step t: on the tape, or in what the steps share without one.
+  T* gates(Index t, Index chunk) const {
+    if (keep_) return tape_->gates.data() + tape_->row(t) * kRow * w_.Hp;
+    if (!plan_.hoisted) return const_cast<T*>(scratch_.data());  // null but for cells of several stages
+    return const_cast<T*>(scratch_.data()) + (call_.time.begin(t) - call_.time.begin(chunk)) * kRow * w_.Hp;
+  }
+  T* operand(Index t) const {
+    return keep_ ? tape_->operand.data() + tape_->row(t) * w_.R
+                 : const_cast<T*>(operand_.data()) + (t % 2) * call_.time.batch * w_.R;
+  }
+  T* entering_h(Index t) const {
+    return keep_ ? tape_->entering_h.data() + tape_->row(t) * w_.Hp : const_cast<T*>(entering_h_.data());
+  }
+  /// The second state as it enters step t.
+  T* c0(Index t) const {
+    if (S == 1) return nullptr;
+    if (!keep_) return const_cast<T*>(states_.data());
+    return (call_.between ? tape_->entering_c : tape_->states).data() + tape_->row(t) * w_.Hp;
+  }
+  Index saved_size() const { return call_.time.batch * w_.Hp; }
+
+  void copy_states_in() {
+    if (call_.between)
+      enter(0);
+    else if (S > 1)
+      copy_rows(c0(0), w_.Hp, call_.initial[1], w_.H, call_.time.batch, w_.H);
+  }
+
+  /// The states before step t from those the step before it left (c of them only at t = 0).
+  void enter(Index t) const {
+    constexpr int W = Vec<T>::kSize;
+    const Timeline& time = call_.time;
+    Crossing<T> c;
+    c.between = call_.between, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp;
+    c.rows1 = time.rows(t);
+    c.keep1 = call_.between->keep ? call_.between->keep + time.begin(t) : nullptr;
+    c.operand1 = operand(t);
+    if (dropout_.size() > 0) c.h1 = entering_h(t), c.dropout = dropout_.data();
+    c.c1 = c0(t);
+    const T* h = t == 0 ? call_.initial[0] : call_.y + time.begin(t - 1) * w_.R;
+    const auto load = [&](const T* from, Index width, Index row, Index unit) {
+      return Vec<T>::load(from + row * width + unit, std::min<Index>(W, width - unit));
+    };
+    for (Index row = 0; row < time.rows(t); ++row) {
+      for (Index unit = 0; unit < w_.R; unit += W) c.template enter_state<0>(row, unit, load(h, w_.R, row, unit));
+      if constexpr (S > 1) {
+        for (Index unit = 0; unit < w_.H; unit += W)
+          c.template enter_state<1>(row, unit, load(call_.initial[1], w_.H, row, unit));
+      }
+    }
   }
 
   void copy_states_out() const {
-    const Index B = call_.batch;
-    const T* h = call_.steps == 0 ? call_.initial[0] : call_.y + (call_.steps - 1) * B * w_.H;
+    const Timeline& time = call_.time;
+    const Index B = time.batch;
+    if (call_.between) {  // what ends has been written by its last step
+      const Index none = time.rows(0);
+      for (int i = 0; i < S; ++i) {
+        const Index width = i == 0 ? w_.R : w_.H;
+        std::copy_n(call_.initial[i] + none * width, (B - none) * width, call_.final[i] + none * width);
+      }
+      return;
+    }
+    const T* h = time.steps == 0 ? call_.initial[0] : call_.y + (time.steps - 1) * B * w_.H;
     std::copy_n(h, B * w_.H, call_.final[0]);
-    if constexpr (Cell::S > 1) copy_rows(call_.final[1], w_.H, state(call_.steps), w_.Hp, B, w_.H);
+    if (S > 1) copy_rows(call_.final[1], w_.H, c0(time.steps), w_.Hp, B, w_.H);
   }
 
   const Weights<Cell, T>& w_;
   const ForwardCall<T>& call_;
   Tape<T>* tape_;
   Plan plan_;
-  RowBlocks rows_;
-  mutable Buffer<T> scratch_, states_;
+  bool keep_ = false;  // this pass writes the tape's buffers
+  Buffer<T> scratch_, states_, operand_, entering_h_, dropout_, ended_;
+  Buffer<T> made_, scales_;  // of cells of several stages
+  T* final_[kMaxStates];
 };
 
 }  // namespace bptt::sequence

@@ -5,8 +5,9 @@
 #pragma once
 
 #include <algorithm>
+#include <tuple>
 
-#include "core/gemm.h"
+#include "sequence/timeline.h"
 
 namespace bptt::sequence {
 
@@ -23,6 +24,7 @@ struct Plan {
 struct Shape {
   Index steps, batch, input, hidden;
   int gates;
+  bool whole_rows = false;  // units are not divided
 };
 
 namespace detail {
@@ -51,10 +53,6 @@ double step_time(const Shape& s, Index rows, Index blocks) {
 
 }  // namespace detail
 
-/// Rows times steps that are handled together: at H = 512 an LSTM's gradients of them take 1 MiB, half of a 2 MiB
-/// second-level cache.
-constexpr Index kChunkRows = 128;
-
 template <class T>
 Plan make_plan(const Shape& s, int threads) {
   constexpr int W = Vec<T>::kSize;
@@ -73,7 +71,7 @@ Plan make_plan(const Shape& s, int threads) {
     const double t = double(s.steps) * detail::step_time<T>(s, rows, blocks) + detail::kLaunch;
     if (t < time) time = t, best.split = Split::kBatch, best.threads = batch_threads, best.hoisted = false;
   }
-  const int hidden_threads = int(std::min<Index>(threads, blocks));
+  const int hidden_threads = s.whole_rows ? 1 : int(std::min<Index>(threads, blocks));
   if (hidden_threads > 1) {
     const double step = detail::step_time<T>(s, s.batch, ceil_div(blocks, hidden_threads)) + detail::kBarrier;
     const double t = double(s.steps) * step + detail::kLaunch;
@@ -83,13 +81,24 @@ Plan make_plan(const Shape& s, int threads) {
   return best;
 }
 
-/// The part of a step that one thread does.
+/// The part of each step that one thread does: some rows, and some blocks of W hidden units.
 struct Part {
-  Share rows;    // row blocks
-  Share blocks;  // blocks of W hidden units
-  Part(const Plan& plan, Index row_blocks, Index unit_blocks, int thread, int threads)
-      : rows(row_blocks, plan.split == Split::kBatch ? thread : 0, plan.split == Split::kBatch ? threads : 1),
-        blocks(unit_blocks, plan.split == Split::kHidden ? thread : 0, plan.split == Split::kHidden ? threads : 1) {}
+  Index first, last;  // rows of the batch
+  Share units;
+  RowBlocks rows{0};  // of the active ones among them
+
+  Part(const Plan& plan, const Timeline& time, Index unit_blocks, int thread, int threads)
+      : first(0),
+        last(time.batch),
+        units(unit_blocks, plan.split == Split::kHidden ? thread : 0, plan.split == Split::kHidden ? threads : 1) {
+    if (plan.split == Split::kBatch) std::tie(first, last) = rows_of(time, thread, threads);
+  }
+
+  /// The first `active` rows of the batch take part.
+  void activate(Index active) {
+    const Index n = std::max<Index>(0, std::min(last, active) - first);
+    if (n != rows.total || first != rows.first) rows = RowBlocks(n, first);
+  }
 };
 
 }  // namespace bptt::sequence

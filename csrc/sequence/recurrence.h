@@ -13,14 +13,20 @@
 
 namespace bptt::sequence {
 
+/// The parameters as users hold them; null for zeros, or where a cell has no such thing.
+template <class T>
+struct Flat {
+  const T *weight_ih, *weight_hh, *bias, *vectors, *projection;
+};
+
 /// Rows that go on step by step, each from its own state, zeros at first.
 template <class T>
 class Stream {
  public:
   virtual ~Stream() = default;
-  /// x [B,I] -> y [B,H].
+  /// x [B,I] -> y [B,R].
   virtual void step(const T* x, T* y) = 0;
-  /// h, and what else the cell has: [B,H] each.
+  /// h [B,R], and what else the cell has, [B,H].
   virtual void get_state(T* const* states) const = 0;
   virtual void set_state(const T* const* states) = 0;
 };
@@ -31,22 +37,28 @@ class Recurrence {
   virtual ~Recurrence() = default;
   virtual int gates() const = 0;
   virtual int states() const = 0;
-  virtual int vectors() const = 0;
+  virtual int vectors() const = 0;            // per unit, the bias of a cell that holds it there not counted
   virtual bool vectors_are_bias() const = 0;  // and absent in a layer without bias
+  virtual bool projects() const = 0;
+  /// Of a state, h first: its width.
+  virtual Index width(int state) const = 0;
 
-  /// How a call of this length and batch is spread over the threads there are.
-  virtual Plan plan(Index steps, Index batch) const = 0;
+  /// How a call of this length and batch is spread over that many threads.
+  virtual Plan plan(Index steps, Index batch, int threads) const = 0;
   /// Weights as in weights.h; what was packed before stays with the tapes that use it.
-  virtual void pack(const T* weight_ih, const T* weight_hh, const T* bias, const T* vectors, bool training) = 0;
-  /// With `tape`, fills it for a backward pass. False when called off.
-  virtual bool forward(const ForwardCall<T>& call, Tape<T>* tape, Poll::Interrupted interrupted) const = 0;
-  /// With the weights packed last.
-  virtual std::unique_ptr<Stream<T>> stream(Index batch) const = 0;
-  virtual bool backward(Tape<T>& tape, const BackwardCall<T>& call, Poll::Interrupted interrupted) const = 0;
+  virtual void pack(const Flat<T>& weights, bool training) = 0;
+  /// With `tape`, fills it for a backward pass; in segments of about `segment` steps where that is not 0. False when
+  /// called off.
+  virtual bool forward(const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,
+                       Poll::Interrupted interrupted) const = 0;
+  /// With the weights packed last. `between` may ask for zoneout and clipping; null: for neither.
+  virtual std::unique_ptr<Stream<T>> stream(Index batch, const Between<T>* between) const = 0;
+  virtual bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads,
+                        Poll::Interrupted interrupted) const = 0;
 };
 
-/// The cell called `name`; null where there is none.
+/// The cell called `name`; null where there is none. projection: R of a cell that projects.
 template <class T>
-std::unique_ptr<Recurrence<T>> make_recurrence(const std::string& name, Index input, Index hidden);
+std::unique_ptr<Recurrence<T>> make_recurrence(const std::string& name, Index input, Index hidden, Index projection);
 
 }  // namespace bptt::sequence

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One time step per call, for inference in real time: all memory is there before the first step, and a step is that of
-// forward.h on the calling thread. The weights are those of the moment the stream was made.
+// One time step per call, for inference in real time: all memory is there before the first step. Most cells take it with
+// the step of forward.h on the calling thread; one of several stages, or with zoneout or clipping, as a call of one step.
+// The weights are those of the moment the stream was made.
 #pragma once
 
 #include <algorithm>
@@ -15,12 +16,14 @@ namespace bptt::sequence {
 template <class Cell, class T>
 class CellStream final : public Stream<T> {
  public:
-  CellStream(std::shared_ptr<const Weights<Cell, T>> weights, Index batch)
+  CellStream(std::shared_ptr<const Weights<Cell, T>> weights, Index batch, const Between<T>& between)
       : weights_(std::move(weights)),
+        between_(between),
+        direct_(!Traits<Cell>::kStaged && !between.mixes()),
         rows_(batch),
-        part_(Plan{}, rows_.count, weights_->blocks, 0, 1),
+        units_(weights_->blocks, 0, 1),
         batch_(batch),
-        h_{Buffer<T>(checked_mul(batch, weights_->H)), Buffer<T>(checked_mul(batch, weights_->H))},
+        h_{Buffer<T>(checked_mul(batch, weights_->R)), Buffer<T>(checked_mul(batch, weights_->R))},
         c_(Cell::S > 1 ? checked_mul(batch, weights_->Hp) : 0) {
     for (auto& h : h_) h.clear();
     c_.clear();
@@ -28,33 +31,46 @@ class CellStream final : public Stream<T> {
 
   void step(const T* x, T* y) override {
     FlushDenormals flush;
-    const Buffer<T>& h0 = h_[now_];
+    T* h0 = h_[now_].data();
     now_ ^= 1;
-    const ForwardStep<Cell, T> step{*weights_, rows_,     x,       h0.data(), h_[now_].data(),
-                                    c_.data(), c_.data(), nullptr, false};
-    run_step<Cell::A>(step, part_, now_);
-    std::copy_n(h_[now_].data(), batch_ * weights_->H, y);
+    T* h1 = h_[now_].data();
+    if constexpr (!Traits<Cell>::kStaged) {
+      if (direct_) {
+        const ForwardStep<Cell, T> step{*weights_, rows_, x, h0, h1, c_.data(), c_.data(), nullptr, false, nullptr};
+        run_step<Cell::A>(step, units_, now_);
+        std::copy_n(h1, batch_ * weights_->R, y);
+        return;
+      }
+    }
+    // c without padding, in the memory of the padded one
+    ForwardCall<T> call{{1, batch_}, x, {h0, c_.data()}, y, {h1, c_.data()}, &between_};
+    Plan plan;
+    Forward<Cell, T>(*weights_, call, nullptr, plan).run([] { return false; });
   }
 
   void get_state(T* const* states) const override {
     const Weights<Cell, T>& w = *weights_;
-    std::copy_n(h_[now_].data(), batch_ * w.H, states[0]);
-    if (Cell::S > 1) copy_rows(states[1], w.H, c_.data(), w.Hp, batch_, w.H);
+    std::copy_n(h_[now_].data(), batch_ * w.R, states[0]);
+    if (Cell::S > 1) copy_rows(states[1], w.H, c_.data(), c_width(), batch_, w.H);
   }
 
   void set_state(const T* const* states) override {
     const Weights<Cell, T>& w = *weights_;
-    std::copy_n(states[0], batch_ * w.H, h_[now_].data());
-    if (Cell::S > 1) copy_rows(c_.data(), w.Hp, states[1], w.H, batch_, w.H);
+    std::copy_n(states[0], batch_ * w.R, h_[now_].data());
+    if (Cell::S > 1) copy_rows(c_.data(), c_width(), states[1], w.H, batch_, w.H);
   }
 
  private:
+  Index c_width() const { return direct_ ? weights_->Hp : weights_->H; }
+
   std::shared_ptr<const Weights<Cell, T>> weights_;
+  Between<T> between_;
+  bool direct_;
   RowBlocks rows_;
-  Part part_;
+  Share units_;
   Index batch_;
-  Buffer<T> h_[2];  // [B,H] each; the state is in h_[now_]
-  Buffer<T> c_;     // [B,Hp]
+  Buffer<T> h_[2];  // [B,R] each; the state is in h_[now_]
+  Buffer<T> c_;     // [B,Hp], or [B,H] where steps are calls
   int now_ = 0;
 };
 

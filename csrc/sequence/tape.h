@@ -3,45 +3,109 @@
 // memory: no equation and no loop over time stands here.
 #pragma once
 
+#include <limits>
 #include <memory>
+#include <vector>
 
 #include "core/arena.h"
+#include "core/random.h"
+#include "sequence/timeline.h"
 
 namespace bptt::sequence {
 
 constexpr int kMaxStates = 2;  // h, c
+constexpr int kScales = 4;     // most groups that a row normalises
 
+/// What is asked of the states between two steps (between.h).
+template <class T>
+struct Between {
+  const T* keep = nullptr;              // [rows of all steps], 0 where a row begins anew before the step; null: nowhere
+  const T* anew[kMaxStates] = {};       // [H] what it begins with; null: zeros
+  double zoneout[kMaxStates] = {0, 0};  // probabilities that a unit keeps its old value
+  double dropout = 0;                   // of units of h in the product
+  T clip = std::numeric_limits<T>::infinity();           // of states
+  T clip_gradient = std::numeric_limits<T>::infinity();  // of the gradients of pre-activations
+  bool training = false;
+  Philox random;
+  const Index* ids = nullptr;  // [B] the numbers by which rows draw; null: their own
+
+  bool zones() const { return zoneout[0] > 0 || zoneout[1] > 0; }
+  bool mixes() const { return zones() || clip < std::numeric_limits<T>::infinity(); }
+  bool clips_gradient() const { return clip_gradient < std::numeric_limits<T>::infinity(); }
+  Index id(Index row) const { return ids ? ids[row] : row; }
+};
+
+/// Arrays over rows are packed as the timeline says: [T,B,.] where all rows have all steps. R is the width of h: H, or
+/// less where it is projected.
 template <class T>
 struct ForwardCall {
-  Index steps, batch;
-  const T* x;                    // [T,B,I]
-  const T* initial[kMaxStates];  // [B,H] each
-  T* y;                          // [T,B,H]
-  T* final[kMaxStates];          // [B,H] each
+  Timeline time;
+  const T* x;                          // [rows,I]
+  const T* initial[kMaxStates];        // [B,R], [B,H]
+  T* y;                                // [rows,R]
+  T* final[kMaxStates];                // as initial
+  const Between<T>* between = nullptr; // null: states are handed on, and all rows have all steps
 };
 
 template <class T>
 struct BackwardCall {
-  const T* dy;                  // [T,B,H]
-  const T* dfinal[kMaxStates];  // [B,H] each
-  T* dx;                        // [T,B,I]
-  T* dinitial[kMaxStates];      // [B,H] each
+  const T* dy;                  // [rows,R]
+  const T* dfinal[kMaxStates];  // [B,R], [B,H]
+  T* dx;                        // [rows,I]
+  T* dinitial[kMaxStates];      // as dfinal
   T* dweight_ih;                // [G*H,I]
-  T* dweight_hh;                // [G*H,H]
+  T* dweight_hh;                // [G*H,R]
   T* dbias;                     // [G*H] or null
   T* dvectors;                  // [P,H] or null
+  T* dprojection;               // [R,H] or null
+  T* danew[kMaxStates] = {};    // [R], [H], or null
+};
+
+/// Values of all rows, `ld` apart.
+template <class T>
+struct Kept {
+  const T* values;
+  Index ld;
 };
 
 /// Rows are padded to Hp = whole registers. One buffer serves as pre-activations, then kept values, then gradients of
-/// the pre-activations; that is why a tape is used once.
+/// the pre-activations; that is why a tape is used once. A tape of several segments holds the steps of one at a time,
+/// which are computed again on the way back.
 template <class T>
 struct Tape {
-  ForwardCall<T> call;                  // x, y and initial[0] are read again: their arrays must outlive the tape
-  Buffer<T> gates;                      // [T,B,max(K,A),Hp]
-  Buffer<T> states;                     // every state but h: [S-1,T+1,B,Hp]
+  ForwardCall<T> call;      // x, y and initial[0] are read again: their arrays must outlive the tape
+  std::vector<Index> cuts;  // steps at which segments begin, and the end
+  Index first = 0;          // the step with which the buffers begin
+  Buffer<T> gates;          // [rows,max(K,A),Hp]
+  // Every state but h. Handed on: [rows + B,Hp], as it enters each step and leaves the last. With a Between: as it
+  // leaves the cell, [rows,Hp].
+  Buffer<T> states;
+  // With a Between, as they enter: h of the product [rows + B,H], h of the cell where that differs [rows + B,Hp], c.
+  Buffer<T> operand, entering_h, entering_c;
+  Buffer<T> left_h;                     // h as it leaves the cell [rows,Hp], where that is not y
+  Buffer<T> scales;                     // [rows,kScales] of cells that normalise
+  Buffer<T> saved;                      // c entering each segment [segments,B,Hp]
   std::shared_ptr<const void> weights;  // those of the forward pass, whatever has been packed since
 
-  Index bytes() const { return (gates.size() + states.size()) * Index(sizeof(T)); }
+  Index gates_width = 0, Hp = 0;        // of a row of gates and of states
+
+  bool segmented() const { return cuts.size() > 2; }
+  /// Until backward: the i-th value that the cell keeps of each row, or (-1) its second state as it leaves the cell.
+  Kept<T> kept(int i) const {
+    if (i >= 0) return {gates.data() + i * Hp, gates_width};
+    return {states.data() + (call.between ? 0 : call.time.batch * Hp), Hp};
+  }
+  /// The row of the buffers where step t begins.
+  Index row(Index t) const { return call.time.begin(t) - call.time.begin(first); }
+  /// Its memory, once it has been used.
+  void release() {
+    for (Buffer<T>* b : {&gates, &states, &operand, &entering_h, &entering_c, &left_h, &scales, &saved}) *b = {};
+  }
+  Index bytes() const {
+    Index values = 0;
+    for (const Buffer<T>* b : {&gates, &states, &operand, &entering_h, &entering_c, &left_h, &scales, &saved}) values += b->size();
+    return values * Index(sizeof(T));
+  }
 };
 
 }  // namespace bptt::sequence

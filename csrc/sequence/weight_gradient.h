@@ -31,7 +31,8 @@ class WeightGradient {
   void set_zero() {
     dwx_.clear();
     std::fill_n(call_.dweight_ih, G * w_.H * w_.I, T(0));
-    std::fill_n(call_.dweight_hh, G * w_.H * w_.H, T(0));
+    std::fill_n(call_.dweight_hh, G * w_.H * w_.R, T(0));
+    if (call_.dprojection) std::fill_n(call_.dprojection, w_.R * w_.H, T(0));
   }
 
   /// Adds `rows` rows, the first ones of all where `fresh`: dg [rows,kRowValues,Hp], x [rows,I], and the hidden states
@@ -41,11 +42,13 @@ class WeightGradient {
     for (Index r = 0; r < rows; r += kRows, fresh = false) {
       const Index n = std::min(kRows, rows - r);
       const T* g = dg + r * kRow * w_.Hp;
-      add_rows<HiddenMap<Cell>>(call_.dweight_hh, w_.H, g, h + r * w_.H, n, fresh, panel, thread, threads);
+      add_rows<HiddenMap<Cell>>(call_.dweight_hh, w_.H, kHiddenGates<Cell>, w_.R, g, h + r * w_.R, w_.R, n, fresh, panel,
+                                thread, threads);
+      if constexpr (Traits<Cell>::kStaged) add_staged(g, n, fresh, panel, thread, threads);
       if (transposed_)
         add_transposed(g, x + r * w_.I, n, fresh, panel, thread, threads);
       else
-        add_rows<InputMap<Cell>>(call_.dweight_ih, w_.I, g, x + r * w_.I, n, fresh, panel, thread, threads);
+        add_rows<InputMap<Cell>>(call_.dweight_ih, w_.H, G, w_.I, g, x + r * w_.I, w_.I, n, fresh, panel, thread, threads);
       add_bias(g, n, thread, threads);
     }
   }
@@ -55,34 +58,48 @@ class WeightGradient {
     for (int g = 0; g < G; ++g) {
       if (transposed_)
         transpose(call_.dweight_ih + g * w_.H * w_.I, w_.I, dwx_.data() + g * w_.Hp, G * w_.Hp, w_.I, w_.H);
-      if (call_.dbias) std::copy_n(db_.data() + g * w_.Hp, w_.H, call_.dbias + g * w_.H);
+      if (call_.dbias && !Traits<Cell>::kBiasIsVectors) std::copy_n(db_.data() + g * w_.Hp, w_.H, call_.dbias + g * w_.H);
     }
   }
 
  private:
   static constexpr Index kRow = kRowValues<Cell>;
 
-  /// dW[g*H + j, :] += sum over rows of dg[row,g,j] * z[row,:], `columns` wide.
+  /// dW[g*units + j, :] += sum over rows of dg[row, Map(g), j] * z[row,:] for `gates` gates, `columns` wide; rows of z
+  /// are `ld` apart.
   template <class Map>
-  void add_rows(T* dw, Index columns, const T* dg, const T* z, Index rows, bool fresh, T* panel, int thread,
-                int threads) const {
-    const Index pieces = ceil_div(w_.H, kHeight), blocks = ceil_div(columns, W), groups = ceil_div(blocks, kWidth);
-    const Share share(groups * G * pieces, thread, threads);
-    for (Index group = share.begin / (G * pieces); group * G * pieces < share.end; ++group) {
-      const Index from = std::max<Index>(0, share.begin - group * G * pieces);
-      const Index to = std::min(G * pieces, share.end - group * G * pieces);
+  void add_rows(T* dw, Index units, Index gates, Index columns, const T* dg, const T* z, Index ld, Index rows, bool fresh,
+                T* panel, int thread, int threads) const {
+    const Index pieces = ceil_div(units, kHeight), blocks = ceil_div(columns, W), groups = ceil_div(blocks, kWidth);
+    const Share share(groups * gates * pieces, thread, threads);
+    for (Index group = share.begin / (gates * pieces); group * gates * pieces < share.end; ++group) {
+      const Index from = std::max<Index>(0, share.begin - group * gates * pieces);
+      const Index to = std::min(gates * pieces, share.end - group * gates * pieces);
       const Index first = group * kWidth;
       dispatch<kWidth>(int(std::min<Index>(kWidth, blocks - first)), [&](auto width) {
-        gather<width>(panel, z, columns, columns, rows, first);
+        gather<width>(panel, z, ld, columns, rows, first);
         const Index last = std::min<Index>(W, columns - (first + width - 1) * W);
         for (Index item = from; item < to;) {  // the pieces of one gate at once
           const Index g = item / pieces, end = std::min(to, (g + 1) * pieces);
-          const Index begin = (item - g * pieces) * kHeight, stop = std::min(w_.H, (end - g * pieces) * kHeight);
-          outer<width>(dw + g * w_.H * columns + first * W, columns, last, fresh, dg + Map::at(int(g)) * w_.Hp,
+          const Index begin = (item - g * pieces) * kHeight, stop = std::min(units, (end - g * pieces) * kHeight);
+          outer<width>(dw + g * units * columns + first * W, columns, last, fresh, dg + Map::at(int(g)) * w_.Hp,
                        kRow * w_.Hp, panel, rows, begin, stop);
           item = end;
         }
       });
+    }
+  }
+
+  /// The products that only cells of several stages have.
+  void add_staged(const T* dg, Index rows, bool fresh, T* panel, int thread, int threads) const {
+    if constexpr (Traits<Cell>::kSecond) {
+      constexpr cells::Link link = Cell::kBefore[Cell::kStages - 1];
+      add_rows<Only<link.to>>(call_.dweight_hh + kHiddenGates<Cell> * w_.H * w_.R, w_.H, 1, w_.R, dg,
+                              dg + link.from * w_.Hp, kRow * w_.Hp, rows, fresh, panel, thread, threads);
+    }
+    if constexpr (Traits<Cell>::kProjects) {
+      add_rows<Only<Cell::kM + 1>>(call_.dprojection, w_.R, 1, w_.H, dg, dg + Cell::kM * w_.Hp, kRow * w_.Hp, rows, fresh,
+                                   panel, thread, threads);
     }
   }
 

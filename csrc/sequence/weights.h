@@ -1,83 +1,149 @@
 // SPDX-License-Identifier: Apache-2.0
 // A cell's weights in the order in which the time loops read them; packed once and used until the weights change.
-// In: weight_ih [G*H,I], weight_hh [G*H,H], bias [G*H], vectors [P,H], the last two null for zeros;
-// row g*H + j belongs to gate g of unit j.
+// In: weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H], vectors [P,H], projection [R,H], the last three null for zeros or
+// nothing; row g*H + j belongs to gate g of unit j; R is the width of h, H but for a projected one.
 // The last block, where H is no multiple of W: if its accumulators fit into fewer registers than there are gates, they
 // lie side by side without gaps, [k][tail_width][W], accumulator i of its unit j at i*tail + j. With H = 50 and W = 16
 // that is one register instead of four, and a step does 13 instead of 16 of them (LSTM B=20 T=30, inference: 208 -> 180
 // us).
 #pragma once
 
+#include "cells/staged.h"
 #include "core/gemm.h"
 #include "core/threads.h"
+#include "sequence/recurrence.h"
 
 namespace bptt::sequence {
 
+/// Cells of several stages (cells/staged.h), and what they may ask for.
+template <class Cell, class = void>
+struct Traits {
+  static constexpr bool kStaged = false, kProjects = false, kSecond = false, kBiasIsVectors = false;
+  static constexpr int kLines = Cell::K > Cell::A ? Cell::K : Cell::A;
+};
+template <class Cell, class = void>
+struct Projects : std::false_type {};
+template <class Cell>
+struct Projects<Cell, std::void_t<decltype(Cell::kProjects)>> : std::true_type {};
+
+template <class Cell>
+struct Traits<Cell, std::void_t<decltype(Cell::kStages)>> {
+  static constexpr bool second() {
+    for (const cells::Link& link : Cell::kBefore) {
+      if (link.job == cells::Job::kProduct) return true;
+    }
+    return false;
+  }
+  static constexpr bool kStaged = true, kProjects = Projects<Cell>::value, kBiasIsVectors = Cell::kBiasIsVectors;
+  static constexpr bool kSecond = second();  // the last gate's product is not one with h
+  static constexpr int kLines = Cell::kLines;
+};
+
+/// Values per row and unit in a tape's gates.
+template <class Cell>
+constexpr int kRowValues = Traits<Cell>::kLines;
+
+/// Gates whose hidden product is one with h.
+template <class Cell>
+constexpr int kHiddenGates = Cell::G - int(Traits<Cell>::kSecond);
+
+/// Maps gate g to its accumulator, for the two products.
+template <class Cell>
+struct InputMap {
+  static constexpr int at(int g) { return Cell::x_acc(g); }
+};
+template <class Cell>
+struct HiddenMap {
+  static constexpr int at(int g) { return Cell::h_acc(g); }
+};
+
 template <class Cell, class T>
 struct Weights {
-  static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, P = Cell::P;
+  static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, P = Cell::P, kH = kHiddenGates<Cell>;
+  static constexpr bool kStaged = Traits<Cell>::kStaged;
 
-  Index I, H, blocks;        // blocks of W hidden units; units beyond H have zero weights and stay zero
+  Index I, H, R, blocks;     // blocks of W hidden units; units beyond H have zero weights and stay zero
   Index Hp;                  // blocks * W
-  Index tail, tail_width;    // units and registers of a last block that is packed (see below); else 0
-  Buffer<T> x, h;            // forward: [blocks][I][G][W], [blocks][H][G][W]
+  Index tail, tail_width;    // units and registers of a last block that is packed (see above); else 0
+  Buffer<T> x, h;            // forward: [blocks][I][G][W], [blocks][R][kH][W]
+  Buffer<T> second;          // [blocks][R][1][W], the last gate where its product is not one with h
   Buffer<T> bias;            // the accumulators' start: [blocks][A][W]
   Buffer<T> vectors;         // [P][Hp]
-  Panels<T> x_back, h_back;  // backward: [G*H] deep, I and H columns; empty without training
-  Buffer<T> x_narrow;        // [I,G,Hp] in the place of x_back where I <= kNarrow
+  Panels<T> project;         // H deep, R columns
+  Panels<T> x_back, h_back;  // backward: [G*H] and [kH*H] deep, I and R columns; empty without training
+  Panels<T> second_back, project_back;  // H deep, R columns; R deep, H columns
+  Buffer<T> x_narrow;                   // [I,G,Hp] in the place of x_back where I <= kNarrow
 
-  Weights(Index I, Index H, const T* weight_ih, const T* weight_hh, const T* b, const T* p, bool training)
+  Weights(Index I, Index H, Index R, const Flat<T>& from, bool training)
       : I(I),
         H(H),
+        R(R),
         blocks(ceil_div(H, W)),
         Hp(blocks * W),
         tail(H % W),
         tail_width(ceil_div(A * tail, W)),
         x(checked_mul(checked_mul(Hp, G), I)),
-        h(checked_mul(checked_mul(Hp, G), H)),
+        h(checked_mul(checked_mul(Hp, kH), R)),
         bias(checked_mul(Hp, A)),
         vectors(checked_mul(Hp, P)) {
-    if (tail_width >= G) tail = tail_width = 0;
-    pack_bias(b);
-    vectors.clear();
-    for (int i = 0; p && i < P; ++i) std::copy_n(p + i * H, H, vectors.data() + i * Hp);
+    if (kStaged || tail_width >= G) tail = tail_width = 0;
+    if (Traits<Cell>::kSecond) second = Buffer<T>(checked_mul(Hp, R));
+    pack_vectors(from);
     if (training) {
       if (I > kNarrow)
         x_back = Panels<T>(G * H, I);
       else
-        pack_narrow(weight_ih);
-      h_back = Panels<T>(G * H, H);
+        pack_narrow(from.weight_ih);
+      h_back = Panels<T>(kH * H, R);
     }
+    if constexpr (kStaged) pack_staged(from, training);
     // One thread below about 50 us: 64 Ki weights.
-    const int threads = G * H * (I + H) < 65536 ? 1 : Pool::size().load();
+    const int threads = G * H * (I + R) < 65536 ? 1 : Pool::size().load();
     Pool::instance().run(threads, [&](int thread, Barrier& barrier) {
       const Share share(blocks, thread, barrier.size());
-      pack_gates(x.data(), weight_ih, I, share, &Cell::x_acc);
-      pack_gates(h.data(), weight_hh, H, share, &Cell::h_acc);
+      pack_gates(x.data(), from.weight_ih, I, G, share, &Cell::x_acc);
+      pack_gates(h.data(), from.weight_hh, R, kH, share, &Cell::h_acc);
+      if (Traits<Cell>::kSecond) pack_gates(second.data(), from.weight_hh + kH * H * R, R, 1, share, &Cell::h_acc);
       if (!training) return;
-      x_back.pack(weight_ih, I, Share(x_back.blocks(), thread, barrier.size()));
-      h_back.pack(weight_hh, H, Share(h_back.blocks(), thread, barrier.size()));
+      x_back.pack(from.weight_ih, I, Share(x_back.blocks(), thread, barrier.size()));
+      h_back.pack(from.weight_hh, R, Share(h_back.blocks(), thread, barrier.size()));
     });
   }
 
   bool trainable() const { return h_back.depth > 0; }
 
  private:
-  void pack_gates(T* out, const T* weight, Index K, const Share& share, int (*map)(int)) {
+  void pack_gates(T* out, const T* weight, Index K, int gates, const Share& share, int (*map)(int)) {
     for (Index j = share.begin; j < share.end; ++j) {
-      T* panel = out + j * K * G * W;
+      T* panel = out + j * K * gates * W;
       const Index lanes = std::min<Index>(W, H - j * W);
-      if (lanes < W) std::fill_n(panel, K * G * W, T(0));
-      for (int g = 0; g < G; ++g) {
+      if (lanes < W) std::fill_n(panel, K * gates * W, T(0));
+      for (int g = 0; g < gates; ++g) {
         const T* from = weight + (g * H + j * W) * K;
         if (lanes == tail) {
           for (Index i = 0; i < lanes; ++i) {
             for (Index k = 0; k < K; ++k) panel[k * tail_width * W + map(g) * tail + i] = from[i * K + k];
           }
         } else {
-          transpose(panel + g * W, G * W, from, K, lanes, K);
+          transpose(panel + g * W, gates * W, from, K, lanes, K);
         }
       }
+    }
+  }
+
+  /// What only cells of several stages have.
+  void pack_staged(const Flat<T>& from, bool training) {
+    if (Traits<Cell>::kProjects) {
+      project = Panels<T>(H, R);
+      project.pack_transposed(from.projection, H);
+    }
+    if (training && Traits<Cell>::kProjects) {
+      project_back = Panels<T>(R, H);
+      project_back.pack(from.projection, H, Share(project_back.blocks(), 0, 1));
+    }
+    if (training && Traits<Cell>::kSecond) {
+      second_back = Panels<T>(H, R);
+      second_back.pack(from.weight_hh + kH * H * R, R, Share(second_back.blocks(), 0, 1));
     }
   }
 
@@ -91,11 +157,20 @@ struct Weights {
     }
   }
 
-  void pack_bias(const T* b) {
+  void pack_vectors(const Flat<T>& from) {
+    constexpr int kOwn = P - (Traits<Cell>::kBiasIsVectors ? G : 0);
     bias.clear();
-    for (Index j = 0; b && j < H; ++j) {
-      const Index block = j / W, lane = j % W, stride = tail > 0 && block + 1 == blocks ? tail : W;
-      for (int g = 0; g < G; ++g) bias[block * A * W + Cell::x_acc(g) * stride + lane] = b[g * H + j];
+    vectors.clear();
+    for (int i = 0; from.vectors && i < kOwn; ++i) std::copy_n(from.vectors + i * H, H, vectors.data() + i * Hp);
+    for (int g = 0; from.bias && g < G; ++g) {
+      if constexpr (Traits<Cell>::kBiasIsVectors) {
+        std::copy_n(from.bias + g * H, H, vectors.data() + (kOwn + g) * Hp);
+      } else {
+        for (Index j = 0; j < H; ++j) {
+          const Index block = j / W, lane = j % W, stride = tail > 0 && block + 1 == blocks ? tail : W;
+          bias[block * A * W + Cell::x_acc(g) * stride + lane] = from.bias[g * H + j];
+        }
+      }
     }
   }
 };

@@ -12,7 +12,7 @@
 
 from bptt import init, losses, optim
 from bptt._runtime import config, get_num_threads, set_num_threads, show_config
-from bptt.layers import GRU, LSTM, RNN, Dropout, Embedding, Linear, Sequential
+from bptt.layers import GRU, LSTM, RNN, Dropout, Embedding, Linear, Packed, Sequential
 from bptt.params import Params
 from bptt.train import History, fit
 
@@ -26,6 +26,7 @@ __all__ = [
     "Embedding",
     "History",
     "Linear",
+    "Packed",
     "Params",
     "Sequential",
     "config",

@@ -9,6 +9,7 @@ Everything is computed in float64 and rounded to the layer's dtype at the end.
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -43,10 +44,10 @@ def _orthogonal(rng: np.random.Generator, shape: tuple[int, ...], size: int) -> 
 
 
 def _forget_bias(rng: np.random.Generator, shape: tuple[int, ...], size: int) -> Array:
-    if shape[0] != 4:
-        raise ValueError(f"init.draw: forget_bias has {shape[0]} gates, expected the 4 of an LSTM's bias")
+    if shape[0] not in (3, 4):
+        raise ValueError(f"init.draw: forget_bias has {shape[0]} gates, expected the 4 (3 if coupled) of an LSTM's bias")
     bias = np.zeros(shape)
-    bias[1] = 1.0  # gate order i f g o
+    bias[-3] = 1.0  # gate order i f g o; coupled f g o
     return bias
 
 
@@ -152,7 +153,7 @@ def _choice(where: str, params: Params, init: Any, default: Mapping[str, str]) -
     if isinstance(init, Mapping):
         chosen = dict(default)
         for key, name in init.items():
-            matches = [param for param in params if key in (param, param.removesuffix("_l0"))]
+            matches = [param for param in params if key == param or re.fullmatch(re.escape(key) + r"_l\d+(_reverse)?", param)]
             if not matches:
                 raise ValueError(f"{where}: init has key {key!r}, expected one of {', '.join(params)}")
             chosen.update((param, name) for param in matches)

@@ -188,6 +188,14 @@ class Params(Mapping[str, "Array"]):
         finally:
             self._touch()
 
+    def span(self, first: str, last: str) -> tuple[int, int]:
+        """Where the arrays from `first` to `last` lie in `flat`: start and stop.
+
+        >>> Params({"weight": (2, 3), "bias": (2,)}).span("bias", "bias")
+        (6, 8)
+        """
+        return self._span(first)[0], self._span(last)[1]
+
     def like(self, other: Params) -> bool:
         """Whether names, order, shapes and dtype are those of `other`."""
         if self._shapes is not other._shapes:

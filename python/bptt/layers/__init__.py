@@ -4,7 +4,7 @@
 from bptt.layers.base import Layer, Stateless, Tape
 from bptt.layers.cells import GRU, LSTM, RNN
 from bptt.layers.dense import Dropout, Embedding, Linear
-from bptt.layers.recurrent import Recurrent
+from bptt.layers.recurrent import Packed, Recurrent
 from bptt.layers.sequential import Sequential
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Embedding",
     "Layer",
     "Linear",
+    "Packed",
     "Recurrent",
     "Sequential",
     "Stateless",

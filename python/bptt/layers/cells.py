@@ -14,9 +14,9 @@ import numpy as np
 from bptt.layers.recurrent import Recurrent
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
+    from typing_extensions import Unpack
 
-    from bptt.init import Init
+    from bptt.layers.options import LayerOptions
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -29,19 +29,20 @@ class RNN(Recurrent):
     Args:
         input_size: I. hidden_size: H.
         nonlinearity: "tanh" (default) or "relu".
-        bias: whether there is a b, default True.
-        batch_first: x and y are [B,T,.], default False.
+        num_layers: L, stacked, default 1. bidirectional: D = 2 directions, default False. dropout: between the layers.
+        bias: whether there is a b, default True. batch_first: x and y are [B,T,.], default False.
         dtype: float32 (default) or float64.
         init: "default" (weight_ih xavier_uniform, weight_hh orthogonal, bias zeros), "pytorch" (all U(-a, a),
             a = 1/sqrt(H)), the name of an initialiser for both weights, or a mapping from parameter name (with or
             without _l0) to initialiser, default for the others; {"weight_hh": "identity"} with relu makes an IRNN. See
             `bptt.init.draw`.
         seed: integer, or None (default) for fresh weights each time. Layers of the same shape need different seeds.
-        num_layers, dropout, bidirectional: not in this version (NotImplementedError).
+        The other options are `Recurrent`'s, as are those of `forward`: lengths, resets.
 
-    Parameters: weight_ih_l0 [H,I], weight_hh_l0 [H,H], bias_l0 [H].
+    Parameters: weight_ih_l0 [H,I] (l1 and on: [H,D*H]), weight_hh_l0 [H,H], bias_l0 [H]; with suffix _reverse for the
+        second direction.
     Call: `y, h = layer(x, h=None)`, `y, h, tape = layer.forward(x, h=None)`,
-        `dx, dh, grads = layer.backward(tape, dy, dh=None)`; h [1,B,H].
+        `dx, dh, grads = layer.backward(tape, dy, dh=None)`; y [T,B,D*H], h [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
     Source: Elman 1990; Le et al. 2015 (IRNN).
 
@@ -63,16 +64,15 @@ class RNN(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        *,
-        dtype: DTypeLike = np.float32,
-        init: Init = "default",
-        seed: int | None = None,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        self._refuse(num_layers=num_layers, dropout=dropout, bidirectional=bidirectional)
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"RNN: nonlinearity has value {nonlinearity!r}, expected 'tanh' or 'relu'")
         self.nonlinearity = nonlinearity
-        super().__init__(f"rnn_{nonlinearity}", input_size, hidden_size, bias, batch_first, dtype, init, seed)
+        cell = f"rnn_{nonlinearity}"
+        super().__init__(
+            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options
+        )
 
     def _options(self) -> str:
         return "" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity!r}"
@@ -88,21 +88,23 @@ class LSTM(Recurrent):
 
     Args:
         input_size: I. hidden_size: H.
-        bias: whether there is a b, default True.
-        batch_first: x and y are [B,T,.], default False.
-        peephole: whether the gates see the cell, default False.
+        num_layers: L, stacked, default 1. bidirectional: D = 2 directions, default False. dropout: between the layers.
+        bias: whether there is a b, default True. batch_first: x and y are [B,T,.], default False.
+        peephole: whether the gates see the cell, default False. coupled: i = 1 - f, gates f g o, default False.
         dtype: float32 (default) or float64.
         init: "default" (weight_ih xavier_uniform and weight_hh orthogonal, each gate by itself; bias zeros but 1 at the
             forget gate, as in Keras; peepholes zeros), "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an
             initialiser for both weights, or a mapping from parameter name (with or without _l0) to initialiser, default
             for the others. See `bptt.init.draw`.
         seed: integer, or None (default) for fresh weights each time. Layers of the same shape need different seeds.
-        num_layers, dropout, bidirectional, proj_size: not in this version (NotImplementedError).
+        proj_size: not in this version (NotImplementedError).
+        The other options are `Recurrent`'s, as are those of `forward`: lengths, resets.
 
-    Parameters, gate order i f g o: weight_ih_l0 [4*H,I], weight_hh_l0 [4*H,H], bias_l0 [4*H]; with peephole also
-        weight_peephole_l0 [3,H], order i f o.
+    Parameters, gate order i f g o: weight_ih_l0 [4*H,I] (l1 and on: [4*H,D*H]), weight_hh_l0 [4*H,H], bias_l0 [4*H]; with
+        peephole also weight_peephole_l0 [3,H], order i f o; coupled: 3 in the place of 4. With suffix _reverse for the
+        second direction.
     Call: `y, (h, c) = layer(x, state=None)`, `y, (h, c), tape = layer.forward(x, state=None)`,
-        `dx, (dh, dc), grads = layer.backward(tape, dy, dstate=None)`; h and c each [1,B,H].
+        `dx, (dh, dc), grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], h and c each [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
     Source: Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate), 2002 (peepholes).
 
@@ -115,6 +117,7 @@ class LSTM(Recurrent):
 
     _gates = 4
     _states = ("h", "c")
+    _kept = ("i", "f", "g", "o")
 
     def __init__(
         self,
@@ -128,18 +131,24 @@ class LSTM(Recurrent):
         proj_size: int = 0,
         *,
         peephole: bool = False,
-        dtype: DTypeLike = np.float32,
-        init: Init = "default",
-        seed: int | None = None,
+        coupled: bool = False,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        self._refuse(num_layers=num_layers, dropout=dropout, bidirectional=bidirectional, proj_size=proj_size)
-        self.peephole = bool(peephole)
-        cell = "lstm_peephole" if peephole else "lstm"
-        vectors = ("weight_peephole_l0", (3,)) if peephole else None
-        super().__init__(cell, input_size, hidden_size, bias, batch_first, dtype, init, seed, vectors)
+        self.peephole, self.coupled = bool(peephole), bool(coupled)
+        if proj_size:
+            raise NotImplementedError(f"LSTM: proj_size has value {proj_size!r}, expected 0 in this version")
+        if peephole and coupled:
+            raise ValueError("LSTM: peephole and coupled are both True, expected at most one of them")
+        cell = "lstm_peephole" if peephole else "lstm_coupled" if coupled else "lstm"
+        if coupled:
+            self._gates, self._kept = 3, ("f", "g", "o")
+        vectors = (("weight_peephole", (3,), "zeros"),) if peephole else ()
+        super().__init__(
+            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, vectors=vectors, **options
+        )
 
     def _options(self) -> str:
-        return ", peephole=True" if self.peephole else ""
+        return ", peephole=True" if self.peephole else ", coupled=True" if self.coupled else ""
 
 
 class GRU(Recurrent):
@@ -151,18 +160,20 @@ class GRU(Recurrent):
 
     Args:
         input_size: I. hidden_size: H.
-        bias: whether there are b and b_hn, default True.
-        batch_first: x and y are [B,T,.], default False.
+        num_layers: L, stacked, default 1. bidirectional: D = 2 directions, default False. dropout: between the layers.
+        bias: whether there are b and b_hn, default True. batch_first: x and y are [B,T,.], default False.
         dtype: float32 (default) or float64.
         init: "default" (weight_ih xavier_uniform and weight_hh orthogonal, each gate by itself; biases zeros),
             "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an initialiser for both weights, or a mapping from
             parameter name (with or without _l0) to initialiser, default for the others. See `bptt.init.draw`.
         seed: integer, or None (default) for fresh weights each time. Layers of the same shape need different seeds.
-        num_layers, dropout, bidirectional, reset_after=False: not in this version (NotImplementedError).
+        reset_after=False: not in this version (NotImplementedError).
+        The other options are `Recurrent`'s, as are those of `forward`: lengths, resets.
 
-    Parameters, gate order r z n: weight_ih_l0 [3*H,I], weight_hh_l0 [3*H,H], bias_l0 [3*H], bias_hn_l0 [H].
+    Parameters, gate order r z n: weight_ih_l0 [3*H,I] (l1 and on: [3*H,D*H]), weight_hh_l0 [3*H,H], bias_l0 [3*H],
+        bias_hn_l0 [H]; with suffix _reverse for the second direction.
     Call: `y, h = layer(x, h=None)`, `y, h, tape = layer.forward(x, h=None)`,
-        `dx, dh, grads = layer.backward(tape, dy, dh=None)`; h [1,B,H].
+        `dx, dh, grads = layer.backward(tape, dy, dh=None)`; y [T,B,D*H], h [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
     Source: Cho et al. 2014.
 
@@ -173,6 +184,7 @@ class GRU(Recurrent):
     """
 
     _gates = 3
+    _kept = ("r", "z", "n", "m")
 
     def __init__(
         self,
@@ -185,10 +197,12 @@ class GRU(Recurrent):
         bidirectional: bool = False,
         *,
         reset_after: bool = True,
-        dtype: DTypeLike = np.float32,
-        init: Init = "default",
-        seed: int | None = None,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        self._refuse(num_layers=num_layers, dropout=dropout, bidirectional=bidirectional, reset_after=reset_after)
-        vectors = ("bias_hn_l0", ()) if bias else None
-        super().__init__("gru", input_size, hidden_size, bias, batch_first, dtype, init, seed, vectors)
+        if not reset_after:
+            raise NotImplementedError("GRU: reset_after has value False, expected True in this version")
+        vectors = (("bias_hn", (), "zeros"),) if bias else ()
+        super().__init__(
+            "gru", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, vectors=vectors,
+            **options,
+        )  # fmt: skip

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a user's sequences of different lengths, or read backward, become rows of a timeline: an order of the batch, and
+// for each packed row its place outside. Copies in and out; nothing is computed here.
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "sequence/timeline.h"
+
+namespace bptt::sequence {
+
+class Rows {
+ public:
+  /// Padded arrays [steps,B,.]: row b has lengths[b] <= steps steps.
+  static Rows padded(std::vector<Index> lengths, Index steps, bool reverse) {
+    return Rows(std::move(lengths), steps, reverse, false);
+  }
+  /// Packed arrays [sum,.]: step t has sizes[t] rows, never more than the step before.
+  static Rows packed(const std::vector<Index>& sizes, bool reverse) {
+    std::vector<Index> lengths(sizes.empty() ? 0 : std::size_t(sizes[0]), 0);
+    for (const Index n : sizes) {
+      for (Index r = 0; r < n; ++r) ++lengths[std::size_t(r)];
+    }
+    return Rows(std::move(lengths), Index(sizes.size()), reverse, true);
+  }
+
+  Timeline timeline() const {
+    const bool equal = lengths_.empty() || lengths_.back() == Index(offset_.size()) - 1;
+    return {Index(offset_.size()) - 1, Index(order_.size()), equal ? nullptr : offset_.data()};
+  }
+  Index batch() const { return Index(order_.size()); }
+  Index outer_steps() const { return steps_; }
+  bool is_packed() const { return packed_; }
+  Index outer_rows() const { return packed_ ? offset_.back() : steps_ * batch(); }
+  bool reverse() const { return reverse_; }
+  /// The batch's row that is packed row r.
+  const Index* order() const { return order_.data(); }
+
+  /// The time, outside, of a row's step.
+  Index time(Index step, Index row) const { return reverse_ ? lengths_[std::size_t(row)] - 1 - step : step; }
+  /// The row, outside, of a packed row at a step.
+  Index source(Index step, Index row) const {
+    const Index t = time(step, row);
+    return packed_ ? offset_[std::size_t(t)] + row : t * batch() + order_[std::size_t(row)];
+  }
+
+  /// Rows of `width` values from outside, `ld` apart there, packed.
+  template <class T>
+  void gather(T* to, const T* from, Index ld, Index width) const {
+    each([&](Index step, Index row, Index n) { std::copy_n(from + source(step, row) * ld, width, to + n * width); });
+  }
+
+  /// The way back; padding becomes zero.
+  template <class T>
+  void scatter(T* to, Index ld, const T* from, Index width) const {
+    each([&](Index step, Index row, Index n) { std::copy_n(from + n * width, width, to + source(step, row) * ld); });
+    if (packed_) return;
+    for (Index r = 0; r < batch(); ++r) {
+      for (Index t = lengths_[std::size_t(r)]; t < steps_; ++t)
+        std::fill_n(to + (t * batch() + order_[std::size_t(r)]) * ld, width, T(0));
+    }
+  }
+
+  /// States [B,width] in the order of the packed rows, and back.
+  template <class T>
+  void gather_states(T* to, const T* from, Index width) const {
+    for (Index r = 0; r < batch(); ++r) std::copy_n(from + order_[std::size_t(r)] * width, width, to + r * width);
+  }
+  template <class T>
+  void scatter_states(T* to, const T* from, Index width) const {
+    for (Index r = 0; r < batch(); ++r) std::copy_n(from + r * width, width, to + order_[std::size_t(r)] * width);
+  }
+
+  /// f(step, row, packed row) for all of them, in order.
+  template <class F>
+  void each(const F& f) const {
+    for (std::size_t t = 0; t + 1 < offset_.size(); ++t) {
+      for (Index n = offset_[t]; n < offset_[t + 1]; ++n) f(Index(t), n - offset_[t], n);
+    }
+  }
+
+ private:
+  Rows(std::vector<Index> lengths, Index steps, bool reverse, bool packed)
+      : steps_(steps), reverse_(reverse), packed_(packed), order_(lengths.size()) {
+    std::iota(order_.begin(), order_.end(), Index(0));
+    std::stable_sort(order_.begin(), order_.end(),
+                     [&](Index a, Index b) { return lengths[std::size_t(a)] > lengths[std::size_t(b)]; });
+    for (const Index b : order_) lengths_.push_back(lengths[std::size_t(b)]);
+    offset_.push_back(0);
+    Index active = batch();
+    for (Index t = 0; t < steps; ++t) {
+      while (active > 0 && lengths_[std::size_t(active - 1)] <= t) --active;
+      if (active == 0) break;
+      offset_.push_back(offset_.back() + active);
+    }
+  }
+
+  Index steps_;
+  bool reverse_, packed_;
+  std::vector<Index> order_, lengths_, offset_;  // lengths in packed order
+};
+
+}  // namespace bptt::sequence

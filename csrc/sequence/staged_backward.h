@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// A backward step of a cell of several stages: staged_forward.h, the other way round.
+#pragma once
+
+#include "sequence/staged_forward.h"
+
+namespace bptt::sequence {
+
+/// d = (d - mean(d) - n mean(d n)) scale over `count` lines of a row, n the normalised values: the gradient of what was
+/// normalised.
+template <class T>
+void normalise_back(T* d, const T* n, T scale, int count, Index H, Index Hp) {
+  Vec<T> sum(T(0)), products(T(0));
+  each_register<T>(count, H, Hp, [&](Index at, Index lanes) {
+    const Vec<T> x = Vec<T>::load(d + at, lanes);
+    sum = sum + x;
+    products = fma(x, Vec<T>::load(n + at), products);
+  });
+  const T size = T(count * H);
+  const Vec<T> mean(sum.sum() / size), mean_product(products.sum() / size);
+  each_register<T>(count, H, Hp, [&](Index at, Index lanes) {
+    const Vec<T> x = Vec<T>::load(d + at) - mean - Vec<T>::load(n + at) * mean_product;
+    first_lanes(x * Vec<T>(scale), lanes).store(d + at);
+  });
+}
+
+template <class Cell, class T>
+struct StagedBackward {
+  static constexpr int W = Vec<T>::kSize, A = Cell::A, S = Cell::S, P = Cell::P;
+  static constexpr int L = kRowValues<Cell>;
+
+  const Weights<Cell, T>& w;
+  const T* dy;         // [B,R]
+  const T* dg1;        // the next step's lines, gradients by now; null at a row's last step
+  T* lines;            // [B,L,Hp]
+  const T* scales;     // [B,kScales]
+  const T* h;          // [B,R], as the product saw it
+  const T* h0;         // [B,h0_width], as the cell saw it
+  Index h0_width;
+  const T* c0;         // [B,Hp]
+  const T* c1;         // as it left the cell
+  T* dstates;          // [S,B,Hp], without the share through the product
+  T* dvectors;         // [B,P,Hp]
+  T* dlines;           // scratch [B,L,Hp]
+  T* ds;               // scratch [S+1,B,Hp]
+  Index batch;
+  const CrossingBack<T>& crossing;
+
+  void run(const RowBlocks& rows, const Segments& through) const {
+    if constexpr (Traits<Cell>::kStaged) {
+      if (rows.count == 0) return;
+      const Index end = rows.first + rows.total;
+      if (dg1) {
+        product(ds + S * batch * w.Hp, w.Hp, dg1, L * w.Hp, through, w.h_back, static_cast<const T*>(nullptr), rows, 0,
+                rows.count);
+      }
+      for (Index row = rows.first; row < end; ++row) {
+        for (Index unit = 0; unit < w.H; unit += W) leave(row, unit);
+      }
+      if constexpr (Traits<Cell>::kProjects) {
+        product(ds, w.Hp, line(rows.first, Cell::kM + 1) - rows.first * L * w.Hp, L * w.Hp, Segments{w.R}, w.project_back,
+                static_cast<const T*>(nullptr), rows, 0, rows.count);
+      }
+      std::fill(dline(rows.first, 0), dline(end, 0), T(0));
+      stages<Cell::kStages - 1>(rows, end);
+      for (Index row = rows.first; row < end; ++row) std::copy_n(dline(row, 0), A * w.Hp, line(row, 0));
+    }
+  }
+
+ private:
+  T* line(Index row, int i) const { return lines + (row * L + i) * w.Hp; }
+  T* dline(Index row, int i) const { return dlines + (row * L + i) * w.Hp; }
+
+  /// The gradients of the states that the cell made, into ds; what went around it, into dstates.
+  void leave(Index row, Index unit) const {
+    const Index at = row * w.Hp + unit;
+    Vec<T> m[kMaxStates];
+    crossing.masks(row, unit, m);
+    if (unit < w.R) {
+      const Index n = std::min<Index>(W, w.R - unit);
+      const Vec<T> through = dg1 ? Vec<T>::load(ds + S * batch * w.Hp + at, n) : Vec<T>(T(0));
+      Vec<T> d = Vec<T>::load(dstates + at);
+      if (!crossing.dropout) d = d + through;
+      d = crossing.template enter_state<0>(row, unit, through, d) + Vec<T>::load(dy + row * w.R + unit, n);
+      crossing.template leave_state<0>(row, unit, m[0], d).store(dstates + at);
+      d = first_lanes(d, n);
+      if constexpr (Traits<Cell>::kProjects)
+        d.store(line(row, Cell::kM + 1) + unit);
+      else
+        d.store(ds + at);
+    }
+    if constexpr (S > 1) {
+      const Index c = batch * w.Hp + at;
+      Vec<T> d = crossing.template enter_state<1>(row, unit, Vec<T>(T(0)), Vec<T>::load(dstates + c));
+      crossing.template leave_state<1>(row, unit, m[1], d).store(dstates + c);
+      d.store(ds + c);
+    }
+  }
+
+  template <int Stage>
+  void stages(const RowBlocks& rows, Index end) const {
+    constexpr cells::Link link = Cell::kBefore[Stage];
+    for (Index row = rows.first; row < end; ++row) {
+      for (Index unit = 0; unit < w.H; unit += W) stage<Stage>(row, unit);
+      if constexpr (link.job == cells::Job::kNormalise) {
+        const T* scale = scales + row * kScales + 2 * Stage;
+        normalise_back(dline(row, link.from), line(row, link.from), scale[0], link.count, w.H, w.Hp);
+        if constexpr (link.count2 > 0)
+          normalise_back(dline(row, link.from2), line(row, link.from2), scale[1], link.count2, w.H, w.Hp);
+      }
+    }
+    if constexpr (link.job == cells::Job::kProduct) {
+      product(dline(0, link.from), L * w.Hp, dline(0, link.to), L * w.Hp, Segments{w.H}, w.second_back,
+              static_cast<const T*>(nullptr), rows, 0, rows.count);
+    }
+    if constexpr (Stage > 0) stages<Stage - 1>(rows, end);
+  }
+
+  template <int Stage>
+  BPTT_INLINE void stage(Index row, Index unit) const {
+    const Index at = row * w.Hp + unit;
+    Vec<T> values[L], d[L], p[P + 1], s0[S], s1[S], ds1[S], dp[P + 1], ds0[S], dh(T(0)), seen(T(0));
+    for (int i = 0; i < L; ++i) values[i] = Vec<T>::load(line(row, i) + unit), d[i] = Vec<T>::load(dline(row, i) + unit);
+    for (int i = 0; i < P; ++i) p[i] = Vec<T>::load(w.vectors.data() + i * w.Hp + unit), dp[i] = Vec<T>(T(0));
+    for (int i = 0; i < S; ++i) ds1[i] = Vec<T>::load(ds + i * batch * w.Hp + at), ds0[i] = Vec<T>(T(0));
+    s0[0] = s1[0] = seen;
+    if constexpr (!Traits<Cell>::kProjects) {
+      const Index n = std::min<Index>(W, w.R - unit);
+      seen = Vec<T>::load(h + row * w.R + unit, n);
+      s0[0] = Vec<T>::load(h0 + row * h0_width + unit, h0_width == w.Hp ? W : n);
+    }
+    if constexpr (S > 1) s0[1] = Vec<T>::load(c0 + at), s1[1] = Vec<T>::load(c1 + at);
+    Cell::template backward<Stage>(values, d, p, seen, s0, s1, ds1, Vec<T>(crossing.between->clip_gradient), dp, ds0,
+                                   &dh);
+    for (int i = 0; i < L; ++i) d[i].store(dline(row, i) + unit);
+    if (crossing.dropout) dh = dh * Vec<T>::load(crossing.dropout + at);
+    if constexpr (!Traits<Cell>::kProjects) add(dstates + at, ds0[0] + dh);
+    if constexpr (S > 1) add(dstates + batch * w.Hp + at, ds0[1]);
+    for (int i = 0; i < P; ++i) add(dvectors + (row * P + i) * w.Hp + unit, dp[i]);
+  }
+
+  static BPTT_INLINE void add(T* to, Vec<T> x) { (Vec<T>::load(to) + x).store(to); }
+};
+
+}  // namespace bptt::sequence

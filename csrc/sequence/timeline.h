@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which rows take part in which step. Rows are sorted by length, longest first, so that the active ones are always the
+// first; what a call keeps of them lies packed, step after step. Where all sequences are equally long that is [T,B].
+#pragma once
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "core/gemm.h"
+
+namespace bptt::sequence {
+
+struct Timeline {
+  Index steps = 0, batch = 0;
+  const Index* offset = nullptr;  // [steps+1]: the place of each step's first row; null: every row has every step
+
+  Index begin(Index t) const { return offset ? offset[t] : t * batch; }
+  /// Active rows of a step; none beyond the last.
+  Index rows(Index t) const { return t >= steps ? 0 : offset ? offset[t + 1] - offset[t] : batch; }
+  Index total() const { return begin(steps); }
+};
+
+/// Rows times steps that are handled together: at H = 512 an LSTM's gradients of them take 1 MiB, half of a 2 MiB
+/// second-level cache.
+constexpr Index kChunkRows = 128;
+
+/// The first step of the chunk that ends before `end`: as many whole steps as fit, at least one.
+inline Index chunk_begin(const Timeline& time, Index end) {
+  Index begin = end - 1, rows = time.rows(begin);
+  while (begin > 0 && rows + time.rows(begin - 1) <= kChunkRows) rows += time.rows(--begin);
+  return begin;
+}
+
+/// Where segments of about `length` steps begin, and the last one ends; whole chunks, so that sums over time have the
+/// same order with and without segments. One segment for length 0.
+inline std::vector<Index> cut(const Timeline& time, Index length) {
+  std::vector<Index> cuts{time.steps};
+  for (Index begin = time.steps; length > 0 && begin > 0;) {
+    begin = chunk_begin(time, begin);
+    if (begin > 0 && cuts.back() - begin >= length) cuts.push_back(begin);
+  }
+  cuts.push_back(0);
+  std::reverse(cuts.begin(), cuts.end());
+  return cuts;
+}
+
+/// The rows [first, second) of the batch that `thread` of `threads` does: an equal share of all rows of all steps.
+inline std::pair<Index, Index> rows_of(const Timeline& time, int thread, int threads) {
+  if (!time.offset) return {time.batch * thread / threads, time.batch * (thread + 1) / threads};
+  Index bound[2], done = 0, row = 0, t = time.steps;
+  for (int i = 0; i < 2; ++i) {
+    const Index goal = time.total() * (thread + i) / threads;
+    for (; row < time.batch && done < goal; ++row) {
+      while (t > 0 && time.rows(t - 1) <= row) --t;
+      done += t;  // the row's length
+    }
+    bound[i] = row;
+  }
+  return {bound[0], thread + 1 == threads ? time.batch : bound[1]};
+}
+
+}  // namespace bptt::sequence

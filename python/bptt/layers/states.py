@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recurrent layer's states: as users hold them, h [L*D,B,H] or (h, c), and as the kernels take them, by direction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bptt._arrays import as_floats, check_shape, check_tuple
+
+if TYPE_CHECKING:
+    from bptt._arrays import Array
+    from bptt.layers.base import Layer
+    from bptt.params import Params
+
+
+class States:
+    """The states of `count` kernels (layers times directions), named `names`, of width H each."""
+
+    def __init__(self, layer: Layer, names: tuple[str, ...], count: int, size: int) -> None:
+        self._layer, self._names, self._count, self._size = layer, names, count, size
+
+    def native(self, where: str, name: str, state: Any, B: int, batched: bool) -> Any:
+        """The user's state, checked, as exact arrays [count,B,H]; None stays None: zeros are made by the kernels."""
+        if state is None:
+            return None
+        S, n = len(self._names), self._count
+        values = (state,) if S == 1 else check_tuple(where, name, state, S, f"the tuple ({', '.join(self._names)})")
+        shape = (n, B, self._size) if batched else (n, self._size)
+        arrays = []
+        for part, value in zip(self._names, values, strict=True):
+            array = as_floats(where, f"{name} {part}", value, self._layer.params.dtype)
+            check_shape(where, f"{name} {part}", array, shape)
+            arrays.append(array.reshape(n, B, self._size))
+        return tuple(arrays) if S > 1 else arrays[0]
+
+    def given(self, state: Any, batched: bool) -> Any:
+        """The way back: without the batch axis where the user's x has none."""
+        if batched:
+            return state
+        return tuple(s[:, 0] for s in state) if isinstance(state, tuple) else state[:, 0]
+
+    def part(self, state: Any, span: slice) -> list[Any]:
+        """The states of some kernels, [1,B,H] each."""
+        if state is None:
+            return [None] * (span.stop - span.start)
+        indices = range(span.start, span.stop)
+        if isinstance(state, tuple):
+            return [tuple(s[k : k + 1] for s in state) for k in indices]
+        return [state[k : k + 1] for k in indices]
+
+    def joined(self, parts: list[Any]) -> Any:
+        """The states of all kernels as one, [count,B,H]."""
+        if len(parts) == 1:
+            return parts[0]
+        if len(self._names) > 1:
+            return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+        return np.concatenate(parts)
+
+    def _named(self, k: int) -> list[str]:
+        """The parameters that hold what kernel k learnt to begin with."""
+        names = [name for name in self._layer.params if name.startswith("initial_")]
+        S = len(self._names)
+        return names[k * S : (k + 1) * S]
+
+    def anew(self, k: int) -> Any:
+        """What kernel k begins anew with, [H] each, or None for zeros."""
+        params = self._layer.params
+        learnt = tuple(params[name] for name in self._named(k))
+        return None if not learnt else learnt if len(learnt) > 1 else learnt[0]
+
+    def new_anew(self, dtype: Any) -> Any:
+        """Room for the gradient of that."""
+        made = tuple(np.zeros(self._size, dtype) for _ in self._names)
+        return made if len(made) > 1 else made[0]
+
+    def learnt(self, B: int) -> Any:
+        """The initial state that was learnt, for B rows."""
+        rows = [
+            np.stack([np.broadcast_to(self._layer.params[self._named(k)[i]], (B, self._size)) for k in range(self._count)])
+            for i in range(len(self._names))
+        ]
+        return tuple(rows) if len(rows) > 1 else rows[0]
+
+    def add_learnt(self, grads: Params, danew: list[Any], dinitial: list[Any] | None) -> None:
+        """Gradients of what was learnt: from the resets, and from the start where it was taken from there."""
+        for k in range(self._count):
+            for i, name in enumerate(self._named(k)):
+                total: Array = danew[k][i] if len(self._names) > 1 else danew[k]
+                if dinitial is not None:
+                    start = dinitial[k][i] if len(self._names) > 1 else dinitial[k]
+                    total = total + start[0].sum(axis=0)
+                grads[name] = total

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every equation of this library, stated in plain NumPy and float64: what the kernels are held against.
+
+Not fast, and no layer calls it: to be read, and to be right (finite differences hold it). Whatever comes in is
+copied to float64 and never changed. Gates stand one below the other: LSTM i f g o, GRU r z n (PyTorch's order).
+Shapes: T time, B batch, I input, H hidden, G gates, S states, P vectors; C classes, F features, V vocabulary;
+x [T,B,I], y [T,B,H], weight_ih [G*H,I], weight_hh [G*H,H], bias [G*H], bias_hn [H], weight_peephole [3,H] (i f o).
+
+    cells.py   one time step            loop.py    over time, and what happens between the steps
+    masks.py   its random masks         dense.py   linear, embedding, dropout
+    losses.py  cross-entropy, MSE       steps.py   SGD, Adam, clipping
+"""
+
+from bptt.reference.cells import CELLS, Cell
+from bptt.reference.dense import dropout, embedding_backward, embedding_forward, linear_backward, linear_forward
+from bptt.reference.loop import Between, Tape, backward, forward
+from bptt.reference.losses import cross_entropy, mse
+from bptt.reference.masks import philox, recurrent_dropout_mask, zoneout_masks
+from bptt.reference.steps import adam_step, sgd_step
+
+__all__ = [
+    "CELLS",
+    "Between",
+    "Cell",
+    "Tape",
+    "adam_step",
+    "backward",
+    "cross_entropy",
+    "dropout",
+    "embedding_backward",
+    "embedding_forward",
+    "forward",
+    "linear_backward",
+    "linear_forward",
+    "mse",
+    "philox",
+    "recurrent_dropout_mask",
+    "sgd_step",
+    "zoneout_masks",
+]

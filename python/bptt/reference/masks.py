@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random masks as functions of a counter and a key: Philox4x32-10 (Salmon et al. 2011), in integers of NumPy.
+
+The counter of a decision is (unit, row, step, kind), kind 0 for zoneout (word 0 for h, word 1 for c), 1 for recurrent
+dropout (step 0); the key is the call's seed, 64 bits. A decision of probability p is word < floor(2^32 p).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt.reference.common import Array
+
+Words = NDArray[np.uint64]
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+
+
+def philox(counter: tuple[Words, Words, Words, Words], seed: int) -> tuple[Words, Words, Words, Words]:
+    """Four words of 32 bits for each counter of four such words; arrays that broadcast.
+
+    >>> zero = np.zeros(1, np.uint64)
+    >>> [f"{int(word[0]):08x}" for word in philox((zero, zero, zero, zero), 0)]
+    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
+    """
+    x0, x1, x2, x3 = np.broadcast_arrays(*counter)
+    k0, k1 = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
+    for _ in range(10):
+        p, q = np.uint64(0xD2511F53) * x0, np.uint64(0xCD9E8D57) * x2
+        x0, x1 = (q >> _SHIFT) ^ x1 ^ np.uint64(k0), q & _LOW
+        x2, x3 = (p >> _SHIFT) ^ x3 ^ np.uint64(k1), p & _LOW
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return x0, x1, x2, x3
+
+
+def _axis(n: int, place: int) -> Words:
+    shape = [1, 1, 1]
+    shape[place] = n
+    return np.arange(n, dtype=np.uint64).reshape(shape)
+
+
+def zoneout_masks(seed: int, T: int, B: int, H: int, p: tuple[float, ...]) -> tuple[Array, ...]:
+    """Return m [T,B,H] for each state, 1 where a unit keeps its old value. T counts the steps of a row, in its order.
+
+    >>> zoneout_masks(1, 100, 10, 10, (0.25,))[0].mean().round(2)
+    np.float64(0.25)
+    """
+    words = philox((_axis(H, 2), _axis(B, 1), _axis(T, 0), np.zeros(1, np.uint64)), seed)
+    return tuple((word < np.uint64(int(q * 2**32))).astype(float) for word, q in zip(words, p, strict=False))
+
+
+def recurrent_dropout_mask(seed: int, B: int, H: int, p: float) -> Array:
+    """Return d [B,H]: 0 with probability p, else 1 / (1 - p).
+
+    >>> sorted(set(recurrent_dropout_mask(1, 10, 10, 0.5).ravel().tolist()))
+    [0.0, 2.0]
+    """
+    word = philox((_axis(H, 2), _axis(B, 1), np.zeros(1, np.uint64), np.ones(1, np.uint64)), seed)[0]
+    return np.where(word < np.uint64(int(p * 2**32)), 0.0, 1 / (1 - p)).reshape(B, H)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the general way share: a kernel case with rows, resets, masks and limits, and its reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bptt import reference
+from kernels import Case, _named, as_state, as_tuple
+
+SEED = 0x1234_5678_9ABC_DEF0
+
+
+@dataclass
+class Setting:
+    """One way to ask for more than a plain run; every part may be absent."""
+
+    lengths: NDArray[Any] | None = None
+    reverse: bool = False
+    resets: NDArray[Any] | None = None
+    anew: bool = False
+    zoneout: tuple[float, float] = (0.0, 0.0)
+    dropout: float = 0.0
+    clip: float = np.inf
+    clip_gradient: float = np.inf
+    segment: int = 0
+    training: bool = field(default=True)
+
+
+def settings(T: int, B: int, seed: int = 0) -> dict[str, Setting]:
+    """Each feature by itself, and all together."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, T + 1, B)
+    if B > 1:
+        lengths[0], lengths[1] = T, 0
+    resets = rng.random((T, B)) < 0.3
+    return {
+        "ragged": Setting(lengths=lengths),
+        "reverse": Setting(reverse=True),
+        "ragged reverse": Setting(lengths=lengths, reverse=True),
+        "resets": Setting(resets=resets),
+        "learnt resets": Setting(resets=resets, anew=True),
+        "zoneout": Setting(zoneout=(0.3, 0.6)),
+        "dropout": Setting(dropout=0.4),
+        "clip": Setting(clip=0.3),
+        "clip gradient": Setting(clip_gradient=0.05),
+        "all": Setting(lengths, True, resets, True, (0.2, 0.1), 0.25, 0.5, 0.2),
+        "all, in segments": Setting(lengths, True, resets, True, (0.2, 0.1), 0.25, 0.5, 0.2, segment=2),
+    }
+
+
+def anew_of(case: Case) -> tuple[NDArray[Any], ...]:
+    """Learnt states: any values, [H] each."""
+    return tuple(np.ascontiguousarray(s[-1] * s.dtype.type(0.5)) for s in case.dstates)
+
+
+def rows(core: Any, setting: Setting, T: int, B: int) -> Any:
+    """The native rows, None where every row has every step, forward."""
+    if setting.lengths is None and not setting.reverse:
+        return None
+    return core.Rows(np.full(B, T) if setting.lengths is None else setting.lengths, T, setting.reverse)
+
+
+def run(core: Any, case: Case, setting: Setting, threads: int = 1) -> dict[str, NDArray[Any]]:
+    """Forward and backward of one direction by the kernels: every result by name."""
+    T, B, _ = case.x.shape
+    states = reference.CELLS[case.cell].states
+    before = core.get_num_threads()
+    core.set_num_threads(threads)
+    try:
+        setup = core.Setup(
+            rows=rows(core, setting, T, B), resets=setting.resets,
+            anew=(anew_of(case) if len(states) > 1 else anew_of(case)[0]) if setting.anew else None,
+            zoneout=setting.zoneout, dropout=setting.dropout, clip=setting.clip,
+            clip_gradient=setting.clip_gradient, seed=SEED, segment=setting.segment,
+        )  # fmt: skip
+        recurrence = case.recurrence(core)
+        y, finals, tapes = core.forward([recurrence], case.x, [case.state], True, [setup])
+        flat = np.full_like(case.flat, np.nan)
+        danew = tuple(np.full(s.shape[1], np.nan, s.dtype) for s in case.states)
+        given = [danew if len(danew) > 1 else danew[0]] if setting.anew else []
+        dx, dinitials = core.backward([recurrence], tapes, case.dy, [as_state(case.dstates)], [flat], given)
+    finally:
+        core.set_num_threads(before)
+    grads = case.named(flat)
+    if setting.anew:
+        grads |= {f"anew_{name}": d for name, d in zip(states, danew, strict=True)}
+    return _named(y, as_tuple(finals[0]), dx, as_tuple(dinitials[0]), grads)
+
+
+def between(case: Case, setting: Setting) -> reference.Between:
+    """The same for the reference, masks drawn there."""
+    T, B, _ = case.x.shape
+    H = case.states[-1].shape[1]
+    kind = reference.CELLS[case.cell]
+    widths = [s.shape[1] for s in case.states]
+    zoneout: Any = None
+    if any(setting.zoneout):
+        p = setting.zoneout
+        zoneout = p
+        if setting.training:
+            masks = reference.zoneout_masks(SEED, T, B, max(H, *widths), p[: kind.S])
+            zoneout = tuple(m[:, :, :w] for m, w in zip(masks, widths, strict=True))
+    mask = None
+    if setting.dropout and setting.training:
+        mask = reference.recurrent_dropout_mask(SEED, B, widths[0], setting.dropout)
+    return reference.Between(
+        setting.lengths, setting.reverse, setting.resets, anew_of(case) if setting.anew else None, zoneout, mask,
+        setting.clip, setting.clip_gradient,
+    )  # fmt: skip
+
+
+def expected(case: Case, setting: Setting) -> dict[str, NDArray[Any]]:
+    """Every result by name, from the float64 reference."""
+    y, finals, tape = reference.forward(case.cell, case.weights, case.x, case.states, between(case, setting))
+    return _named(y, finals, *reference.backward(tape, case.dy, case.dstates))
