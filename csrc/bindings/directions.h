@@ -84,6 +84,10 @@ class Directions {
       });
     }
     if (!complete) throw py::error_already_set();
+    if (training && passes[0]->direct()) {
+      make_read_only(y);  // the tape reads it again
+      passes[0]->arrays.push_back(y);
+    }
     py::list last, kept;
     for (std::size_t d = 0; d < D; ++d) {
       last.append(passes[d]->last());
@@ -124,7 +128,7 @@ class Directions {
       py::gil_scoped_release release;
       complete = run(passes[0]->time(), [&](int d, int threads) {
         const auto i = std::size_t(d);
-        return passes[i]->backward(all_[i]->as<T>("backward"), calls[i], from + d * H, ld, threads);
+        return passes[i]->backward(all_[i]->as<T>("backward"), calls[i], from + d * H, ld, to, threads);
       });
       for (std::size_t d = 0; d < D; ++d) passes[d]->take_dx(to, d > 0), passes[d]->release();
     }

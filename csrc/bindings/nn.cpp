@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "bindings/arrays.h"
+#include "bindings/nn_stream.h"
 #include "bindings/register.h"
 #include "nn/dropout.h"
 #include "nn/embedding.h"
@@ -149,6 +150,13 @@ void register_nn(py::module_& m) {
   m.def("linear_forward", &linear_forward, py::arg("x"), py::arg("weight"), py::arg("bias").none(true));
   m.def("linear_backward", &linear_backward, py::arg("x"), py::arg("weight"), py::arg("dy"), py::arg("dweight"),
         py::arg("dbias").none(true));
+  py::class_<PyLinearStream>(m, "LinearStream", py::is_final(), py::module_local())
+      .def(py::init<const py::array&, const std::optional<py::array>&, Index>(), py::arg("weight"), py::arg("bias"),
+           py::arg("batch"))
+      .def("__call__", &PyLinearStream::call, py::arg("x"));
+  py::class_<PyEmbeddingStream>(m, "EmbeddingStream", py::is_final(), py::module_local())
+      .def(py::init<py::array, Index>(), py::arg("weight"), py::arg("batch"))
+      .def("__call__", &PyEmbeddingStream::call, py::arg("x"));
   m.def("dropout", &dropout, py::arg("x"), py::arg("p"), py::arg("seed"));
   m.def("embedding_forward", &embedding_forward, py::arg("ids"), py::arg("weight"));
   m.def("embedding_backward", &embedding_backward, py::arg("ids"), py::arg("dy"), py::arg("dweight"));

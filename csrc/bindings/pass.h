@@ -44,7 +44,6 @@ class Pass {
     const Index B = call_.time.batch;
     given_ = read_states<T>(state, width_, B, initial_, "Recurrence.forward: state");
     last_ = new_states<T>(width_, B, final_);
-    y_ = Buffer<T>(checked_mul(call_.time.total(), width_[0]));
     if (rows_) {
       x_ = Buffer<T>(checked_mul(call_.time.total(), input));
       for (int i = 0; i < states_; ++i) {
@@ -58,7 +57,9 @@ class Pass {
 
   /// y goes to columns of `to`, whose rows are `ld` wide.
   bool forward(const sequence::Recurrence<T>& r, T* to, Index ld, bool training, Index segment, int threads) {
-    call_.x = x_outer_, call_.y = y_.data();
+    direct_ = !rows_ && ld == width_[0];
+    if (!direct_) y_ = Buffer<T>(checked_mul(call_.time.total(), width_[0]));
+    call_.x = x_outer_, call_.y = direct_ ? to : y_.data();
     if (rows_) {
       rows_->gather(x_.data(), x_outer_, input_, input_);
       call_.x = x_.data();
@@ -70,7 +71,7 @@ class Pass {
       call_.initial[i] = initial_rows_[i].data(), call_.final[i] = final_rows_[i].data();
     }
     if (!r.forward(call_, training ? &tape : nullptr, segment, threads, &interrupted)) return false;
-    copy_out(to, ld, y_.data(), width_[0]);
+    if (!direct_) copy_out(to, ld, y_.data(), width_[0]);
     for (int i = 0; rows_ && i < states_; ++i)
       rows_->scatter_states(final_[i], final_rows_[i].data(), width_[std::size_t(i)]);
     return true;
@@ -78,14 +79,18 @@ class Pass {
 
   py::object last() const { return as_state(last_, states_); }
 
-  /// dy: columns of rows `ld` wide. The result's dx stays here, in the order of the rows.
-  bool backward(const sequence::Recurrence<T>& r, sequence::BackwardCall<T>& call, const T* dy, Index ld, int threads) {
+  /// dy: columns of rows `ld` wide. dx goes to `to` where the caller's rows are the kernels', else it stays here.
+  bool backward(const sequence::Recurrence<T>& r, sequence::BackwardCall<T>& call, const T* dy, Index ld, T* dx,
+                int threads) {
     const sequence::Timeline& time = call_.time;
-    Buffer<T> dy_rows(checked_mul(time.total(), width_[0])), dfinal[sequence::kMaxStates], dinitial[sequence::kMaxStates];
-    copy_in(dy_rows.data(), dy, ld, width_[0]);
-    call.dy = dy_rows.data();
-    dx_ = Buffer<T>(checked_mul(time.total(), input_));
-    call.dx = dx_.data();
+    Buffer<T> dy_rows, dfinal[sequence::kMaxStates], dinitial[sequence::kMaxStates];
+    call.dy = dy, call.dx = dx;
+    if (!direct_) {
+      dy_rows = Buffer<T>(checked_mul(time.total(), width_[0]));
+      copy_in(dy_rows.data(), dy, ld, width_[0]);
+      dx_ = Buffer<T>(checked_mul(time.total(), input_));
+      call.dy = dy_rows.data(), call.dx = dx_.data();
+    }
     T* to[sequence::kMaxStates];
     for (int i = 0; rows_ && i < states_; ++i) {
       const Index n = width_[std::size_t(i)];
@@ -100,6 +105,7 @@ class Pass {
 
   /// dx into `to` [outer rows,I], or onto what is there.
   void take_dx(T* to, bool add) {
+    if (direct_) return;
     if (!add) {
       copy_out(to, input_, dx_.data(), input_);
     } else if (rows_) {
@@ -113,6 +119,7 @@ class Pass {
     dx_ = {};
   }
 
+  bool direct() const { return direct_; }
   Index outer_steps() const { return rows_ ? rows_->outer_steps() : call_.time.steps; }
   Index outer_rows() const { return rows_ ? rows_->outer_rows() : call_.time.total(); }
   const sequence::Timeline& time() const { return call_.time; }
@@ -191,6 +198,7 @@ class Pass {
   Index input_ = 0, hidden_ = 0;
   Widths width_{};
   int states_ = 0;
+  bool direct_ = false;  // the kernels work on the caller's arrays of y, dy and dx
   const T* x_outer_ = nullptr;
   const T* initial_[sequence::kMaxStates];
   T* final_[sequence::kMaxStates];

@@ -8,6 +8,7 @@
 //     static constexpr int kLines, kStages;
 //     static constexpr bool kBiasIsVectors;               // the bias is not in a, but the last G rows of p
 //     static constexpr Link kBefore[kStages];
+//     static constexpr unsigned kWrites[kStages], kWritesBack[kStages], kVectorsBack[kStages];  // bits: see below
 //     template <int Stage, class V> static void forward(V* line, const V* p, V h, const V* s0, V* s1);
 //     template <int Stage, class V> static void backward(const V* line, V* d, const V* p, V h, const V* s0, const V* s1,
 //                                                        const V* ds1, V limit, V* dp, V* ds0, V* dh);
@@ -17,6 +18,7 @@
 // backward: stages from the last to the first. d[kLines], zeros at first, goes from the gradients of what a stage wrote to
 //           those of what it read; dp is this step's share; ds0 and dh, the elementwise share of the gradient of h, are
 //           added to. Gradients of pre-activations are clamped to [-limit, limit].
+// Bits:     which lines forward writes, which d and which dp backward writes; the others are not stored.
 // Links:    kNormalise  lines [from, from+count) of the row become (a - mean) / sqrt(variance + 1e-5), together
 //           kProduct    line `to` += W_g line `from`, W_g the rows of weight_hh of the last gate, whose product with h is
 //                       left out
@@ -45,6 +47,7 @@ struct GRUBefore : PlainAccumulators {
   static constexpr bool kVectorsAreBias = false, kBiasIsVectors = false;
   static constexpr int kLines = 4, kStages = 2;  // r z n, r h
   static constexpr Link kBefore[] = {{}, {Job::kProduct, 3, 1, 2}};
+  static constexpr unsigned kWrites[] = {0b1011, 0b100}, kWritesBack[] = {0b1, 0b110}, kVectorsBack[] = {0, 0};
 
   template <int Stage, class V>
   static void forward(V* line, const V*, V h, const V* s0, V* s1) {
@@ -81,6 +84,7 @@ struct LSTMNorm {
   static constexpr bool kVectorsAreBias = false, kBiasIsVectors = true;
   static constexpr int kLines = 13, kStages = 2;  // N(Wx x), N(Wh h), N(c1), i f g o
   static constexpr Link kBefore[] = {{Job::kNormalise, 0, 4, 0, 4, 4}, {Job::kNormalise, 8, 1}};
+  static constexpr unsigned kWrites[] = {0x1F00, 0}, kWritesBack[] = {0xFF, 0x1100}, kVectorsBack[] = {0x3CFF, 0x300};
   static constexpr int x_acc(int g) { return g; }
   static constexpr int h_acc(int g) { return 4 + g; }
 
@@ -127,6 +131,7 @@ struct GRUNorm {
   static constexpr bool kVectorsAreBias = false, kBiasIsVectors = true;
   static constexpr int kLines = 9, kStages = 1;  // N(Wx x), N(Wh h), r z n
   static constexpr Link kBefore[] = {{Job::kNormalise, 0, 3, 0, 3, 3}};
+  static constexpr unsigned kWrites[] = {0x1C0}, kWritesBack[] = {0x3F}, kVectorsBack[] = {0x1FF};
   static constexpr int x_acc(int g) { return g; }
   static constexpr int h_acc(int g) { return 3 + g; }
 
@@ -161,6 +166,8 @@ struct Projected : Cell {
   static constexpr bool kBiasIsVectors = false, kProjects = true;
   static constexpr int kM = Cell::K, kLines = Cell::K + 2, kStages = 1;
   static constexpr Link kBefore[] = {{}};
+  static constexpr unsigned kWrites[] = {(2u << kM) - 1}, kWritesBack[] = {(1u << Cell::A) - 1};
+  static constexpr unsigned kVectorsBack[] = {(1u << Cell::P) - 1};
   static_assert(Cell::K >= Cell::A, "lines hold accumulators, then what is kept");
 
   template <int Stage, class V>

@@ -4,24 +4,32 @@
 // p).
 #pragma once
 
+#include <algorithm>
+
 #include "core/random.h"
 #include "core/threads.h"
 #include "core/vec.h"
 
 namespace bptt::nn {
 
+/// Numbers these decisions apart from those of a recurrent layer (sequence/between.h).
+constexpr std::uint32_t kElements = 2;
+
 template <class T>
 void dropout(T* y, const T* x, Index n, double p, std::uint64_t seed) {
-  constexpr int kBlock = 16;
+  constexpr int kHalf = 16, kBlock = 2 * kHalf;
   const Philox random(seed);
+  const Index blocks = (n + kBlock - 1) / kBlock;
   Pool::instance().run(n < 65536 ? 1 : Pool::size().load(), [&](int thread, Barrier& barrier) {
-    const Index blocks = (n + kBlock - 1) / kBlock;
     for (Index b = blocks * thread / barrier.size(); b < blocks * (thread + 1) / barrier.size(); ++b) {
-      std::uint32_t word[kBlock], unused[kBlock];
-      T mask[kBlock];
-      random(0, std::uint32_t(b), std::uint32_t(b >> 32), 0xD0D0u, word, unused);
-      choose(word, p, T(0), T(1 / (1 - p)), mask);
-      for (Index i = b * kBlock; i < std::min(n, (b + 1) * kBlock); ++i) y[i] = x[i] * mask[i - b * kBlock];
+      std::uint32_t word[2][kHalf];
+      random(0, std::uint32_t(b), std::uint32_t(b >> 32), kElements, word[0], word[1]);
+      for (int half = 0; half < 2; ++half) {
+        T mask[kHalf];
+        choose(word[half], p, T(0), T(1 / (1 - p)), mask);
+        const Index begin = b * kBlock + half * kHalf;
+        for (Index i = begin; i < std::min(n, begin + kHalf); ++i) y[i] = x[i] * mask[i - begin];
+      }
     }
   });
 }

@@ -6,8 +6,6 @@
 //   enter    s0 = keep s1'' + (1-keep) anew;  the product sees s0 d, d ~ Bernoulli(1-p) / (1-p) once per sequence
 #pragma once
 
-#include <limits>
-
 #include "core/random.h"
 #include "core/vec.h"
 #include "sequence/tape.h"

@@ -61,7 +61,6 @@ struct StagedBackward {
         product(ds, w.Hp, line(rows.first, Cell::kM + 1) - rows.first * L * w.Hp, L * w.Hp, Segments{w.R}, w.project_back,
                 static_cast<const T*>(nullptr), rows, 0, rows.count);
       }
-      std::fill(dline(rows.first, 0), dline(end, 0), T(0));
       stages<Cell::kStages - 1>(rows, end);
       for (Index row = rows.first; row < end; ++row) std::copy_n(dline(row, 0), A * w.Hp, line(row, 0));
     }
@@ -132,11 +131,17 @@ struct StagedBackward {
     if constexpr (S > 1) s0[1] = Vec<T>::load(c0 + at), s1[1] = Vec<T>::load(c1 + at);
     Cell::template backward<Stage>(values, d, p, seen, s0, s1, ds1, Vec<T>(crossing.between->clip_gradient), dp, ds0,
                                    &dh);
-    for (int i = 0; i < L; ++i) d[i].store(dline(row, i) + unit);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) {
+      if (Cell::kWritesBack[Stage] >> i & 1) d[i].store(dline(row, i) + unit);
+    }
     if (crossing.dropout) dh = dh * Vec<T>::load(crossing.dropout + at);
     if constexpr (!Traits<Cell>::kProjects) add(dstates + at, ds0[0] + dh);
     if constexpr (S > 1) add(dstates + batch * w.Hp + at, ds0[1]);
-    for (int i = 0; i < P; ++i) add(dvectors + (row * P + i) * w.Hp + unit, dp[i]);
+#pragma GCC unroll 16
+    for (int i = 0; i < P; ++i) {
+      if (Cell::kVectorsBack[Stage] >> i & 1) add(dvectors + (row * P + i) * w.Hp + unit, dp[i]);
+    }
   }
 
   static BPTT_INLINE void add(T* to, Vec<T> x) { (Vec<T>::load(to) + x).store(to); }

@@ -149,7 +149,10 @@ struct StagedForward {
     if constexpr (S > 1) s0[1] = Vec<T>::load(c0 + row * w.Hp + unit);
     for (int i = 0; i < S; ++i) s1[i] = Vec<T>::load(made + (i * batch + row) * w.Hp + unit);
     Cell::template forward<Stage>(values, p, seen, s0, s1);
-    for (int i = 0; i < L; ++i) values[i].store(line(row, i) + unit);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) {
+      if (Cell::kWrites[Stage] >> i & 1) values[i].store(line(row, i) + unit);
+    }
     for (int i = 0; i < S; ++i) s1[i].store(made + (i * batch + row) * w.Hp + unit);
   }
 

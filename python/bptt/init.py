@@ -53,6 +53,7 @@ def _forget_bias(rng: np.random.Generator, shape: tuple[int, ...], size: int) ->
 
 _DRAWS: Final[dict[str, Draw]] = {
     "zeros": lambda rng, shape, size: np.zeros(shape),
+    "ones": lambda rng, shape, size: np.ones(shape),
     "normal": lambda rng, shape, size: rng.standard_normal(shape),
     "uniform": lambda rng, shape, size: _uniform_within(rng, shape, 1 / math.sqrt(size)),
     "xavier_uniform": lambda rng, shape, size: _uniform_within(rng, shape, math.sqrt(6 / sum(shape[-2:]))),
@@ -68,7 +69,7 @@ _DRAWS["glorot_uniform"], _DRAWS["glorot_normal"] = _DRAWS["xavier_uniform"], _D
 NAMES: Final = tuple(_DRAWS)
 """The names of all initialisers."""
 
-_FOR_VECTORS: Final = ("zeros", "normal", "uniform", "forget_bias")  # the others need two fans
+_FOR_VECTORS: Final = ("zeros", "ones", "normal", "uniform", "forget_bias")  # the others need two fans
 
 
 def draw(
@@ -91,7 +92,7 @@ def draw(
         identity                          1 on the diagonal, else 0 (IRNN)                Le et al. 2015
         uniform                           U(-a, a),  a = 1 / sqrt(size)                   PyTorch's
         normal                            N(0, 1)
-        zeros                             0
+        zeros, ones                       0, 1
         forget_bias                       an LSTM's bias: 1 at the forget gate, else 0    Gers et al. 2000
 
     Args:
@@ -161,9 +162,9 @@ def _choice(where: str, params: Params, init: Any, default: Mapping[str, str]) -
         chosen = dict(default)
     elif init == "pytorch":
         # PyTorch's Embedding is N(0, 1), which is our default as well
-        chosen = {param: "normal" if default[param] == "normal" else "uniform" for param in params}
+        chosen = {param: default[param] if default[param] in ("normal", "ones") else "uniform" for param in params}
     else:
-        fixed = ("zeros", "forget_bias")
+        fixed = ("zeros", "ones", "forget_bias")
         chosen = {param: default[param] if default[param] in fixed else init for param in params}
     for name in chosen.values():
         if name not in _DRAWS:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from bptt._arrays import as_array, as_mask, check_size, check_tuple
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.sequential import Sequential
@@ -70,7 +72,7 @@ def fit(
     loss: Loss,
     optimizer: Optimizer,
     epochs: int = 1,
-    tbptt: int | None = None,
+    tbptt: int | tuple[int, int] | None = None,
     stateful: bool = False,
     progress: bool = False,
     on_step: Callable[[Step], object] | None = None,
@@ -86,9 +88,11 @@ def fit(
         loss: function of (y, target) or (y, target, mask) -> (value, dy), such as `bptt.losses.cross_entropy`.
         optimizer: `bptt.optim.SGD` or `Adam`.
         epochs: default 1.
-        tbptt: k, to cut each batch into chunks of k time steps (the last may be shorter) with one update each; the
-            state goes from chunk to chunk, the gradient does not. Default None: whole sequences. A chunk that is masked
-            altogether moves the state and makes no update.
+        tbptt: (k1, k2), k2 >= k1: an update every k1 time steps, whose loss is that of these k1 steps (the last may be
+            fewer) and whose gradient goes back over the last k2. Where k2 > k1 the steps before are run again from the
+            state that was there k2 steps ago, by the parameters of now. k alone means (k, k): the state goes from chunk
+            to chunk, the gradient does not. Default None: whole sequences, as is (T, T); (k, T) is the full gradient of
+            each k steps' loss. Steps that are masked altogether move the state and make no update.
         stateful: whether the state also goes from batch to batch of an epoch, which makes them one long stream for each
             row; default False: each batch starts from zeros.
         progress: whether to show a bar on stderr, default False.
@@ -97,7 +101,7 @@ def fit(
     Returns: `History`.
     Raises: what the layers, the loss and the optimizer raise; KeyboardInterrupt. The model is then as the last whole
         update left it.
-    Source: Williams & Peng 1990 (truncated backpropagation through time).
+    Source: Williams & Peng 1990 (truncated backpropagation through time, BPTT(k2; k1)).
 
     >>> import numpy as np, bptt
     >>> model = bptt.Sequential(bptt.RNN(1, 8, seed=0), bptt.Linear(8, 1, seed=0))
@@ -111,7 +115,7 @@ def fit(
         raise TypeError(f"fit: model has type {type(model).__name__}, expected a Sequential or a recurrent layer")
     if check_size("fit", "epochs", epochs) > 1 and iter(batches) is batches:
         raise ValueError("fit: batches is an iterator, which ends after one epoch, expected a list or other iterable")
-    k = None if tbptt is None else check_size("fit", "tbptt", tbptt)
+    k = _window(tbptt)
     history = History()
     bar = _bar() if progress else None
     try:
@@ -129,33 +133,67 @@ def fit(
     return history
 
 
+def _window(tbptt: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """(k1, k2), checked."""
+    if tbptt is None:
+        return None
+    pair = check_tuple("fit", "tbptt", tbptt, 2, "k or (k1, k2)") if isinstance(tbptt, (tuple, list)) else (tbptt,) * 2
+    k1, k2 = (check_size("fit", "tbptt", k) for k in pair)
+    if k2 < k1:
+        raise ValueError(f"fit: tbptt has value ({k1}, {k2}), expected k2 >= k1: every step belongs to one loss")
+    return k1, k2
+
+
 def _updates(
     model: Sequential | Recurrent,
     batches: Iterable[Batch],
     loss: Loss,
     optimizer: Optimizer,
     epochs: int,
-    k: int | None,
+    window: tuple[int, int] | None,
     stateful: bool,
 ) -> Iterator[Step]:
     """Do one update after the other."""
     axis = 1 if model.batch_first else 0
     grads = model.params.zeros_like()  # one for all updates: fresh memory for each costs its page faults
+    k1, k2 = window or (None, 0)
+    back = k2 - (k1 or 0)  # steps that are run again before those of the loss
     number = 0
     for epoch in range(epochs):
-        state: Any = None
+        state: Any = None  # before x of the present window
         for batch in batches:
             state = state if stateful else None
-            for x, *rest in _chunks(batch, k, axis):
-                if len(rest) > 1 and not as_mask("fit", "mask", rest[1]).any():
-                    _, state = model(x, state)
-                    continue
-                y, state, tape = model.forward(x, state)
-                value, dy = loss(y, *rest)
-                model.backward(tape, dy, grads=grads)
-                info = optimizer.step(model.params, grads)
-                yield Step(number, epoch, value, info.grad_norm, info.clipped)
-                number += 1
+            seen: Any = None  # the x of the steps before, at most k2 - k1
+            for x, *rest in _chunks(batch, k1, axis):
+                masked = len(rest) > 1 and not as_mask("fit", "mask", rest[1]).any()
+                whole = x if seen is None else np.concatenate([seen, x], axis=axis)
+                if not masked:
+                    y, after, tape = model.forward(whole, state)
+                    value, dy = loss(y if seen is None else _last(y, x.shape[axis], axis), *rest)
+                    if seen is not None:
+                        dy = np.concatenate([np.zeros_like(_first(y, seen.shape[axis], axis)), dy], axis=axis)
+                    model.backward(tape, dy, grads=grads)
+                    info = optimizer.step(model.params, grads)
+                if back == 0:
+                    state = model(whole, state)[1] if masked else after
+                else:
+                    done = max(0, whole.shape[axis] - back)  # steps that no later gradient reaches
+                    if done:
+                        state = model(_first(whole, done, axis), state)[1]
+                    seen = _last(whole, whole.shape[axis] - done, axis)
+                if not masked:
+                    yield Step(number, epoch, value, info.grad_norm, info.clipped)
+                    number += 1
+            if back and seen is not None and stateful:
+                state = model(seen, state)[1]
+
+
+def _first(x: Any, n: int, axis: int) -> Any:
+    return x[(slice(None),) * axis + (slice(0, n),)]
+
+
+def _last(x: Any, n: int, axis: int) -> Any:
+    return x[(slice(None),) * axis + (slice(x.shape[axis] - n, None),)]
 
 
 def _chunks(batch: Batch, k: int | None, axis: int) -> Iterator[Batch]:

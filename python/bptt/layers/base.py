@@ -10,7 +10,7 @@ order and from any threads, work. It refers to x and the initial state, which mu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bptt._arrays import as_floats, check_shape
 from bptt.params import Params
@@ -104,4 +104,8 @@ class Stateless(Layer):
 
     def backward(self, tape: Tape, dy: ArrayIn, grads: Params | None = None) -> tuple[Array | None, Params]:
         """Return dx and the parameters' gradients (written into `grads` where it is given)."""
+        raise NotImplementedError
+
+    def stream(self, batch_size: int = 1) -> Any:
+        """A function of x [B,.] -> y [B,.], the same array each time, or of x [T,B,.]; None where y is x."""
         raise NotImplementedError

@@ -90,23 +90,29 @@ class LSTM(Recurrent):
         input_size: I. hidden_size: H.
         num_layers: L, stacked, default 1. bidirectional: D = 2 directions, default False. dropout: between the layers.
         bias: whether there is a b, default True. batch_first: x and y are [B,T,.], default False.
-        peephole: whether the gates see the cell, default False. coupled: i = 1 - f, gates f g o, default False.
+        proj_size: R, to project h to R < H units, h1 = W_hr o tanh(c1), default 0: not at all.
+        peephole: whether the gates see the cell, default False.
+        coupled: i = 1 - f, gates f g o, default False.
+        layer_norm: o, i, f, g of N(Wx x) v + N(Wh h0) v' + b and h1 = o tanh(N(c1) v'' + b''), N(a) = (a - mean) /
+            sqrt(variance + 1e-5) over all of a's units, default False. At most one of these three, and only peephole
+            beside proj_size.
         dtype: float32 (default) or float64.
         init: "default" (weight_ih xavier_uniform and weight_hh orthogonal, each gate by itself; bias zeros but 1 at the
             forget gate, as in Keras; peepholes zeros), "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an
             initialiser for both weights, or a mapping from parameter name (with or without _l0) to initialiser, default
             for the others. See `bptt.init.draw`.
         seed: integer, or None (default) for fresh weights each time. Layers of the same shape need different seeds.
-        proj_size: not in this version (NotImplementedError).
         The other options are `Recurrent`'s, as are those of `forward`: lengths, resets.
 
     Parameters, gate order i f g o: weight_ih_l0 [4*H,I] (l1 and on: [4*H,D*H]), weight_hh_l0 [4*H,H], bias_l0 [4*H]; with
-        peephole also weight_peephole_l0 [3,H], order i f o; coupled: 3 in the place of 4. With suffix _reverse for the
-        second direction.
+        peephole also weight_peephole_l0 [3,H], order i f o; coupled: 3 in the place of 4; with layer_norm also
+        weight_norm_l0 [9,H] (v i f g o, v' i f g o, v'') and bias_norm_l0 [H] (b''); with proj_size R also weight_hr_l0
+        [R,H], and R for H in weight_hh, y and h. With suffix _reverse for the second direction.
     Call: `y, (h, c) = layer(x, state=None)`, `y, (h, c), tape = layer.forward(x, state=None)`,
         `dx, (dh, dc), grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], h and c each [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
-    Source: Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate), 2002 (peepholes).
+    Source: Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate), 2002 (peepholes); Sak et al. 2014 (projection);
+        Greff et al. 2017 (coupled gates); Ba et al. 2016 (layer normalisation).
 
     >>> lstm = LSTM(3, 4, seed=0)
     >>> y, (h, c), tape = lstm.forward(np.ones((5, 2, 3)))
@@ -132,23 +138,29 @@ class LSTM(Recurrent):
         *,
         peephole: bool = False,
         coupled: bool = False,
+        layer_norm: bool = False,
         **options: Unpack[LayerOptions],
     ) -> None:
-        self.peephole, self.coupled = bool(peephole), bool(coupled)
-        if proj_size:
-            raise NotImplementedError(f"LSTM: proj_size has value {proj_size!r}, expected 0 in this version")
-        if peephole and coupled:
-            raise ValueError("LSTM: peephole and coupled are both True, expected at most one of them")
-        cell = "lstm_peephole" if peephole else "lstm_coupled" if coupled else "lstm"
-        if coupled:
+        self.variant = _one_of("LSTM", peephole=peephole, coupled=coupled, layer_norm=layer_norm)
+        if proj_size and self.variant not in ("", "peephole"):
+            raise ValueError(f"LSTM: proj_size has value {proj_size} beside {self.variant}, expected 0")
+        name = {"": "lstm", "peephole": "lstm_peephole", "coupled": "lstm_coupled", "layer_norm": "lstm_norm"}
+        vectors: tuple[tuple[str, tuple[int, ...], str], ...] = ()
+        if self.variant == "coupled":
             self._gates, self._kept = 3, ("f", "g", "o")
-        vectors = (("weight_peephole", (3,), "zeros"),) if peephole else ()
+        elif self.variant == "peephole":
+            vectors = (("weight_peephole", (3,), "zeros"),)
+        elif self.variant == "layer_norm":
+            vectors = (("weight_norm", (9,), "ones"), ("bias_norm", (), "zeros"))
+            self._kept = (*(f"{part}_{gate}" for part in ("x", "h") for gate in "ifgo"), "c_norm", "i", "f", "g", "o")
         super().__init__(
-            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, vectors=vectors, **options
-        )
+            name[self.variant] + "_projected" * bool(proj_size), input_size, hidden_size, num_layers, bias, batch_first,
+            dropout, bidirectional, vectors=vectors, proj_size=proj_size, **options,
+        )  # fmt: skip
 
     def _options(self) -> str:
-        return ", peephole=True" if self.peephole else ", coupled=True" if self.coupled else ""
+        projected = f", proj_size={self.proj_size}" if self.proj_size else ""
+        return projected + (f", {self.variant}=True" if self.variant else "")
 
 
 class GRU(Recurrent):
@@ -167,15 +179,18 @@ class GRU(Recurrent):
             "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an initialiser for both weights, or a mapping from
             parameter name (with or without _l0) to initialiser, default for the others. See `bptt.init.draw`.
         seed: integer, or None (default) for fresh weights each time. Layers of the same shape need different seeds.
-        reset_after=False: not in this version (NotImplementedError).
+        reset_after: r multiplies Wh h0 (True, the default, PyTorch's) or h0 (False): n = tanh(Wx x + b + Wh (r h0)).
+        layer_norm: r, z, n of N(Wx x) v + b and N(Wh h0) v', N(a) = (a - mean) / sqrt(variance + 1e-5) over all of a's
+            units, default False; only with reset_after.
         The other options are `Recurrent`'s, as are those of `forward`: lengths, resets.
 
     Parameters, gate order r z n: weight_ih_l0 [3*H,I] (l1 and on: [3*H,D*H]), weight_hh_l0 [3*H,H], bias_l0 [3*H],
-        bias_hn_l0 [H]; with suffix _reverse for the second direction.
+        bias_hn_l0 [H] (neither with reset_after=False nor with layer_norm, which has weight_norm_l0 [6,H]: v r z n,
+        v' r z n); with suffix _reverse for the second direction.
     Call: `y, h = layer(x, h=None)`, `y, h, tape = layer.forward(x, h=None)`,
         `dx, dh, grads = layer.backward(tape, dy, dh=None)`; y [T,B,D*H], h [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
-    Source: Cho et al. 2014.
+    Source: Cho et al. 2014; Ba et al. 2016 (layer normalisation).
 
     >>> gru = GRU(3, 4, batch_first=True, seed=0)
     >>> y, h = gru(np.ones((2, 5, 3)))
@@ -197,12 +212,29 @@ class GRU(Recurrent):
         bidirectional: bool = False,
         *,
         reset_after: bool = True,
+        layer_norm: bool = False,
         **options: Unpack[LayerOptions],
     ) -> None:
-        if not reset_after:
-            raise NotImplementedError("GRU: reset_after has value False, expected True in this version")
-        vectors = (("bias_hn", (), "zeros"),) if bias else ()
+        self.variant = _one_of("GRU", **{"reset_after=False": not reset_after, "layer_norm": layer_norm})
+        cell, vectors = "gru", (("bias_hn", (), "zeros"),) if bias else ()
+        if self.variant == "layer_norm":
+            cell, vectors = "gru_norm", (("weight_norm", (6,), "ones"),)
+            self._kept = (*(f"{part}_{gate}" for part in ("x", "h") for gate in "rzn"), "r", "z", "n")
+        elif self.variant:
+            cell, vectors = "gru_before", ()
+            self._kept = ("r", "z", "n", "rh")
         super().__init__(
-            "gru", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, vectors=vectors,
+            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, vectors=vectors,
             **options,
         )  # fmt: skip
+
+    def _options(self) -> str:
+        return {"": "", "layer_norm": ", layer_norm=True"}.get(self.variant, f", {self.variant}")
+
+
+def _one_of(where: str, **variants: bool) -> str:
+    """The name of the one variant that is asked for, or none."""
+    chosen = [name for name, wanted in variants.items() if wanted]
+    if len(chosen) > 1:
+        raise ValueError(f"{where}: {' and '.join(chosen)} are given together, expected at most one of them")
+    return chosen[0] if chosen else ""

@@ -7,7 +7,7 @@ No loops and no equations but dropout's product: the work is done by the native 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -109,6 +109,10 @@ class Linear(Stateless):
         dx = core.linear_backward(tape.kept, self.params["weight"], dy, grads["weight"], grads.get("bias"))
         return dx.reshape(*tape.shape[:-1], self.in_features), grads
 
+    def stream(self, batch_size: int = 1) -> Any:
+        """A function of x [B,I] -> y [B,O], the same array each time, or x [T,B,I] -> a new y; with the weights of now."""
+        return core.LinearStream(self.params["weight"], self.params.get("bias"), batch_size)
+
     def __repr__(self) -> str:
         bias = "" if "bias" in self.params else ", bias=False"
         return f"Linear({self.in_features}, {self.out_features}{bias}, dtype={self.params.dtype})"
@@ -172,6 +176,10 @@ class Embedding(Stateless):
         core.embedding_backward(tape.kept, dy.reshape(len(tape.kept), self.embedding_dim), grads["weight"])
         return None, grads
 
+    def stream(self, batch_size: int = 1) -> Any:
+        """A function of int64 ids [B] -> y [B,E], the same array each time, or ids [T,B] -> a new y."""
+        return core.EmbeddingStream(self.params["weight"].copy(), batch_size)
+
     def __repr__(self) -> str:
         return f"Embedding({self.num_embeddings}, {self.embedding_dim}, dtype={self.params.dtype})"
 
@@ -218,6 +226,9 @@ class Dropout(Stateless):
         dy = as_floats(self._where("backward"), "dy", dy, tape.kept.dtype)
         check_shape(self._where("backward"), "dy", dy, tape.shape)
         return dy * tape.kept, self._gradients(grads)
+
+    def stream(self, batch_size: int = 1) -> None:
+        """None: at inference y is x."""
 
     def __repr__(self) -> str:
         return f"Dropout({self.p})"

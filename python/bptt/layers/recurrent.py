@@ -19,9 +19,13 @@ from bptt.layers.base import Layer, Tape
 from bptt.layers.kernels import Kernels
 from bptt.layers.options import Between, mixed
 from bptt.layers.states import States
+from bptt.layers.stream import StackStream
+from bptt.layers.torch_names import from_torch, to_torch
 from bptt.params import Params
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import DTypeLike
 
     from bptt import _core
@@ -132,6 +136,7 @@ class Recurrent(Layer):
     _gates: ClassVar[int]  # G
     _states: ClassVar[tuple[str, ...]] = ("h",)
     _kept: ClassVar[tuple[str, ...]] = ()  # the gates' names, as the cell keeps them
+    variant = ""  # what makes the cell another one than PyTorch's
 
     def __init__(
         self,
@@ -145,6 +150,7 @@ class Recurrent(Layer):
         bidirectional: bool,
         *,
         vectors: tuple[tuple[str, tuple[int, ...], str], ...] = (),  # per unit: name, shape before H, initialiser
+        proj_size: int = 0,
         dtype: DTypeLike = np.float32,
         init: Init = "default",
         seed: int | None = None,
@@ -159,6 +165,10 @@ class Recurrent(Layer):
         self.input_size = check_size(where, "input_size", input_size)
         self.hidden_size = check_size(where, "hidden_size", hidden_size)
         self.num_layers = check_size(where, "num_layers", num_layers)
+        self.proj_size = check_size(where, "proj_size", proj_size, least=0)
+        if self.proj_size >= self.hidden_size:
+            what = f"proj_size has value {proj_size}, expected less than hidden_size, {hidden_size}"
+            raise ValueError(f"{where}: {what}")
         self.batch_first, self.bidirectional = bool(batch_first), bool(bidirectional)
         self.num_directions = 1 + self.bidirectional
         self.learn_initial_state = bool(learn_initial_state)
@@ -170,15 +180,21 @@ class Recurrent(Layer):
         self.params = Params(shapes, check_dtype(where, dtype))
         fill(where, self.params, init, seed, default, gates=self._gates, size=self.hidden_size)
         sizes = [
-            (cell, self.params.dtype.name, self._input_of(k // self.num_directions), self.hidden_size, bool(bias))
+            (cell, self.params.dtype.name, self._input_of(k // self.num_directions), hidden_size, bool(bias), proj_size)
             for k in range(len(blocks))
         ]
         self._kernels = Kernels(sizes, [self.params.span(names[0], names[-1]) for names in blocks])
-        self._states_of = States(self, self._states, len(blocks), self.hidden_size)
+        widths = (self.output_size, self.hidden_size)[: len(self._states)]
+        self._states_of = States(self, dict(zip(self._states, widths, strict=True)), len(blocks))
         self._plain = len(blocks) == 1 and self._between.plain and not self.learn_initial_state
 
+    @property
+    def output_size(self) -> int:
+        """The width of h, and of y in one direction: H, or proj_size."""
+        return self.proj_size or self.hidden_size
+
     def _input_of(self, layer: int) -> int:
-        return self.input_size if layer == 0 else self.hidden_size * self.num_directions
+        return self.input_size if layer == 0 else self.output_size * self.num_directions
 
     def _lay_out(
         self, bias: bool, vectors: tuple[tuple[str, tuple[int, ...], str], ...]
@@ -191,16 +207,20 @@ class Recurrent(Layer):
         suffixes = [f"_l{k}{end}" for k in range(self.num_layers) for end in ("", "_reverse")[: self.num_directions]]
         for k, suffix in enumerate(suffixes):
             block = {"weight_ih": ((rows, self._input_of(k // self.num_directions)), "xavier_uniform")}
-            block["weight_hh"] = ((rows, H), "orthogonal")
+            block["weight_hh"] = ((rows, self.output_size), "orthogonal")
             if bias:
                 block["bias"] = ((rows,), "forget_bias" if "c" in self._states else "zeros")
             block |= {name: ((*shape, H), start) for name, shape, start in vectors}
+            if self.proj_size:
+                block["weight_hr"] = ((self.proj_size, H), "xavier_uniform")
             shapes |= {name + suffix: shape for name, (shape, _) in block.items()}
             default |= {name + suffix: start for name, (_, start) in block.items()}
             blocks.append([name + suffix for name in block])
         if self.learn_initial_state:
-            for name in (f"initial_{state}{suffix}" for suffix in suffixes for state in self._states):
-                shapes[name], default[name] = (H,), "zeros"
+            widths = {"h": self.output_size, "c": H}
+            for suffix in suffixes:
+                for state in self._states:
+                    shapes[f"initial_{state}{suffix}"], default[f"initial_{state}{suffix}"] = (widths[state],), "zeros"
         return shapes, default, blocks
 
     def __call__(
@@ -274,6 +294,62 @@ class Recurrent(Layer):
             dx, dinitial = self._backward(tape, dy, dstate, grads)
         dx = Packed(dx, sizes) if sizes is not None else self._as_given(dx, batched)
         return dx, self._states_of.given(dinitial, batched), grads
+
+    def load_state_dict(self, state: Mapping[str, ArrayIn]) -> None:
+        """Set all parameters, or none where anything does not fit.
+
+        Args: state as `state_dict` returns it, or as that of the same layer of PyTorch does, arrays or tensors: its two
+            biases bias_ih and bias_hh are summed, but for those of the GRU's candidate, which stay apart.
+        Raises: ValueError that names each missing or unknown name or the first wrong shape; TypeError for what is not
+            real numbers.
+
+        >>> from bptt import GRU
+        >>> a, b = GRU(2, 3, seed=0), GRU(2, 3, seed=1)
+        >>> b.load_state_dict(a.to_torch_state_dict())
+        >>> bool((a.params.flat == b.params.flat).all())
+        True
+        """
+        if any(name.startswith("bias_ih_l") for name in state):
+            state = from_torch(self._where("load_state_dict"), state, self.params, self.hidden_size)
+        super().load_state_dict(state)
+
+    def to_torch_state_dict(self) -> dict[str, Array]:
+        """The parameters as PyTorch's layer of the same kind names them, NumPy arrays; bias_hh is zero where ours is one.
+
+        Raises: ValueError for what PyTorch's layers do not have: peepholes, coupled gates, layer normalisation,
+            reset_after=False, a learnt initial state.
+        """
+        return to_torch(self._where("to_torch_state_dict"), self.params, self.hidden_size, self.variant)
+
+    def stream(self, batch_size: int = 1) -> _core.Stream | StackStream:
+        """Inference in real time: an object that takes one time step per call and keeps the state.
+
+        Args: batch_size, the number B of rows.
+        Returns: a function of x [B,I] -> y [B,H]. y is the same read-only array each time, overwritten by the next
+            call: nothing is allocated. x [T,B,I], a chunk of steps, gives a new y [T,B,H]. `stream.state` is a copy of
+            the state, as `forward` returns it, and can be assigned; it begins as zeros, or as what
+            `learn_initial_state` learnt, and `stream.reset(rows=None)` begins anew, for all rows or those that an index
+            selects. The weights are those of now: after a change of the parameters make a new stream. Streams share
+            nothing: each may run on a thread of its own.
+        Raises: ValueError for batch_size < 1 or a bidirectional layer. The stream raises TypeError for another dtype than
+            the layer's and ValueError for another shape or memory layout: it converts nothing.
+
+        >>> from bptt import GRU
+        >>> gru = GRU(3, 4, seed=0)
+        >>> stream, x = gru.stream(), np.ones((5, 1, 3), np.float32)
+        >>> y = [stream(x_t).copy() for x_t in x]
+        >>> bool((np.array(y) == gru(x)[0]).all())
+        True
+        """
+        where = self._where("stream")
+        B = check_size(where, "batch_size", batch_size)
+        if self.bidirectional:
+            raise ValueError(f"{where}: the layer is bidirectional, expected one direction: the other needs the future")
+        setup = core.Setup(zoneout=self._between.zoneout, clip=self._between.clip_state)
+        streams = [native.stream(B, setup) for native in self._kernels.packed(self.params, training=False)]
+        if len(streams) == 1 and not self.learn_initial_state:
+            return streams[0]
+        return StackStream(streams, self._states_of.learnt(B) if self.learn_initial_state else None)
 
     def _run(
         self, x: Any, state: StateIn, lengths: ArrayIn | None, resets: ArrayIn | None, *, training: bool

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from bptt._arrays import check_tuple
 from bptt.layers.base import Layer, Stateless, Tape
 from bptt.layers.dense import Embedding
-from bptt.layers.recurrent import Recurrent
+from bptt.layers.recurrent import Packed, Recurrent
+from bptt.layers.stream import SequentialStream
 from bptt.params import Params
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ class Sequential(Layer):
         view of it; an Embedding can only come first. All layers with parameters have one dtype.
     Parameters: those of layer k, named "k.name".
     Call: `y, state = model(x, state=None)`, `y, state, tape = model.forward(x, state=None)`,
-        `dx, dstate, grads = model.backward(tape, dy, dstate=None)`; state is a tuple with the state of each recurrent
+        `dx, dstate, grads = model.backward(tape, dy, dstate=None)`; lengths and resets go to each recurrent layer, as in
+        `Recurrent.forward` (y of a stateless layer is not zero beyond a row's end: mask the loss); `Packed` rows pass
+        through all layers. state is a tuple with the state of each recurrent
         layer, in order; None stands for zeros, as a whole or for one of them. dx is None where an Embedding is first.
     Raises: ValueError for a layer that belongs to a Sequential already (copy.deepcopy makes one that does not),
         TypeError for what is not a layer or has another dtype.
@@ -83,20 +86,26 @@ class Sequential(Layer):
         """Whether x and y are [B,T,.]."""
         return any(layer.batch_first for layer in self.layers if isinstance(layer, Recurrent))
 
-    def __call__(self, x: ArrayIn, state: StatesIn = None) -> tuple[Array, States]:
+    def __call__(
+        self, x: Any, state: StatesIn = None, lengths: ArrayIn | None = None, resets: ArrayIn | None = None
+    ) -> tuple[Any, States]:
         """Inference: nothing is kept, and dropout does nothing."""
         states = self._states("forward", "state", state)
         final: list[State] = []
         flow: Any = x
         for layer in self.layers:
             if isinstance(layer, Recurrent):
-                flow, after = layer(flow, states[len(final)])
+                flow, after = layer(flow, states[len(final)], lengths, resets)
                 final.append(after)
+            elif isinstance(flow, Packed):
+                flow = Packed(layer(flow.data), flow.batch_sizes)
             else:
                 flow = layer(flow)
         return flow, tuple(final)
 
-    def forward(self, x: ArrayIn, state: StatesIn = None) -> tuple[Array, States, SequentialTape]:
+    def forward(
+        self, x: Any, state: StatesIn = None, lengths: ArrayIn | None = None, resets: ArrayIn | None = None
+    ) -> tuple[Any, States, SequentialTape]:
         """Training: also return the tape for `backward`."""
         states = self._states("forward", "state", state)
         final: list[State] = []
@@ -105,16 +114,19 @@ class Sequential(Layer):
         for layer in self.layers:
             tape: Tape
             if isinstance(layer, Recurrent):
-                flow, after, tape = layer.forward(flow, states[len(final)])
+                flow, after, tape = layer.forward(flow, states[len(final)], lengths, resets)
                 final.append(after)
+            elif isinstance(flow, Packed):
+                data, tape = layer.forward(flow.data)
+                flow = Packed(data, flow.batch_sizes)
             else:
                 flow, tape = layer.forward(flow)
             tapes.append(tape)
         return flow, tuple(final), SequentialTape(self, tapes)
 
     def backward(
-        self, tape: Tape, dy: ArrayIn, dstate: StatesIn = None, grads: Params | None = None
-    ) -> tuple[Array | None, States, Params]:
+        self, tape: Tape, dy: Any, dstate: StatesIn = None, grads: Params | None = None
+    ) -> tuple[Any, States, Params]:
         """Backpropagation through all layers, last to first.
 
         Args: tape of `forward`, used up by this call; dy, shaped like y; dstate, like the final state; grads,
@@ -131,9 +143,34 @@ class Sequential(Layer):
             if isinstance(layer, Recurrent):
                 flow, before, _ = layer.backward(tape.tapes[k], flow, dstates.pop(), window)
                 initial.append(before)
+            elif isinstance(flow, Packed):
+                data, _ = layer.backward(tape.tapes[k], flow.data, window)
+                flow = None if data is None else Packed(data, flow.batch_sizes)
             else:
                 flow, _ = layer.backward(tape.tapes[k], flow, window)
         return flow, tuple(reversed(initial)), grads
+
+    def stream(self, batch_size: int = 1) -> SequentialStream:
+        """Inference in real time through all layers, as `Recurrent.stream`: x [B,.] -> y [B,.], nothing is allocated.
+
+        The state is a tuple with that of each recurrent layer.
+
+        >>> import numpy as np
+        >>> from bptt import GRU, Linear
+        >>> model = Sequential(GRU(3, 4, seed=0), Linear(4, 2, seed=0))
+        >>> stream, x = model.stream(), np.ones((5, 1, 3), np.float32)
+        >>> y = [stream(x_t).copy() for x_t in x]
+        >>> bool(np.allclose(y, model(x)[0], atol=1e-6))
+        True
+        """
+        steps, recurrent = [], []
+        for layer in self.layers:
+            step = layer.stream(batch_size)
+            if step is not None:
+                steps.append(step)
+            if isinstance(layer, Recurrent):
+                recurrent.append(step)
+        return SequentialStream(steps, recurrent)
 
     def _states(self, method: str, name: str, state: StatesIn) -> tuple[Any, ...]:
         n = self._states_count

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class States:
-    """The states of `count` kernels (layers times directions), named `names`, of width H each."""
+    """The states of `count` kernels (layers times directions): their widths by name, h first."""
 
-    def __init__(self, layer: Layer, names: tuple[str, ...], count: int, size: int) -> None:
-        self._layer, self._names, self._count, self._size = layer, names, count, size
+    def __init__(self, layer: Layer, widths: dict[str, int], count: int) -> None:
+        self._layer, self._names, self._count = layer, tuple(widths), count
+        self._widths = tuple(widths.values())
 
     def native(self, where: str, name: str, state: Any, B: int, batched: bool) -> Any:
         """The user's state, checked, as exact arrays [count,B,H]; None stays None: zeros are made by the kernels."""
@@ -27,12 +28,11 @@ class States:
             return None
         S, n = len(self._names), self._count
         values = (state,) if S == 1 else check_tuple(where, name, state, S, f"the tuple ({', '.join(self._names)})")
-        shape = (n, B, self._size) if batched else (n, self._size)
         arrays = []
-        for part, value in zip(self._names, values, strict=True):
+        for part, size, value in zip(self._names, self._widths, values, strict=True):
             array = as_floats(where, f"{name} {part}", value, self._layer.params.dtype)
-            check_shape(where, f"{name} {part}", array, shape)
-            arrays.append(array.reshape(n, B, self._size))
+            check_shape(where, f"{name} {part}", array, (n, B, size) if batched else (n, size))
+            arrays.append(array.reshape(n, B, size))
         return tuple(arrays) if S > 1 else arrays[0]
 
     def given(self, state: Any, batched: bool) -> Any:
@@ -72,14 +72,15 @@ class States:
 
     def new_anew(self, dtype: Any) -> Any:
         """Room for the gradient of that."""
-        made = tuple(np.zeros(self._size, dtype) for _ in self._names)
+        made = tuple(np.zeros(size, dtype) for size in self._widths)
         return made if len(made) > 1 else made[0]
 
     def learnt(self, B: int) -> Any:
         """The initial state that was learnt, for B rows."""
+        params = self._layer.params
         rows = [
-            np.stack([np.broadcast_to(self._layer.params[self._named(k)[i]], (B, self._size)) for k in range(self._count)])
-            for i in range(len(self._names))
+            np.stack([np.tile(params[self._named(k)[i]], (B, 1)).reshape(B, size) for k in range(self._count)])
+            for i, size in enumerate(self._widths)
         ]
         return tuple(rows) if len(rows) > 1 else rows[0]
 

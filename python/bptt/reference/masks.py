@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random masks as functions of a counter and a key: Philox4x32-10 (Salmon et al. 2011), in integers of NumPy.
 
-The counter of a decision is (unit, row, step, kind), kind 0 for zoneout (word 0 for h, word 1 for c), 1 for recurrent
-dropout (step 0); the key is the call's seed, 64 bits. A decision of probability p is word < floor(2^32 p).
+The counter of a decision is (unit // 2, row, step, kind), the word 2 (unit % 2) + state; kind 0 is zoneout (state 0 for
+h, 1 for c), 1 recurrent dropout (step 0, state 0); the key is the call's seed, 64 bits. A decision of probability p is
+word < floor(2^32 p).
 """
 
 import numpy as np
@@ -38,13 +39,21 @@ def _axis(n: int, place: int) -> Words:
     return np.arange(n, dtype=np.uint64).reshape(shape)
 
 
+def _words(seed: int, T: int, B: int, H: int, kind: int) -> tuple[Words, Words]:
+    """The words of both states for each step, row and unit, [T,B,H]."""
+    half = -(-H // 2)
+    words = philox((_axis(half, 2), _axis(B, 1), _axis(T, 0), np.full(1, kind, np.uint64)), seed)
+    each = [np.stack([words[state], words[2 + state]], axis=-1).reshape(T, B, 2 * half)[..., :H] for state in (0, 1)]
+    return each[0], each[1]
+
+
 def zoneout_masks(seed: int, T: int, B: int, H: int, p: tuple[float, ...]) -> tuple[Array, ...]:
     """Return m [T,B,H] for each state, 1 where a unit keeps its old value. T counts the steps of a row, in its order.
 
-    >>> zoneout_masks(1, 100, 10, 10, (0.25,))[0].mean().round(2)
-    np.float64(0.25)
+    >>> zoneout_masks(1, 100, 10, 10, (0.25,))[0].mean().round(1)
+    np.float64(0.2)
     """
-    words = philox((_axis(H, 2), _axis(B, 1), _axis(T, 0), np.zeros(1, np.uint64)), seed)
+    words = _words(seed, T, B, H, 0)
     return tuple((word < np.uint64(int(q * 2**32))).astype(float) for word, q in zip(words, p, strict=False))
 
 
@@ -54,5 +63,5 @@ def recurrent_dropout_mask(seed: int, B: int, H: int, p: float) -> Array:
     >>> sorted(set(recurrent_dropout_mask(1, 10, 10, 0.5).ravel().tolist()))
     [0.0, 2.0]
     """
-    word = philox((_axis(H, 2), _axis(B, 1), np.zeros(1, np.uint64), np.ones(1, np.uint64)), seed)[0]
-    return np.where(word < np.uint64(int(p * 2**32)), 0.0, 1 / (1 - p)).reshape(B, H)
+    word, _ = _words(seed, 1, B, H, 1)
+    return np.where(word[0] < np.uint64(int(p * 2**32)), 0.0, 1 / (1 - p))
