@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of different lengths, resets, zoneout, recurrent dropout, clipping and segments: kernels against the reference."""
+"""Ragged rows, resets, zoneout, recurrent dropout, clipping and segments: kernels against the reference."""
 
 from __future__ import annotations
 

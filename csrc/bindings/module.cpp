@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The extension module of one instruction-set level: a list of what it registers. Interface: python/bptt/_core.pyi.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <Eigen/Core>
 #include <string>
@@ -55,6 +56,7 @@ PYBIND11_MODULE(BPTT_MODULE, m, py::mod_gil_not_used()) {
   m.def("config", &config);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("get_num_threads", [] { return Pool::size().load(); });
+  m.def("memory_in_use", [] { return Arena::instance().in_use(); });
   m.def("release_memory", [] { return Arena::instance().release(); });
   register_math(m);
   register_recurrence(m);

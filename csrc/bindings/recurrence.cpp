@@ -37,6 +37,7 @@ void register_recurrence(py::module_& m) {
       .def(py::init<const std::string&, const std::string&, Index, Index, bool, Index>(), py::arg("cell"), py::arg("dtype"),
            py::arg("input_size"), py::arg("hidden_size"), py::arg("bias"), py::arg("proj_size") = 0)
       .def("plan", &PyRecurrence::plan, py::arg("steps"), py::arg("batch"))
+      .def("memory", &PyRecurrence::memory, py::arg("steps"), py::arg("batch"), py::arg("setup"), py::arg("training"))
       .def("pack", &PyRecurrence::pack, py::arg("params"), py::arg("training"))
       .def("forward", &PyRecurrence::forward, py::arg("x"), py::arg("state").none(true), py::arg("training"))
       .def("stream", &PyRecurrence::stream, py::arg("batch"), py::arg("setup").none(true) = nullptr)

@@ -94,6 +94,10 @@ class PyRecurrence {
     return visit([&](auto& r) { return forward_as(r, x, state, training); });
   }
 
+  py::dict memory(Index steps, Index batch, const Setup& setup, bool training) const {
+    return visit([&](auto& r) { return memory_as(r, steps, batch, setup, training); });
+  }
+
   PyStream stream(Index batch, const Setup* setup) const {
     if (!packed_) throw py::value_error("Recurrence.stream: there are no weights, expected a call of pack first");
     if (batch < 1) {
@@ -201,6 +205,18 @@ class PyRecurrence {
     }
     if (!complete) throw py::error_already_set();
     return py::make_tuple(dx, as_state(initial, r.states()));
+  }
+
+  template <class T>
+  py::dict memory_as(const sequence::Recurrence<T>& r, Index steps, Index batch, const Setup& setup, bool training) const {
+    sequence::Between<T> between;
+    between.clip = T(setup.clip), between.dropout = training ? setup.dropout : 0;
+    for (int i = 0; i < r.states(); ++i) between.zoneout[i] = setup.zoneout[std::size_t(i)];
+    const sequence::Timeline time = setup.rows ? setup.rows->timeline() : sequence::Timeline{steps, batch};
+    const auto m = r.memory(time, setup.segment, setup.crosses(training) ? &between : nullptr, training);
+    py::dict d;
+    d["weights"] = m.weights, d["tape"] = m.tape, d["scratch"] = m.scratch;
+    return d;
   }
 
   template <class T>

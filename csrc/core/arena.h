@@ -4,6 +4,7 @@
 // only grows until release() empties it. Blocks are not cleared.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 #include <limits>
@@ -45,6 +46,8 @@ class Arena {
     bytes = size_class(bytes);
     {
       std::lock_guard<std::mutex> lock(mutex_);
+      in_use_ += bytes;
+      peak_ = std::max(peak_, in_use_);
       auto& free = free_[bytes];
       if (!free.empty()) {
         void* block = free.back();
@@ -57,11 +60,18 @@ class Arena {
 
   void give(void* block, std::size_t bytes) noexcept {
     std::lock_guard<std::mutex> lock(mutex_);
+    in_use_ -= bytes;
     try {
       free_[bytes].push_back(block);
     } catch (...) {
       deallocate(block);
     }
+  }
+
+  /// Bytes in blocks that are not free, and their most since the last question.
+  std::pair<std::size_t, std::size_t> in_use() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return {in_use_, std::exchange(peak_, in_use_)};
   }
 
   /// Returns every free block to the system; the number of bytes.
@@ -88,12 +98,15 @@ class Arena {
 
   static constexpr std::size_t kAlign = 64, kHugePage = std::size_t(2) << 20;
 
+ public:
   /// Eighths of a power of two, so that sequences of nearly equal length share blocks; at most 12.5 % is unused.
   static std::size_t size_class(std::size_t bytes) {
     std::size_t step = kAlign;
     while (step * 16 <= bytes) step *= 2;
     return (bytes + step - 1) / step * step + (bytes == 0 ? kAlign : 0);
   }
+
+ private:
 
   static void* allocate(std::size_t bytes) {
 #if defined(_MSC_VER)
@@ -119,6 +132,7 @@ class Arena {
 
   std::mutex mutex_;
   std::map<std::size_t, std::vector<void*>> free_;
+  std::size_t in_use_ = 0, peak_ = 0;
 };
 
 /// `size` values of type T from the arena, released with the object.

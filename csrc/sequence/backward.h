@@ -165,7 +165,7 @@ class Backward {
     }
     dvectors_.clear();
     if (!between_) {
-      first_ = Buffer<T>(first_chunk() * time_.batch * w.H);
+      first_ = Buffer<T>(chunk_steps(time_) * time_.batch * w.H);
       const Index before = std::min(first_.size(), time_.batch * w.H);
       std::copy_n(tape.call.initial[0], before, first_.data());
       std::copy_n(tape.call.y, first_.size() - before, first_.data() + before);
@@ -221,13 +221,6 @@ class Backward {
   const T* c(Index t) const {
     if (S == 1) return nullptr;
     return (between_ ? tape_.entering_c : tape_.states).data() + tape_.row(t) * w_.Hp;
-  }
-
-  /// Steps of the first chunk.
-  Index first_chunk() const {
-    Index end = time_.steps;
-    while (end > 0 && chunk_begin(time_, end) > 0) end = chunk_begin(time_, end);
-    return end;
   }
 
   /// The gradients of a segment's first step, which the segment before it asks for.

@@ -53,6 +53,40 @@ class CellRecurrence final : public Recurrence<T> {
     return Forward<Cell, T>(*weights, call, tape, plan(call.time, threads)).run(interrupted);
   }
 
+  typename Recurrence<T>::Memory memory(const Timeline& time, Index segment, const Between<T>* between,
+                                        bool training) const override {
+    if (Traits<Cell>::kStaged && !between) between = &none();
+    const Index Hp = padded(hidden_), B = time.batch, L = kRowValues<Cell>, G = Cell::G;
+    Index bytes[3] = {};
+    const auto add = [&](int to, Index values) {
+      if (values > 0) bytes[to] += Index(Arena::size_class(std::size_t(values) * sizeof(T)));
+    };
+    add(0, Hp * G * input_), add(0, Hp * kHiddenGates<Cell> * recurrent_), add(0, Hp * Cell::A), add(0, Hp * Cell::P);
+    if (Traits<Cell>::kSecond) add(0, Hp * recurrent_);
+    if (Traits<Cell>::kProjects) add(0, hidden_ * padded(recurrent_));
+    if (!training) {
+      const Plan p = plan(time, Pool::size());
+      if (p.hoisted || Traits<Cell>::kStaged) add(2, (p.hoisted ? p.chunk : 1) * B * L * Hp);
+      if (Cell::S > 1) add(2, B * Hp);
+      if (between) add(2, 2 * B * recurrent_);
+      if (Traits<Cell>::kStaged) add(2, (Cell::S + 1) * B * Hp), add(2, B * kScales);
+      return {bytes[0], bytes[1], bytes[2]};
+    }
+    add(0, input_ > kNarrow ? G * hidden_ * padded(input_) : input_ * G * Hp);
+    add(0, kHiddenGates<Cell> * hidden_ * padded(recurrent_));
+    if (Traits<Cell>::kSecond) add(0, hidden_ * padded(recurrent_));
+    if (Traits<Cell>::kProjects) add(0, recurrent_ * Hp);
+    const std::vector<Index> cuts = cut(time, segment);
+    const Sizes s = sizes(time, cuts, between);
+    for (const Index n : {s.gates, s.states, s.operand, s.entering_h, s.entering_c, s.left_h, s.scales, s.saved}) add(1, n);
+    add(2, Cell::S * B * Hp), add(2, B * Cell::P * Hp), add(2, B * Hp);
+    if (!between) add(2, std::min(time.steps, chunk_steps(time)) * B * hidden_);
+    if (cuts.size() > 2) add(2, B * L * Hp), add(2, Cell::S * B * hidden_);
+    if (Traits<Cell>::kStaged) add(2, B * L * Hp), add(2, 2 * (Cell::S + 1) * B * Hp);
+    for (const Index n : WeightGradient<Cell, T>::sizes(input_, hidden_, Pool::size())) add(2, n);
+    return {bytes[0], bytes[1], bytes[2]};
+  }
+
   std::unique_ptr<Stream<T>> stream(Index batch, const Between<T>* between) const override {
     return std::make_unique<CellStream<Cell, T>>(current(), batch, between ? *between : none());
   }
@@ -76,25 +110,44 @@ class CellRecurrence final : public Recurrence<T> {
     return plan(time.steps, time.steps > 0 ? ceil_div(time.total(), time.steps) : time.batch, threads);
   }
 
-  void allocate(Tape<T>& tape, Index segment, Index Hp) const {
-    const Timeline& time = tape.call.time;
-    tape.cuts = cut(time, segment);
-    tape.gates_width = kRowValues<Cell> * Hp, tape.Hp = Hp;
+  /// Values in each buffer of a tape.
+  struct Sizes {
+    Index gates = 0, states = 0, operand = 0, entering_h = 0, entering_c = 0, left_h = 0, scales = 0, saved = 0;
+  };
+
+  static Index padded(Index n) { return ceil_div(n, Vec<T>::kSize) * Vec<T>::kSize; }
+
+  Sizes sizes(const Timeline& time, const std::vector<Index>& cuts, const Between<T>* between) const {
+    const Index Hp = padded(hidden_), segments = Index(cuts.size()) - 1;
     Index rows = 0;  // of the longest segment
-    for (std::size_t i = 0; i + 1 < tape.cuts.size(); ++i)
-      rows = std::max(rows, time.begin(tape.cuts[i + 1]) - time.begin(tape.cuts[i]));
+    for (Index i = 0; i < segments; ++i)
+      rows = std::max(rows, time.begin(cuts[std::size_t(i + 1)]) - time.begin(cuts[std::size_t(i)]));
     const Index more = rows + time.batch;  // and what enters the step after it
-    tape.gates = Buffer<T>(checked_mul(rows, kRowValues<Cell> * Hp));
+    Sizes s;
+    s.gates = checked_mul(rows, kRowValues<Cell> * Hp);
     if (Cell::S > 1) {
-      tape.states = Buffer<T>(checked_mul(tape.call.between ? rows : more, Hp));
-      if (tape.segmented()) tape.saved = Buffer<T>(checked_mul((Index(tape.cuts.size()) - 1) * time.batch, Hp));
+      s.states = checked_mul(between ? rows : more, Hp);
+      if (segments > 1) s.saved = checked_mul(segments * time.batch, Hp);
     }
-    if (!tape.call.between) return;
-    tape.operand = Buffer<T>(checked_mul(more, recurrent_));
-    if (Traits<Cell>::kStaged) tape.scales = Buffer<T>(checked_mul(rows, kScales));
-    if (Cell::S > 1) tape.entering_c = Buffer<T>(checked_mul(more, Hp));
-    if (tape.call.between->dropout > 0) tape.entering_h = Buffer<T>(checked_mul(more, Hp));
-    if (tape.call.between->mixes()) tape.left_h = Buffer<T>(checked_mul(rows, Hp));
+    if (!between) return s;
+    s.operand = checked_mul(more, recurrent_);
+    if (Traits<Cell>::kStaged) s.scales = checked_mul(rows, kScales);
+    if (Cell::S > 1) s.entering_c = checked_mul(more, Hp);
+    if (between->dropout > 0) s.entering_h = checked_mul(more, Hp);
+    if (between->mixes()) s.left_h = checked_mul(rows, Hp);
+    return s;
+  }
+
+  void allocate(Tape<T>& tape, Index segment, Index Hp) const {
+    tape.cuts = cut(tape.call.time, segment);
+    tape.gates_width = kRowValues<Cell> * Hp, tape.Hp = Hp;
+    const Sizes s = sizes(tape.call.time, tape.cuts, tape.call.between);
+    const auto make = [](Buffer<T>& buffer, Index size) {
+      if (size > 0) buffer = Buffer<T>(size);
+    };
+    make(tape.gates, s.gates), make(tape.states, s.states), make(tape.operand, s.operand);
+    make(tape.entering_h, s.entering_h), make(tape.entering_c, s.entering_c), make(tape.left_h, s.left_h);
+    make(tape.scales, s.scales), make(tape.saved, s.saved);
   }
 
   std::shared_ptr<const W> current() const {

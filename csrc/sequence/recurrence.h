@@ -47,6 +47,11 @@ class Recurrence {
   virtual Plan plan(Index steps, Index batch, int threads) const = 0;
   /// Weights as in weights.h; what was packed before stays with the tapes that use it.
   virtual void pack(const Flat<T>& weights, bool training) = 0;
+  /// Bytes that a pass takes beside its arrays: packed weights, the tape, and what backward (or inference) works in.
+  struct Memory {
+    Index weights, tape, scratch;
+  };
+  virtual Memory memory(const Timeline& time, Index segment, const Between<T>* between, bool training) const = 0;
   /// With `tape`, fills it for a backward pass; in segments of about `segment` steps where that is not 0. False when
   /// called off.
   virtual bool forward(const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,

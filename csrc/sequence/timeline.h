@@ -32,6 +32,13 @@ inline Index chunk_begin(const Timeline& time, Index end) {
   return begin;
 }
 
+/// Steps of the first chunk, which is the last to be reached going back.
+inline Index chunk_steps(const Timeline& time) {
+  Index end = time.steps;
+  while (end > 0 && chunk_begin(time, end) > 0) end = chunk_begin(time, end);
+  return end;
+}
+
 /// Where segments of about `length` steps begin, and the last one ends; whole chunks, so that sums over time have the
 /// same order with and without segments. One segment for length 0.
 inline std::vector<Index> cut(const Timeline& time, Index length) {

@@ -5,6 +5,8 @@
 // Threads divide the elements of dW, never a sum.
 #pragma once
 
+#include <array>
+
 #include "sequence/forward.h"
 
 namespace bptt::sequence {
@@ -20,11 +22,17 @@ class WeightGradient {
   WeightGradient(const Weights<Cell, T>& w, const BackwardCall<T>& call, int threads)
       : w_(w),
         call_(call),
-        transposed_(w.I * w.Hp < ceil_div(w.I, W) * W * w.H),
-        dwx_(transposed_ ? checked_mul(w.I, G * w.Hp) : 0),
-        db_(G * w.Hp),
-        panels_(threads * kRows * kWidth * W) {
+        transposed_(is_transposed(w.I, w.H)),
+        dwx_(sizes(w.I, w.H, threads)[0]),
+        db_(sizes(w.I, w.H, threads)[1]),
+        panels_(sizes(w.I, w.H, threads)[2]) {
     db_.clear();
+  }
+
+  /// Values in the buffers: dwx_, db_, panels_.
+  static std::array<Index, 3> sizes(Index I, Index H, int threads) {
+    const Index Hp = ceil_div(H, W) * W;
+    return {is_transposed(I, H) ? checked_mul(I, G * Hp) : 0, G * Hp, threads * kRows * kWidth * W};
   }
 
   /// Where there is nothing to add.
@@ -64,6 +72,11 @@ class WeightGradient {
 
  private:
   static constexpr Index kRow = kRowValues<Cell>;
+
+  /// Whether units make better use of registers than columns of x.
+  static bool is_transposed(Index I, Index H) {
+    return I * ceil_div(H, W) * W < ceil_div(I, W) * W * H;
+  }
 
   /// dW[g*units + j, :] += sum over rows of dg[row, Map(g), j] * z[row,:] for `gates` gates, `columns` wide; rows of z
   /// are `ld` apart.

@@ -18,6 +18,9 @@ level: str
 def config() -> dict[str, str | int]: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
+def memory_in_use() -> tuple[int, int]:
+    """Bytes that tapes, packed weights and scratch hold now, and their most since the last call."""
+
 def release_memory() -> int: ...
 def vector_function(name: str, x: NDArray[_T]) -> NDArray[_T]: ...
 
@@ -27,6 +30,41 @@ class Tape:
 
     @property
     def nbytes(self) -> int: ...
+    def kept(self, index: int) -> NDArray[Any]:
+        """The value number `index` that the cell keeps, or (-1) its second state as it leaves the cell, [T,B,H]."""
+
+@final
+class Rows:
+    """The order of a batch's rows, longest first; row b of padded arrays [steps,B,.] has lengths[b] steps."""
+
+    def __init__(self, lengths: NDArray[np.int64], steps: int, reverse: bool) -> None: ...
+    @staticmethod
+    def packed(batch_sizes: NDArray[np.int64], reverse: bool) -> Rows:
+        """Rows of packed arrays [sum,.]: step t has batch_sizes[t], none more than the step before."""
+
+    @property
+    def batch(self) -> int: ...
+    @property
+    def total(self) -> int:
+        """Steps of all rows together."""
+
+@final
+class Setup:
+    """What one direction of a pass is asked for beyond x and a state; see csrc/sequence/between.h."""
+
+    def __init__(
+        self,
+        *,
+        rows: Rows | None = None,
+        resets: NDArray[np.bool_] | None = None,
+        anew: _State | None = None,
+        zoneout: tuple[float, float] = ...,
+        dropout: float = ...,
+        clip: float = ...,
+        clip_gradient: float = ...,
+        seed: int = 0,
+        segment: int = 0,
+    ) -> None: ...
 
 @final
 class Stream:
@@ -49,16 +87,22 @@ class Stream:
 
 @final
 class Recurrence:
-    """One cell run over time: `cell` is rnn_tanh, rnn_relu, lstm, lstm_peephole or gru; `dtype` float32 or float64."""
+    """One cell run over time: `cell` is a name of csrc/cells/all.h; `dtype` float32 or float64."""
 
-    def __init__(self, cell: str, dtype: str, input_size: int, hidden_size: int, bias: bool) -> None: ...
+    def __init__(
+        self, cell: str, dtype: str, input_size: int, hidden_size: int, bias: bool, proj_size: int = 0
+    ) -> None: ...
     def plan(self, steps: int, batch: int) -> dict[str, Any]:
         """How a call is spread: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""
+
+    def memory(self, steps: int, batch: int, setup: Setup, training: bool) -> dict[str, int]:
+        """Bytes of a pass beside its arrays: weights (packed), tape, scratch."""
 
     def pack(self, params: NDArray[Any], training: bool) -> None:
         """The flat parameters into the kernels' layout; `training` adds the backward layout.
 
-        Flat: weight_ih [G*H,I], weight_hh [G*H,H], with bias: bias [G*H]; peepholes [3,H] or, with bias, b_hn [H].
+        Flat: weight_ih [G*H,I], weight_hh [G*H,R], with bias: bias [G*H]; per-unit vectors [P,H] (b_hn only with bias);
+        of a cell that projects weight_hr [R,H]. R is the width of h and y, H for the others.
         """
 
     def forward(
@@ -66,13 +110,51 @@ class Recurrence:
     ) -> tuple[NDArray[Any], _State, Tape | None]:
         """x [T,B,I], state h or (h, c), [1,B,H] each -> y [T,B,H], final state, tape (None unless training)."""
 
-    def stream(self, batch: int) -> Stream:
-        """Step by step with the weights packed last, `batch` rows."""
+    def stream(self, batch: int, setup: Setup | None = None) -> Stream:
+        """Step by step with the weights packed last, `batch` rows; zoneout and clip of `setup`."""
 
     def backward(
         self, tape: Tape, dy: NDArray[Any], dstate: _State | None, grads: NDArray[Any]
     ) -> tuple[NDArray[Any], _State]:
         """dy [T,B,H] and dstate -> dx and the initial state's gradient; overwrites grads, flat as in `pack`."""
+
+def forward(
+    directions: list[Recurrence],
+    x: NDArray[Any],
+    states: list[Any],
+    training: bool,
+    setups: list[Setup],
+) -> tuple[NDArray[Any], list[Any], list[Tape]]:
+    """The directions of a layer together: x [T,B,I] or packed [sum,I] -> y [T,B,D*R], final states, tapes."""
+
+def backward(
+    directions: list[Recurrence],
+    tapes: list[Tape],
+    dy: NDArray[Any],
+    dstates: list[Any],
+    grads: list[NDArray[Any]],
+    danew: list[Any] = ...,
+) -> tuple[NDArray[Any], list[Any]]:
+    """dy and dstates -> dx and the initial states' gradients; overwrites grads, and danew, gradients of `anew`."""
+
+@final
+class LinearStream:
+    """y = W x + b row by row, without an allocation."""
+
+    def __init__(self, weight: NDArray[_T], bias: NDArray[_T] | None, batch: int) -> None: ...
+    def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
+        """x [B,I] -> y [B,O], the same read-only array each time; x [T,B,I] -> a new y."""
+
+@final
+class EmbeddingStream:
+    """Rows of a weight by id, without an allocation."""
+
+    def __init__(self, weight: NDArray[_T], batch: int) -> None: ...
+    def __call__(self, x: NDArray[np.int64]) -> NDArray[Any]:
+        """x [B] -> y [B,E], the same read-only array each time; x [T,B] -> a new y."""
+
+def dropout(x: NDArray[_T], p: float, seed: int) -> NDArray[_T]:
+    """x [N] -> x m / (1 - p), m ~ Bernoulli(1 - p), a function of the seed and the place."""
 
 def linear_forward(x: NDArray[_T], weight: NDArray[_T], bias: NDArray[_T] | None) -> NDArray[_T]:
     """x [N,I], weight [O,I], bias [O] -> [N,O]."""

@@ -45,7 +45,9 @@ def _orthogonal(rng: np.random.Generator, shape: tuple[int, ...], size: int) -> 
 
 def _forget_bias(rng: np.random.Generator, shape: tuple[int, ...], size: int) -> Array:
     if shape[0] not in (3, 4):
-        raise ValueError(f"init.draw: forget_bias has {shape[0]} gates, expected the 4 (3 if coupled) of an LSTM's bias")
+        raise ValueError(
+            f"init.draw: forget_bias has {shape[0]} gates, expected the 4 (3 if coupled) of an LSTM's bias"
+        )
     bias = np.zeros(shape)
     bias[-3] = 1.0  # gate order i f g o; coupled f g o
     return bias
@@ -154,7 +156,9 @@ def _choice(where: str, params: Params, init: Any, default: Mapping[str, str]) -
     if isinstance(init, Mapping):
         chosen = dict(default)
         for key, name in init.items():
-            matches = [param for param in params if key == param or re.fullmatch(re.escape(key) + r"_l\d+(_reverse)?", param)]
+            matches = [
+                param for param in params if key == param or re.fullmatch(re.escape(key) + r"_l\d+(_reverse)?", param)
+            ]
             if not matches:
                 raise ValueError(f"{where}: init has key {key!r}, expected one of {', '.join(params)}")
             chosen.update((param, name) for param in matches)

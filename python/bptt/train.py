@@ -8,7 +8,7 @@ updates that a stop or an interrupt could leave half done.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -164,7 +164,8 @@ def _updates(
         for batch in batches:
             state = state if stateful else None
             seen: Any = None  # the x of the steps before, at most k2 - k1
-            for x, *rest in _chunks(batch, k1, axis):
+            for chunk in _chunks(batch, k1, axis):
+                x, *rest = cast("tuple[Any, ...]", chunk)
                 masked = len(rest) > 1 and not as_mask("fit", "mask", rest[1]).any()
                 whole = x if seen is None else np.concatenate([seen, x], axis=axis)
                 if not masked:

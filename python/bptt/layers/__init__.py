@@ -4,8 +4,9 @@
 from bptt.layers.base import Layer, Stateless, Tape
 from bptt.layers.cells import GRU, LSTM, RNN
 from bptt.layers.dense import Dropout, Embedding, Linear
-from bptt.layers.recurrent import Packed, Recurrent
+from bptt.layers.recurrent import Recurrent
 from bptt.layers.sequential import Sequential
+from bptt.layers.tape import Packed
 
 __all__ = [
     "GRU",

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bptt.layers.recurrent import Recurrent
 
 if TYPE_CHECKING:
@@ -104,15 +102,15 @@ class LSTM(Recurrent):
         seed: integer, or None (default) for fresh weights each time. Layers of the same shape need different seeds.
         The other options are `Recurrent`'s, as are those of `forward`: lengths, resets.
 
-    Parameters, gate order i f g o: weight_ih_l0 [4*H,I] (l1 and on: [4*H,D*H]), weight_hh_l0 [4*H,H], bias_l0 [4*H]; with
-        peephole also weight_peephole_l0 [3,H], order i f o; coupled: 3 in the place of 4; with layer_norm also
-        weight_norm_l0 [9,H] (v i f g o, v' i f g o, v'') and bias_norm_l0 [H] (b''); with proj_size R also weight_hr_l0
-        [R,H], and R for H in weight_hh, y and h. With suffix _reverse for the second direction.
+    Parameters, gate order i f g o: weight_ih_l0 [4*H,I] (l1 and on: [4*H,D*H]), weight_hh_l0 [4*H,H], bias_l0 [4*H];
+        with peephole also weight_peephole_l0 [3,H], order i f o; coupled: 3 in the place of 4; with layer_norm also
+        weight_norm_l0 [9,H] (v i f g o, v' i f g o, v'') and bias_norm_l0 [H] (b''); with proj_size R also
+        weight_hr_l0 [R,H], and R for H in weight_hh, y and h. With suffix _reverse for the second direction.
     Call: `y, (h, c) = layer(x, state=None)`, `y, (h, c), tape = layer.forward(x, state=None)`,
         `dx, (dh, dc), grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], h and c each [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
-    Source: Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate), 2002 (peepholes); Sak et al. 2014 (projection);
-        Greff et al. 2017 (coupled gates); Ba et al. 2016 (layer normalisation).
+    Source: Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate), 2002 (peepholes); Sak et al. 2014
+        (projection); Greff et al. 2017 (coupled gates); Ba et al. 2016 (layer normalisation).
 
     >>> lstm = LSTM(3, 4, seed=0)
     >>> y, (h, c), tape = lstm.forward(np.ones((5, 2, 3)))
@@ -123,7 +121,7 @@ class LSTM(Recurrent):
 
     _gates = 4
     _states = ("h", "c")
-    _kept = ("i", "f", "g", "o")
+    _kept: tuple[str, ...] = ("i", "f", "g", "o")
 
     def __init__(
         self,
@@ -199,7 +197,7 @@ class GRU(Recurrent):
     """
 
     _gates = 3
-    _kept = ("r", "z", "n", "m")
+    _kept: tuple[str, ...] = ("r", "z", "n", "m")
 
     def __init__(
         self,
@@ -216,7 +214,8 @@ class GRU(Recurrent):
         **options: Unpack[LayerOptions],
     ) -> None:
         self.variant = _one_of("GRU", **{"reset_after=False": not reset_after, "layer_norm": layer_norm})
-        cell, vectors = "gru", (("bias_hn", (), "zeros"),) if bias else ()
+        cell = "gru"
+        vectors: tuple[tuple[str, tuple[int, ...], str], ...] = (("bias_hn", (), "zeros"),) if bias else ()
         if self.variant == "layer_norm":
             cell, vectors = "gru_norm", (("weight_norm", (6,), "ones"),)
             self._kept = (*(f"{part}_{gate}" for part in ("x", "h") for gate in "rzn"), "r", "z", "n")

@@ -110,7 +110,7 @@ class Linear(Stateless):
         return dx.reshape(*tape.shape[:-1], self.in_features), grads
 
     def stream(self, batch_size: int = 1) -> Any:
-        """A function of x [B,I] -> y [B,O], the same array each time, or x [T,B,I] -> a new y; with the weights of now."""
+        """A function of x [B,I] -> y [B,O], the same array each time, or x [T,B,I] -> a new y; the weights of now."""
         return core.LinearStream(self.params["weight"], self.params.get("bias"), batch_size)
 
     def __repr__(self) -> str:

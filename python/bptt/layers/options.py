@@ -84,6 +84,11 @@ class Between:
             and self.checkpoint is None
         )
 
+    @property
+    def random(self) -> bool:
+        """Whether training draws masks."""
+        return bool(self.dropout or self.recurrent_dropout or any(self.zoneout))
+
     def next_call(self) -> int:
         """A seed for the masks of one call of `forward`: the layer's seed, and how many calls there were."""
         with self._lock:

@@ -2,24 +2,27 @@
 """The recurrent layer: one cell run over time, forward and backward. The loop is the native module's.
 
 The layers that users make are in cells.py; here is what they share, whatever the cell: the stack of layers and
-directions, and the ways in. One layer in one direction without options goes the plain way, straight to the kernel on the
-caller's own arrays; all else goes through `core.forward`, which orders rows, joins directions and applies the options.
+directions, and the ways in. One layer in one direction without options goes the plain way, straight to the kernel on
+the caller's own arrays; all else goes through `core.forward`, which orders rows, joins directions and applies options.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from bptt._arrays import as_array, as_floats, as_integers, as_mask, check_dtype, check_shape, check_size, shape_error
+from bptt._arrays import as_array, as_floats, as_integers, check_dtype, check_shape, check_size, shape_error
 from bptt._dispatch import core
 from bptt.init import fill
-from bptt.layers.base import Layer, Tape
+from bptt.layers.base import Layer
 from bptt.layers.kernels import Kernels
+from bptt.layers.memory import estimate
 from bptt.layers.options import Between, mixed
+from bptt.layers.setups import Setups
 from bptt.layers.states import States
 from bptt.layers.stream import StackStream
+from bptt.layers.tape import Packed, RecurrentTape, Shape
 from bptt.layers.torch_names import from_torch, to_torch
 from bptt.params import Params
 
@@ -31,93 +34,19 @@ if TYPE_CHECKING:
     from bptt import _core
     from bptt._arrays import Array, ArrayIn
     from bptt.init import Init
+    from bptt.layers.base import Tape
 
     State: TypeAlias = Array | tuple[Array, ...]
     StateIn: TypeAlias = ArrayIn | tuple[ArrayIn, ...] | None
 
 
-class Packed(NamedTuple):
-    """Sequences of different lengths without padding: all rows of step 0, then of step 1, and so on.
-
-    data [sum, I]; batch_sizes [T], the number of rows at each step, none more than at the step before: row b of step t is
-    sequence b, which are sorted by length, longest first. PyTorch's PackedSequence is laid out like this.
-
-    >>> import numpy as np
-    >>> from bptt import GRU
-    >>> y, h = GRU(2, 3, seed=0)(Packed(np.ones((5, 2), np.float32), np.array([2, 2, 1])))
-    >>> y.data.shape, h.shape
-    ((5, 3), (1, 2, 3))
-    """
-
-    data: ArrayIn
-    batch_sizes: ArrayIn
-
-
-class Shape(NamedTuple):
-    """How a caller's arrays look: whether there is a batch axis, and the batch sizes of packed ones."""
-
-    batched: bool
-    sizes: Array | None
-
-
-class RecurrentTape(Tape):
-    """What one forward pass keeps: native tapes, layer by layer, a tape for each direction; used up by one backward."""
-
-    __slots__ = ("learnt", "natives", "plain", "recurrences", "seed", "shape", "shown")
-
-    def __init__(
-        self,
-        layer: Recurrent,
-        recurrences: list[_core.Recurrence],
-        natives: list[_core.Tape],
-        shape: tuple[int, ...],
-        *,
-        plain: bool = True,
-        shown: Shape | None = None,
-        seed: int = 0,
-        learnt: bool = False,
-    ) -> None:
-        self.layer = layer
-        self.recurrences, self.natives, self.shape, self.plain = recurrences, natives, shape, plain
-        self.shown, self.seed, self.learnt = shown, seed, learnt
-
-    @property
-    def nbytes(self) -> int:
-        """The memory that the tape holds, in bytes."""
-        return sum(native.nbytes for native in self.natives)
-
-    def gates(self, layer: int = 0, direction: int = 0) -> dict[str, Array]:
-        """All gates of one layer and direction at all steps, each [T,B,H] (of packed rows [sum,H]), by name.
-
-        LSTM: i, f, g, o and the cell state c; GRU: r, z, n and m, what r multiplies; a simple RNN has none. After
-        activation; c as it leaves the cell, before `zoneout` and `clip_state` change it.
-        Raises: RuntimeError once `backward` has used the tape, or where the layer has checkpoints.
-
-        >>> from bptt import LSTM
-        >>> y, (h, c), tape = LSTM(2, 3, seed=0).forward(np.ones((5, 1, 2)))
-        >>> gates = tape.gates()
-        >>> gates["f"].shape, bool((gates["c"][-1] == c[0]).all())
-        ((5, 1, 3), True)
-        """
-        owner = self.layer
-        assert isinstance(owner, Recurrent)
-        at = check_size("gates", "layer", layer, 0) * owner.num_directions + check_size("gates", "direction", direction, 0)
-        if direction >= owner.num_directions or at >= len(self.natives):
-            has = f"{owner.num_layers} layers and {owner.num_directions} directions"
-            raise ValueError(f"gates: there is no layer {layer}, direction {direction}, expected one of {has}")
-        named = {name: self.natives[at].kept(i) for i, name in enumerate(owner._kept)}
-        if "c" in owner._states:
-            named["c"] = self.natives[at].kept(-1)
-        batched = self.shown is None or self.shown.batched
-        return {name: owner._as_given(array, batched) for name, array in named.items()}
-
-
 class Recurrent(Layer):
-    """What the layers of cells.py share. Not made by itself. `y, state = layer(x)` runs, `forward` and `backward` train.
+    """What the layers of cells.py share. `y, state = layer(x)` runs, `forward` and `backward` train.
 
     Options, the same for all of them, by keyword:
         dtype: float32 (default) or float64.
-        init: see `bptt.init.draw` and the layer. seed: integer, or None (default) for fresh weights and masks each time.
+        init: see `bptt.init.draw` and the layer.
+        seed: integer, or None (default) for fresh weights and masks each time.
         dropout: of what one layer hands to the next, in training, default 0 (Zaremba et al. 2014).
         recurrent_dropout: p. In training the products of each step see h0 d, d ~ Bernoulli(1-p) / (1-p), drawn once for
             each sequence, layer, direction and unit (Gal & Ghahramani 2016). Default 0.
@@ -133,10 +62,10 @@ class Recurrent(Layer):
     Masks are a function of the seed and the number of calls of `forward`, not of threads or of the length of the batch.
     """
 
-    _gates: ClassVar[int]  # G
+    _gates: int  # G
     _states: ClassVar[tuple[str, ...]] = ("h",)
-    _kept: ClassVar[tuple[str, ...]] = ()  # the gates' names, as the cell keeps them
-    variant = ""  # what makes the cell another one than PyTorch's
+    _kept: tuple[str, ...] = ()  # the gates' names, as the cell keeps them
+    variant: str = ""  # what makes the cell another one than PyTorch's
 
     def __init__(
         self,
@@ -186,6 +115,7 @@ class Recurrent(Layer):
         self._kernels = Kernels(sizes, [self.params.span(names[0], names[-1]) for names in blocks])
         widths = (self.output_size, self.hidden_size)[: len(self._states)]
         self._states_of = States(self, dict(zip(self._states, widths, strict=True)), len(blocks))
+        self._setups = Setups(self._between, self._states_of, self.num_layers, self.num_directions, self.batch_first)
         self._plain = len(blocks) == 1 and self._between.plain and not self.learn_initial_state
 
     @property
@@ -206,7 +136,8 @@ class Recurrent(Layer):
         blocks = []
         suffixes = [f"_l{k}{end}" for k in range(self.num_layers) for end in ("", "_reverse")[: self.num_directions]]
         for k, suffix in enumerate(suffixes):
-            block = {"weight_ih": ((rows, self._input_of(k // self.num_directions)), "xavier_uniform")}
+            block: dict[str, tuple[tuple[int, ...], str]] = {}
+            block["weight_ih"] = ((rows, self._input_of(k // self.num_directions)), "xavier_uniform")
             block["weight_hh"] = ((rows, self.output_size), "orthogonal")
             if bias:
                 block["bias"] = ((rows,), "forget_bias" if "c" in self._states else "zeros")
@@ -240,10 +171,11 @@ class Recurrent(Layer):
         """Training: also return the tape for `backward`.
 
         Args:
-            x: [T,B,I] (or [T,I]; [B,T,I] with batch_first), or `Packed`. Another real dtype than the layer's, or another
-                memory layout, is converted with one copy.
+            x: [T,B,I] (or [T,I]; [B,T,I] with batch_first), or `Packed`. Another real dtype than the layer's, or
+                another memory layout, is converted with one copy.
             state: initial state, h [L*D,B,H] ([L*D,H] without batch axis), L layers, D directions, layer by layer and
-                forward before reverse; for an LSTM the tuple (h, c). Default zeros, or what `learn_initial_state` learnt.
+                forward before reverse; for an LSTM the tuple (h, c). Default zeros, or what `learn_initial_state`
+                learnt.
             lengths: [B] integers from 0 to T: row b has its first lengths[b] steps; the others are not looked at, cost
                 nothing, and y is zero there. The final state is that after each row's own last step.
             resets: [T,B] booleans (as x: [B,T], [T] or packed [sum]): where True, the row begins anew before that step,
@@ -260,7 +192,7 @@ class Recurrent(Layer):
         return y, final, tape
 
     def backward(
-        self, tape: Tape, dy: Any, dstate: StateIn = None, grads: Params | None = None
+        self, tape: Tape, dy: Any, dstate: Any = None, grads: Params | None = None
     ) -> tuple[Any, State, Params]:
         """Backpropagation through time.
 
@@ -292,8 +224,30 @@ class Recurrent(Layer):
             dx, dinitial = tape.recurrences[0].backward(tape.natives[0], dy, dstate, grads.flat)
         else:
             dx, dinitial = self._backward(tape, dy, dstate, grads)
-        dx = Packed(dx, sizes) if sizes is not None else self._as_given(dx, batched)
-        return dx, self._states_of.given(dinitial, batched), grads
+        given = Packed(dx, sizes) if sizes is not None else self._as_given(dx, batched)
+        return given, self._states_of.given(dinitial, batched), grads
+
+    def estimate_memory(
+        self, steps: int, batch_size: int, lengths: ArrayIn | None = None, training: bool = True
+    ) -> int:
+        """Bytes that a pass will hold at its peak, beside x, y, the parameters and the gradients of these three.
+
+        Args: T and B; lengths as of `forward`; training: forward and backward (default), or inference.
+        Returns: packed weights, tape and working memory, in the blocks in which they are taken.
+
+        >>> from bptt import LSTM
+        >>> plain, checkpointed = LSTM(64, 64), LSTM(64, 64, checkpoint="sqrt")
+        >>> plain.estimate_memory(100_000, 1) > 100e6 > 10e6 > checkpointed.estimate_memory(100_000, 1)
+        True
+        """
+        where = self._where("estimate_memory")
+        T, B = check_size(where, "steps", steps, 0), check_size(where, "batch_size", batch_size, 0)
+        setups, rows = self._setups.planned(where, T, B, lengths)
+        sizes = [(self._input_of(k), self.output_size * self.num_directions) for k in range(self.num_layers)]
+        natives = self._kernels.packed(self.params, training)
+        itemsize = self.params.dtype.itemsize
+        states = self.output_size + self.hidden_size * ("c" in self._states)
+        return estimate(natives, setups, sizes, states, T, B, rows, itemsize, lengths is not None, training)
 
     def load_state_dict(self, state: Mapping[str, ArrayIn]) -> None:
         """Set all parameters, or none where anything does not fit.
@@ -314,7 +268,7 @@ class Recurrent(Layer):
         super().load_state_dict(state)
 
     def to_torch_state_dict(self) -> dict[str, Array]:
-        """The parameters as PyTorch's layer of the same kind names them, NumPy arrays; bias_hh is zero where ours is one.
+        """The parameters as PyTorch's layer of the same kind names them, NumPy arrays; bias_hh is zero but for the GRU.
 
         Raises: ValueError for what PyTorch's layers do not have: peepholes, coupled gates, layer normalisation,
             reset_after=False, a learnt initial state.
@@ -331,8 +285,8 @@ class Recurrent(Layer):
             `learn_initial_state` learnt, and `stream.reset(rows=None)` begins anew, for all rows or those that an index
             selects. The weights are those of now: after a change of the parameters make a new stream. Streams share
             nothing: each may run on a thread of its own.
-        Raises: ValueError for batch_size < 1 or a bidirectional layer. The stream raises TypeError for another dtype than
-            the layer's and ValueError for another shape or memory layout: it converts nothing.
+        Raises: ValueError for batch_size < 1 or a bidirectional layer. The stream raises TypeError for another dtype
+            than the layer's and ValueError for another shape or memory layout: it converts nothing.
 
         >>> from bptt import GRU
         >>> gru = GRU(3, 4, seed=0)
@@ -352,7 +306,7 @@ class Recurrent(Layer):
         return StackStream(streams, self._states_of.learnt(B) if self.learn_initial_state else None)
 
     def _run(
-        self, x: Any, state: StateIn, lengths: ArrayIn | None, resets: ArrayIn | None, *, training: bool
+        self, x: Any, state: Any, lengths: ArrayIn | None, resets: ArrayIn | None, *, training: bool
     ) -> tuple[Any, State, RecurrentTape | None]:
         recurrences = self._kernels.packed(self.params, training)
         plain = self._plain and lengths is None and resets is None
@@ -373,23 +327,21 @@ class Recurrent(Layer):
         batched = x.ndim == 3 or sizes is not None
         x = as_floats(where, "x", x if sizes is not None else self._time_major(x), self.params.dtype)
         B = int(sizes[:1].sum()) if sizes is not None else x.shape[1]
+        shown = Shape(batched, sizes)
         native_state = self._states_of.native(where, "state", state, B, batched)
         if plain:
             y, final, native = recurrences[0].forward(x, native_state, training)
-            tapes = None if native is None else [native]
-            seed = 0
+            natives, seed = [] if native is None else [native], 0
         else:
-            call = self._call(where, x, B, lengths, resets, sizes, batched)
-            learnt = state is None and self.learn_initial_state
-            native_state = self._states_of.learnt(B) if learnt else native_state
-            y, final, tapes, seed = self._forward(recurrences, x, native_state, training, call)
+            y, final, natives, seed = self._forward(
+                where, recurrences, x, native_state, lengths, resets, shown, training
+            )
         y = y if sizes is not None else self._as_given(y, batched)
         tape = None
         if training:
-            assert tapes is not None
+            learnt = state is None and self.learn_initial_state
             tape = RecurrentTape(
-                self, recurrences, tapes, y.shape, plain=plain, shown=Shape(batched, sizes), seed=seed,
-                learnt=not plain and learnt,
+                self, recurrences, natives, y.shape, plain=plain, shown=shown, seed=seed, learnt=learnt
             )  # fmt: skip
         return Packed(y, sizes) if sizes is not None else y, self._states_of.given(final, batched), tape
 
@@ -398,62 +350,28 @@ class Recurrent(Layer):
             return f"(sum, {self.input_size})"
         return f"({'B, T' if self.batch_first else 'T, B'}, {self.input_size})"
 
-    def _call(
+    def _forward(
         self,
         where: str,
+        recurrences: list[_core.Recurrence],
         x: Array,
-        B: int,
+        state: Any,
         lengths: ArrayIn | None,
         resets: ArrayIn | None,
-        sizes: Array | None,
-        batched: bool,
-    ) -> dict[str, Any]:
-        """What a Setup needs to know of the rows: in both directions, their order and their resets."""
-        steps = len(sizes) if sizes is not None else len(x)
-        if sizes is not None:
-            if lengths is not None:
-                raise ValueError(f"{where}: lengths is given beside packed rows, expected one of them")
-            rows = [core.Rows.packed(sizes, bool(d)) for d in range(self.num_directions)]
-        else:
-            if lengths is not None:
-                counts = as_integers(where, "lengths", lengths)
-                check_shape(where, "lengths", counts, (B,))
-                if counts.size and not 0 <= counts.min() <= counts.max() <= steps:
-                    has = f"values from {counts.min()} to {counts.max()}"
-                    raise ValueError(f"{where}: lengths has {has}, expected 0 to {steps}")
-            else:
-                counts = np.full(B, steps)
-            rows = [
-                core.Rows(counts, steps, bool(d)) if d or lengths is not None else None
-                for d in range(self.num_directions)
-            ]
-        if resets is not None:
-            resets = as_mask(where, "resets", resets)
-            expected = (len(x),) if sizes is not None or not batched else x.shape[:2]
-            given = expected if not (self.batch_first and batched and sizes is None) else expected[::-1]
-            check_shape(where, "resets", resets, given)
-            resets = np.ascontiguousarray(resets.T if given != expected else resets)
-            resets = resets.reshape(x.shape[:-1])
-        return {"rows": rows, "resets": resets, "steps": steps}
-
-    def _forward(
-        self, recurrences: list[_core.Recurrence], x: Array, state: Any, training: bool, call: dict[str, Any]
+        shown: Shape,
+        training: bool,
     ) -> tuple[Array, Any, list[_core.Tape], int]:
         """All layers, one after the other; the directions of each together."""
+        if state is None and self.learn_initial_state:
+            state = self._states_of.learnt(x.shape[1] if shown.sizes is None else int(shown.sizes[:1].sum()))
+        seed = self._between.next_call() if training and self._between.random else 0
+        setups = self._setups.make(where, x, shown, lengths, resets, seed)
         D, finals, tapes = self.num_directions, [], []
-        seed = self._between.next_call() if training else 0
-        for layer in range(self.num_layers):
-            span = slice(layer * D, (layer + 1) * D)
-            if layer and training and self._between.dropout:
-                x = core.dropout(x.reshape(-1), self._between.dropout, mixed(seed, -layer)).reshape(x.shape)
-            setups = [
-                core.Setup(
-                    rows=call["rows"][d], resets=call["resets"], anew=self._states_of.anew(layer * D + d),
-                    **self._between.setup(mixed(seed, layer * D + d + 1), call["steps"]),
-                )
-                for d in range(D)
-            ]  # fmt: skip
-            x, last, natives = core.forward(recurrences[span], x, self._states_of.part(state, span), training, setups)
+        for k, each in enumerate(setups):
+            span = slice(k * D, (k + 1) * D)
+            if k and training and self._between.dropout:
+                x = core.dropout(x.reshape(-1), self._between.dropout, mixed(seed, -k)).reshape(x.shape)
+            x, last, natives = core.forward(recurrences[span], x, self._states_of.part(state, span), training, each)
             finals += last
             tapes += natives
         return x, self._states_of.joined(finals), tapes, seed
@@ -493,5 +411,7 @@ class Recurrent(Layer):
         parts = [f"{self.input_size}, {self.hidden_size}"]
         parts += [f", num_layers={self.num_layers}"] * (self.num_layers > 1)
         parts += [self._options(), "" if "bias_l0" in self.params else ", bias=False"]
-        parts += [f", {name}=True" for name in ("batch_first", "bidirectional", "learn_initial_state") if vars(self)[name]]
+        parts += [
+            f", {name}=True" for name in ("batch_first", "bidirectional", "learn_initial_state") if vars(self)[name]
+        ]
         return f"{type(self).__name__}({''.join(parts)}{self._between}, dtype={self.params.dtype})"

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from bptt._arrays import check_tuple
 from bptt.layers.base import Layer, Stateless, Tape
 from bptt.layers.dense import Embedding
-from bptt.layers.recurrent import Packed, Recurrent
+from bptt.layers.recurrent import Recurrent
 from bptt.layers.stream import SequentialStream
+from bptt.layers.tape import Packed
 from bptt.params import Params
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bptt._arrays import Array, ArrayIn
+    from bptt._arrays import ArrayIn
     from bptt.layers.recurrent import State, StateIn
 
     States: TypeAlias = tuple[State, ...]
@@ -46,9 +47,9 @@ class Sequential(Layer):
         view of it; an Embedding can only come first. All layers with parameters have one dtype.
     Parameters: those of layer k, named "k.name".
     Call: `y, state = model(x, state=None)`, `y, state, tape = model.forward(x, state=None)`,
-        `dx, dstate, grads = model.backward(tape, dy, dstate=None)`; lengths and resets go to each recurrent layer, as in
-        `Recurrent.forward` (y of a stateless layer is not zero beyond a row's end: mask the loss); `Packed` rows pass
-        through all layers. state is a tuple with the state of each recurrent
+        `dx, dstate, grads = model.backward(tape, dy, dstate=None)`; lengths and resets go to each recurrent layer, as
+        in `Recurrent.forward` (y of a stateless layer is not zero beyond a row's end: mask the loss); `Packed` rows
+        pass through all layers. state is a tuple with the state of each recurrent
         layer, in order; None stands for zeros, as a whole or for one of them. dx is None where an Embedding is first.
     Raises: ValueError for a layer that belongs to a Sequential already (copy.deepcopy makes one that does not),
         TypeError for what is not a layer or has another dtype.

@@ -21,6 +21,7 @@ class States:
     def __init__(self, layer: Layer, widths: dict[str, int], count: int) -> None:
         self._layer, self._names, self._count = layer, tuple(widths), count
         self._widths = tuple(widths.values())
+        self._learnt = [name for name in layer.params if name.startswith("initial_")]
 
     def native(self, where: str, name: str, state: Any, B: int, batched: bool) -> Any:
         """The user's state, checked, as exact arrays [count,B,H]; None stays None: zeros are made by the kernels."""
@@ -60,15 +61,15 @@ class States:
 
     def _named(self, k: int) -> list[str]:
         """The parameters that hold what kernel k learnt to begin with."""
-        names = [name for name in self._layer.params if name.startswith("initial_")]
         S = len(self._names)
-        return names[k * S : (k + 1) * S]
+        return self._learnt[k * S : (k + 1) * S]
 
     def anew(self, k: int) -> Any:
         """What kernel k begins anew with, [H] each, or None for zeros."""
-        params = self._layer.params
-        learnt = tuple(params[name] for name in self._named(k))
-        return None if not learnt else learnt if len(learnt) > 1 else learnt[0]
+        if not self._learnt:
+            return None
+        learnt = tuple(self._layer.params[name] for name in self._named(k))
+        return learnt if len(learnt) > 1 else learnt[0]
 
     def new_anew(self, dtype: Any) -> Any:
         """Room for the gradient of that."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between our parameters and the state dict of PyTorch's recurrent layers: the same names and shapes but for the biases.
+"""Between our parameters and the state dict of PyTorch's recurrent layers: the same names and shapes but for biases.
 
-PyTorch has bias_ih and bias_hh [G*H], which are added before anything else; ours is their sum. The exception is the GRU's
-candidate, whose hidden bias stands inside the reset gate: n = tanh(Wx x + b + r (Wh h0 + b_hn)).
+PyTorch has bias_ih and bias_hh [G*H], which are added before anything else; ours is their sum. The exception is the
+GRU's candidate, whose hidden bias stands inside the reset gate: n = tanh(Wx x + b + r (Wh h0 + b_hn)).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cells: one time step forward and backward, from states s0 to s1, each [B,H].
 
-    forward    ax, h, w, s0                      -> s1, k        ax [B,G*H] = Wx x; h [B,P], what the product sees of h0
-    backward   k, w, h, s0, s1, ds1, limit       -> dax, dh, dw, ds0
-    k is what forward keeps; dh is the gradient of h, ds0 that of s0 without it; dw are this step's shares of the weights'
-    gradients. The gradients of the pre-activations' two parts are clipped to [-limit, limit] (Graves 2013).
+forward    ax, h, w, s0                      -> s1, k        ax [B,G*H] = Wx x; h [B,P], what the product sees of h0
+backward   k, w, h, s0, s1, ds1, limit       -> dax, dh, dw, ds0
+k is what forward keeps; dh is the gradient of h, ds0 that of s0 without it; dw are this step's shares of the weights'
+gradients. The gradients of the pre-activations' two parts are clipped to [-limit, limit] (Graves 2013).
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ def _sigmoid(a: Array) -> Array:
 
 
 def _bias(w: Weights) -> Array:
-    return w.get("bias", np.zeros(1))
+    return w["bias"] if "bias" in w else np.zeros(1, dtype=np.float64)
 
 
 # Most cells are functions of the two parts of the pre-activations, ax and ah [B,G*H], and of per-unit vectors p [P,H].
@@ -35,9 +35,7 @@ Plain = Callable[[Array, Array, Array, Arrays], Step]  # ax, ah, p, s0 -> s1, k
 PlainGrads = Callable[[Arrays, Array, Arrays, Arrays, Arrays], tuple[Array, Array, Array, Arrays]]  # dax, dah, dp, ds0
 
 
-def _plain(
-    forward: Plain, backward: PlainGrads, vectors: str | None = None
-) -> tuple["Forward", "Backward"]:
+def _plain(forward: Plain, backward: PlainGrads, vectors: str | None = None) -> tuple["Forward", "Backward"]:
     def vectors_of(w: Weights, H: int) -> Array:
         return w[vectors].reshape(-1, H) if vectors and vectors in w else np.zeros((1, H))
 
@@ -194,7 +192,8 @@ def _normalise(a: Array) -> Arrays:
 
 
 def _normalise_backward(d: Array, n: Array, s: Array) -> Array:
-    return (d - d.mean(axis=1, keepdims=True) - n * (d * n).mean(axis=1, keepdims=True)) * s
+    da: Array = (d - d.mean(axis=1, keepdims=True) - n * (d * n).mean(axis=1, keepdims=True)) * s
+    return da
 
 
 def _lstm_norm(ax: Array, h: Array, w: Weights, s0: Arrays) -> Step:
@@ -214,7 +213,7 @@ def _lstm_norm_backward(
     k: Arrays, w: Weights, h: Array, s0: Arrays, s1: Arrays, ds1: Arrays, limit: float
 ) -> StepGrads:
     (i, f, g, o, nx, sx, nh, sh, nc, sc), c0, (dh1, dc1), v = k, s0[1], ds1, w["weight_norm"]
-    B, H = c0.shape
+    H = c0.shape[1]
     u = np.tanh(nc * v[8] + v[9])
     dao = dh1 * u * o * (1 - o)
     dm = dh1 * o * (1 - u**2)  # of nc v8 + v9
@@ -239,9 +238,7 @@ def _gru_norm(ax: Array, h: Array, w: Weights, s0: Arrays) -> Step:
     return ((1 - z) * n + z * s0[0],), (r, z, n, m, nx, sx, nh, sh)
 
 
-def _gru_norm_backward(
-    k: Arrays, w: Weights, h: Array, s0: Arrays, s1: Arrays, ds1: Arrays, limit: float
-) -> StepGrads:
+def _gru_norm_backward(k: Arrays, w: Weights, h: Array, s0: Arrays, s1: Arrays, ds1: Arrays, limit: float) -> StepGrads:
     (r, z, n, m, nx, sx, nh, sh), (h0,), v = k, s0, w["weight_norm"]
     H = h0.shape[1]
     dax, dah, _, ds0 = _gru_backward((r, z, n, m), np.zeros((1, H)), s0, s1, ds1)

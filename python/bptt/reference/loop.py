@@ -7,6 +7,7 @@ read backward; steps beyond its length change nothing and their y is zero.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,9 +23,10 @@ class Between:
         enter   s0 = reset ? anew : s;   the product sees h0 d
         leave   s = m s0 + (1 - m) clip(s1)
 
-    lengths [B], default all T; reverse: rows are read backward; resets bool [T,B]: a row begins anew before time t (read
-    backward: on its way from t to t-1); anew: what it begins with, each [H], default zeros; zoneout: m for each state, a
-    number or [T,B,H] by step; dropout: d [B,H]; clip: bound on states; clip_gradient: on gradients of pre-activations.
+    lengths [B], default all T; reverse: rows are read backward; resets bool [T,B]: a row begins anew before time t
+    (read backward: on its way from t to t-1); anew: what it begins with, each [H], default zeros; zoneout: m for each
+    state, a number or [T,B,H] by step; dropout: d [B,H]; clip: bound on states; clip_gradient: on gradients of
+    pre-activations.
     Source: Krueger et al. 2017 (zoneout); Gal & Ghahramani 2016 (dropout); Graves 2013 (clipping).
     """
 
@@ -47,7 +49,7 @@ class Tape:
     weights: dict[str, Array]
     x: Array  # [T,B,I]
     initial: Arrays  # each [B,H]
-    steps: list[dict[str, object]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
 
 
 def _times(between: Between, T: int, B: int) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
@@ -124,7 +126,7 @@ def forward(
     resets, rows = _resets(between, active, times), np.arange(B)
     y = np.zeros((T, B, s[0].shape[1]))
     for t in range(T):
-        anew = tuple(map(f64, between.anew)) if between.anew is not None else (0.0, 0.0)
+        anew = tuple(map(f64, between.anew or (0.0, 0.0)))
         s0 = tuple(np.where(resets[t][:, None], a, b) for a, b in zip(anew, s, strict=False))
         h = s0[0] if between.dropout is None else s0[0] * f64(between.dropout)
         made, k = kind.forward(x[times[t], rows] @ w["weight_ih"].T, h, w, s0)

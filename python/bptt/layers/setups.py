@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a caller asks of one pass, lengths and resets, to a native Setup for each layer and direction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bptt._arrays import as_integers, as_mask, check_shape
+from bptt._dispatch import core
+from bptt.layers.options import mixed
+
+if TYPE_CHECKING:
+    from bptt import _core
+    from bptt._arrays import Array, ArrayIn
+    from bptt.layers.options import Between
+    from bptt.layers.states import States
+    from bptt.layers.tape import Shape
+
+
+class Setups:
+    """The setups of one layer's calls; those without masks, lengths and resets are made once for each size."""
+
+    def __init__(self, between: Between, states: States, layers: int, directions: int, batch_first: bool) -> None:
+        self._between, self._states, self._layers, self._directions = between, states, layers, directions
+        self._batch_first = batch_first
+        self._last: tuple[tuple[int, int] | None, list[list[_core.Setup]]] = (None, [])
+
+    def make(
+        self, where: str, x: Array, shown: Shape, lengths: ArrayIn | None, resets: ArrayIn | None, seed: int
+    ) -> list[list[_core.Setup]]:
+        """By layer and direction. x [T,B,I], or [sum,I] of packed rows; seed: of the masks, 0 without."""
+        sizes = shown.sizes
+        steps, B = x.shape[:2] if sizes is None else (len(sizes), int(sizes[:1].sum()))
+        same = lengths is None and resets is None and sizes is None and not seed and self._states.anew(0) is None
+        if same and self._last[0] == (steps, B):
+            return self._last[1]
+        rows = self._rows(where, steps, B, lengths, sizes)
+        flags = None if resets is None else self._resets(where, resets, x, shown)
+        made = self._made(rows, flags, steps, seed)
+        if same:
+            self._last = ((steps, B), made)
+        return made
+
+    def planned(
+        self, where: str, steps: int, B: int, lengths: ArrayIn | None
+    ) -> tuple[list[list[_core.Setup]], int]:
+        """The setups of a call to come, and the steps of all its rows together."""
+        rows = self._rows(where, steps, B, lengths, None)
+        return self._made(rows, None, steps, 0), rows[0].total if rows[0] else steps * B
+
+    def _made(
+        self, rows: list[_core.Rows | None], resets: Array | None, steps: int, seed: int
+    ) -> list[list[_core.Setup]]:
+        D = self._directions
+        return [
+            [
+                core.Setup(
+                    rows=rows[d],
+                    resets=resets,
+                    anew=self._states.anew(k * D + d),
+                    **self._between.setup(mixed(seed, k * D + d + 1), steps),
+                )
+                for d in range(D)
+            ]
+            for k in range(self._layers)
+        ]
+
+    def _rows(
+        self, where: str, steps: int, B: int, lengths: ArrayIn | None, sizes: Array | None
+    ) -> list[_core.Rows | None]:
+        """The order of the rows in each direction; None where it is the caller's."""
+        directions = range(self._directions)
+        if sizes is not None:
+            if lengths is not None:
+                raise ValueError(f"{where}: lengths is given beside packed rows, expected one of them")
+            return [core.Rows.packed(sizes, bool(d)) for d in directions]
+        if lengths is None:
+            return [core.Rows(np.full(B, steps), steps, True) if d else None for d in directions]
+        counts = as_integers(where, "lengths", lengths)
+        check_shape(where, "lengths", counts, (B,))
+        if counts.size and not 0 <= counts.min() <= counts.max() <= steps:
+            has = f"values from {counts.min()} to {counts.max()}"
+            raise ValueError(f"{where}: lengths has {has}, expected 0 to {steps}")
+        return [core.Rows(counts, steps, bool(d)) for d in directions]
+
+    def _resets(self, where: str, resets: ArrayIn, x: Array, shown: Shape) -> Array:
+        """The user's resets as the kernels take them: [T,B], or [sum] of packed rows."""
+        flags = as_mask(where, "resets", resets)
+        turned = self._batch_first and shown.batched and shown.sizes is None
+        expected = x.shape[:-1] if shown.batched else (len(x),)
+        check_shape(where, "resets", flags, expected[::-1] if turned else expected)
+        return np.ascontiguousarray(flags.T if turned else flags).reshape(x.shape[:-1])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Setups, (self._between, self._states, self._layers, self._directions, self._batch_first)
