@@ -31,7 +31,10 @@ def stub_functions(source: str) -> Iterator[tuple[str, list[str]]]:
         for prefix, member in members:
             if isinstance(member, ast.FunctionDef) and not member.decorator_list:
                 arguments = member.args
-                yield prefix + member.name, [each.arg for each in arguments.posonlyargs + arguments.args]
+                yield (
+                    prefix + member.name,
+                    [each.arg for each in arguments.posonlyargs + arguments.args + arguments.kwonlyargs],
+                )
 
 
 def native_arguments(function: Any) -> list[list[str]]:

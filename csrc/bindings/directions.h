@@ -71,7 +71,8 @@ class Directions {
       tapes.push_back(all_[d]->new_tape<T>());
       tapes[d]->plain = false;
       passes.push_back(&std::get<Pass<T>>(tapes[d]->pass));
-      passes[d]->prepare(all_[d]->as<T>("forward"), all_[d]->input(), all_[d]->hidden_, x, states[d], *setups[d], training);
+      passes[d]->prepare(all_[d]->as<T>("forward"), all_[d]->input(), all_[d]->hidden_, x, states[d], *setups[d],
+                         training);
     }
     py::array_t<T> y = x.ndim() == 2 ? empty<T>({x.shape(0), ld}) : empty<T>({x.shape(0), x.shape(1), ld});
     T* to = y.mutable_data();
@@ -118,8 +119,8 @@ class Directions {
     }
     const bool flat = passes[0]->rows() && passes[0]->rows()->is_packed();
     const Index rows = passes[0]->outer_rows(), B = passes[0]->time().batch, T_ = passes[0]->outer_steps();
-    const T* from = flat ? read<T>(dy, {rows, ld}, "Recurrence.backward: dy")
-                         : read<T>(dy, {T_, B, ld}, "Recurrence.backward: dy");
+    const T* from =
+        flat ? read<T>(dy, {rows, ld}, "Recurrence.backward: dy") : read<T>(dy, {T_, B, ld}, "Recurrence.backward: dy");
     py::array_t<T> dx = flat ? empty<T>({rows, I}) : empty<T>({T_, B, I});
     T* to = dx.mutable_data();
     for (PyTape* tape : tapes) PyRecurrence::use(*tape);

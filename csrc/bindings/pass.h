@@ -132,12 +132,12 @@ class Pass {
   /// Values that the tape keeps of each row [rows,.], `ld` apart, as users see rows: [T,B,H], or [sum,H].
   py::array kept(const T* from, Index ld) const {
     const bool flat = rows_ && rows_->is_packed();
-    py::array_t<T> out = flat ? empty<T>({outer_rows(), hidden_})
-                              : empty<T>({outer_steps(), time().batch, hidden_});
+    py::array_t<T> out = flat ? empty<T>({outer_rows(), hidden_}) : empty<T>({outer_steps(), time().batch, hidden_});
     T* to = out.mutable_data();
     if (rows_ && !flat) std::fill_n(to, out.size(), T(0));
     if (rows_)
-      rows_->each([&](Index s, Index r, Index n) { std::copy_n(from + n * ld, hidden_, to + rows_->source(s, r) * hidden_); });
+      rows_->each(
+          [&](Index s, Index r, Index n) { std::copy_n(from + n * ld, hidden_, to + rows_->source(s, r) * hidden_); });
     else
       for (Index n = 0; n < time().total(); ++n) std::copy_n(from + n * ld, hidden_, to + n * hidden_);
     return std::move(out);
@@ -155,15 +155,15 @@ class Pass {
       const py::array resets = py::reinterpret_borrow<py::array>(setup.resets);
       const bool* flags = rows_ && rows_->is_packed()
                               ? read<bool>(resets, {rows_->outer_rows()}, "Recurrence.forward: resets")
-                              : read<bool>(resets, {outer_steps(), time().batch},
-                                           "Recurrence.forward: resets");
+                              : read<bool>(resets, {outer_steps(), time().batch}, "Recurrence.forward: resets");
       read_resets(flags);
     }
     if (!setup.anew.is_none()) {
       for (int i = 0; i < states_; ++i) {
         py::object part = states_ == 1 ? setup.anew : py::reinterpret_borrow<py::tuple>(setup.anew)[std::size_t(i)];
         anew_[i] = part;
-        between_.anew[i] = read<T>(py::reinterpret_borrow<py::array>(part), {width_[std::size_t(i)]}, "Recurrence.forward: anew");
+        between_.anew[i] =
+            read<T>(py::reinterpret_borrow<py::array>(part), {width_[std::size_t(i)]}, "Recurrence.forward: anew");
       }
     }
     call_.between = &between_;

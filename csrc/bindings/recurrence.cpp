@@ -14,16 +14,14 @@ void register_recurrence(py::module_& m) {
   m.def(
       "forward",
       [](const std::vector<PyRecurrence*>& directions, const py::array& x, const std::vector<py::object>& states,
-         bool training, const std::vector<Setup*>& setups) {
-        return Directions(directions).forward(x, states, training, setups);
-      },
+         bool training,
+         const std::vector<Setup*>& setups) { return Directions(directions).forward(x, states, training, setups); },
       py::arg("directions"), py::arg("x"), py::arg("states"), py::arg("training"), py::arg("setups"));
   m.def(
       "backward",
       [](const std::vector<PyRecurrence*>& directions, const std::vector<PyTape*>& tapes, const py::array& dy,
-         const std::vector<py::object>& dstates, std::vector<py::array> grads, std::vector<py::object> danew) {
-        return Directions(directions).backward(tapes, dy, dstates, grads, danew);
-      },
+         const std::vector<py::object>& dstates, std::vector<py::array> grads,
+         std::vector<py::object> danew) { return Directions(directions).backward(tapes, dy, dstates, grads, danew); },
       py::arg("directions"), py::arg("tapes"), py::arg("dy"), py::arg("dstates"), py::arg("grads"),
       py::arg("danew") = std::vector<py::object>());
   py::class_<PyTape>(m, "Tape", py::is_final(), py::module_local())
@@ -34,8 +32,8 @@ void register_recurrence(py::module_& m) {
       .def_property("state", &PyStream::get_state, &PyStream::set_state)
       .def("reset", &PyStream::reset, py::arg("rows") = py::none());
   py::class_<PyRecurrence>(m, "Recurrence", py::is_final(), py::module_local())
-      .def(py::init<const std::string&, const std::string&, Index, Index, bool, Index>(), py::arg("cell"), py::arg("dtype"),
-           py::arg("input_size"), py::arg("hidden_size"), py::arg("bias"), py::arg("proj_size") = 0)
+      .def(py::init<const std::string&, const std::string&, Index, Index, bool, Index>(), py::arg("cell"),
+           py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("bias"), py::arg("proj_size") = 0)
       .def("plan", &PyRecurrence::plan, py::arg("steps"), py::arg("batch"))
       .def("memory", &PyRecurrence::memory, py::arg("steps"), py::arg("batch"), py::arg("setup"), py::arg("training"))
       .def("pack", &PyRecurrence::pack, py::arg("params"), py::arg("training"))

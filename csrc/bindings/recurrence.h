@@ -29,7 +29,9 @@ struct PyTape {
   }
 
   /// The i-th value that the cell keeps of each row and unit, in time: [T,B,H].
-  py::array kept(int i) const { return std::visit([&](const auto& p) { return kept_as(p, i); }, pass); }
+  py::array kept(int i) const {
+    return std::visit([&](const auto& p) { return kept_as(p, i); }, pass);
+  }
 
  private:
   template <class T>
@@ -208,7 +210,8 @@ class PyRecurrence {
   }
 
   template <class T>
-  py::dict memory_as(const sequence::Recurrence<T>& r, Index steps, Index batch, const Setup& setup, bool training) const {
+  py::dict memory_as(const sequence::Recurrence<T>& r, Index steps, Index batch, const Setup& setup,
+                     bool training) const {
     sequence::Between<T> between;
     between.clip = T(setup.clip), between.dropout = training ? setup.dropout : 0;
     for (int i = 0; i < r.states(); ++i) between.zoneout[i] = setup.zoneout[std::size_t(i)];

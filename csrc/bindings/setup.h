@@ -70,8 +70,9 @@ inline void register_setup(py::module_& m) {
   py::class_<Setup>(m, "Setup", py::is_final(), py::module_local())
       .def(py::init([](PyRows rows, py::object resets, py::object anew, std::array<double, 2> zoneout, double dropout,
                        double clip, double clip_gradient, std::uint64_t seed, Index segment) {
-             return Setup{std::move(rows), std::move(resets), std::move(anew), zoneout, dropout,
-                          clip,            clip_gradient,     seed,            segment};
+             return Setup{
+                 std::move(rows), std::move(resets), std::move(anew), zoneout, dropout, clip, clip_gradient, seed,
+                 segment};
            }),
            py::kw_only(), py::arg("rows").none(true) = PyRows(), py::arg("resets") = py::none(),
            py::arg("anew") = py::none(), py::arg("zoneout") = std::array<double, 2>{}, py::arg("dropout") = 0.0,

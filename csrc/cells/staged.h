@@ -10,17 +10,20 @@
 //     static constexpr Link kBefore[kStages];
 //     static constexpr unsigned kWrites[kStages], kWritesBack[kStages], kVectorsBack[kStages];  // bits: see below
 //     template <int Stage, class V> static void forward(V* line, const V* p, V h, const V* s0, V* s1);
-//     template <int Stage, class V> static void backward(const V* line, V* d, const V* p, V h, const V* s0, const V* s1,
+//     template <int Stage, class V> static void backward(const V* line, V* d, const V* p, V h, const V* s0, const V*
+//     s1,
 //                                                        const V* ds1, V limit, V* dp, V* ds0, V* dh);
 //   };
 //
 // forward:  line, and s0[S] -> line, and in one of the stages s1[S]; h is s0[0] as the product saw it.
-// backward: stages from the last to the first. d[kLines], zeros at first, goes from the gradients of what a stage wrote to
+// backward: stages from the last to the first. d[kLines], zeros at first, goes from the gradients of what a stage wrote
+// to
 //           those of what it read; dp is this step's share; ds0 and dh, the elementwise share of the gradient of h, are
 //           added to. Gradients of pre-activations are clamped to [-limit, limit].
 // Bits:     which lines forward writes, which d and which dp backward writes; the others are not stored.
 // Links:    kNormalise  lines [from, from+count) of the row become (a - mean) / sqrt(variance + 1e-5), together
-//           kProduct    line `to` += W_g line `from`, W_g the rows of weight_hh of the last gate, whose product with h is
+//           kProduct    line `to` += W_g line `from`, W_g the rows of weight_hh of the last gate, whose product with h
+//           is
 //                       left out
 #pragma once
 
@@ -34,8 +37,8 @@ inline double clamp(double x, double limit) { return std::fmin(std::fmax(x, -lim
 enum class Job { kNothing, kNormalise, kProduct };
 struct Link {
   Job job = Job::kNothing;
-  int from = 0, count = 0, to = 0;   // of the first
-  int from2 = 0, count2 = 0;         // a second group to normalise
+  int from = 0, count = 0, to = 0;  // of the first
+  int from2 = 0, count2 = 0;        // a second group to normalise
 };
 
 constexpr double kEpsilon = 1e-5;
@@ -148,8 +151,8 @@ struct GRUNorm {
   static void backward(const V* line, V* d, const V* p, V, const V* s0, const V*, const V* ds1, V limit, V* dp, V* ds0,
                        V*) {
     const V r = line[6], z = line[7], n = line[8], da_n = ds1[0] * (1 - z) * (1 - n * n);
-    const V x[3] = {clamp(da_n * line[5] * p[5] * r * (1 - r), limit),
-                    clamp(ds1[0] * (s0[0] - n) * z * (1 - z), limit), clamp(da_n, limit)};
+    const V x[3] = {clamp(da_n * line[5] * p[5] * r * (1 - r), limit), clamp(ds1[0] * (s0[0] - n) * z * (1 - z), limit),
+                    clamp(da_n, limit)};
     const V h[3] = {x[0], x[1], clamp(da_n * r, limit)};
     for (int g = 0; g < 3; ++g) {
       d[g] = x[g] * p[g], d[3 + g] = h[g] * p[3 + g];
@@ -159,8 +162,8 @@ struct GRUNorm {
   }
 };
 
-/// A cell whose h1 is projected, h1' = W_hr h1 (Sak et al. 2014): that is what it puts out and sees at the next step. For
-/// cells that read no h0 but through the product. Line kM holds h1, then line kM + 1 the gradient of h1'.
+/// A cell whose h1 is projected, h1' = W_hr h1 (Sak et al. 2014): that is what it puts out and sees at the next step.
+/// For cells that read no h0 but through the product. Line kM holds h1, then line kM + 1 the gradient of h1'.
 template <class Cell>
 struct Projected : Cell {
   static constexpr bool kBiasIsVectors = false, kProjects = true;
@@ -179,8 +182,8 @@ struct Projected : Cell {
   }
 
   template <int Stage, class V>
-  static void backward(const V* line, V* d, const V* p, V, const V* s0, const V* s1, const V* ds1, V limit, V* dp, V* ds0,
-                       V*) {
+  static void backward(const V* line, V* d, const V* p, V, const V* s0, const V* s1, const V* ds1, V limit, V* dp,
+                       V* ds0, V*) {
     V da[Cell::A], d0[Cell::S];
     Cell::backward(line, p, s0, s1, ds1, da, dp, d0);
     for (int i = 0; i < Cell::A; ++i) d[i] = clamp(da[i], limit);

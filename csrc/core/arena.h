@@ -107,7 +107,6 @@ class Arena {
   }
 
  private:
-
   static void* allocate(std::size_t bytes) {
 #if defined(_MSC_VER)
     void* block = _aligned_malloc(bytes, kAlign);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random bits as a function of a counter and a key: Philox4x32-10 (Salmon et al. 2011, Random123). Who asks for the same
-// counter gets the same bits, in any order and on any thread, so that a mask needs no memory.
+// Random bits as a function of a counter and a key: Philox4x32 of seven rounds, the least that passes all of BigCrush
+// (Salmon et al. 2011, Random123). Who asks for the same counter gets the same bits, in any order and on any thread, so
+// that a mask needs no memory.
 #pragma once
 
 #include <cstdint>
@@ -37,9 +38,7 @@ struct Lanes {
   friend Lanes operator*(Lanes a, Lanes b) { return {_mm256_mul_epu32(a.v, b.v)}; }
   friend Lanes operator^(Lanes a, Lanes b) { return {_mm256_xor_si256(a.v, b.v)}; }
   Lanes high() const { return {_mm256_srli_epi64(v, 32)}; }
-  friend Lanes join(Lanes low, Lanes high) {
-    return {_mm256_blend_epi32(low.v, _mm256_slli_epi64(high.v, 32), 0xAA)};
-  }
+  friend Lanes join(Lanes low, Lanes high) { return {_mm256_blend_epi32(low.v, _mm256_slli_epi64(high.v, 32), 0xAA)}; }
 };
 #else
 struct Lanes {
@@ -74,8 +73,8 @@ struct Philox {
     for (int s = 0; s < kSteps; ++s) {
       Lanes x0 = Lanes::load(lanes + s * kLanes), x1 = Lanes::all(b), x2 = Lanes::all(c), x3 = Lanes::all(d);
       std::uint32_t k0 = key[0], k1 = key[1];
-#pragma GCC unroll 10
-      for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+#pragma GCC unroll 7
+      for (int round = 0; round < 7; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
         const Lanes p = Lanes::all(0xD2511F53u) * x0, q = Lanes::all(0xCD9E8D57u) * x2;
         x0 = q.high() ^ x1 ^ Lanes::all(k0), x2 = p.high() ^ x3 ^ Lanes::all(k1);
         x1 = q, x3 = p;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dropout of the elements of an array, each by itself: y = x m / (1 - p), m ~ Bernoulli(1 - p) (Srivastava et al. 2014).
-// The masks are a function of the seed and the element's place, so that backward needs the seed alone: dx = dy m / (1 -
-// p).
+// Dropout of the elements of an array, each by itself: y = x m / (1 - p), m ~ Bernoulli(1 - p) (Srivastava et al.
+// 2014). The masks are a function of the seed and the element's place, so that backward needs the seed alone: dx = dy m
+// / (1 - p).
 #pragma once
 
 #include <algorithm>

@@ -101,8 +101,7 @@ struct Crossing {
   template <int I>
   BPTT_INLINE void enter_state(Index row, Index unit, Vec<T> s) const {
     const Index n = std::min<Index>(W, width[I] - unit);
-    if (keep1 && keep1[row] == T(0))
-      s = between->anew[I] ? Vec<T>::load(between->anew[I] + unit, n) : Vec<T>(T(0));
+    if (keep1 && keep1[row] == T(0)) s = between->anew[I] ? Vec<T>::load(between->anew[I] + unit, n) : Vec<T>(T(0));
     if constexpr (I == 0) {
       if (h1) s.store(h1 + row * Hp + unit);
       if (dropout) s = s * Vec<T>::load(dropout + row * Hp + unit);

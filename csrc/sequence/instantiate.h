@@ -78,7 +78,8 @@ class CellRecurrence final : public Recurrence<T> {
     if (Traits<Cell>::kProjects) add(0, recurrent_ * Hp);
     const std::vector<Index> cuts = cut(time, segment);
     const Sizes s = sizes(time, cuts, between);
-    for (const Index n : {s.gates, s.states, s.operand, s.entering_h, s.entering_c, s.left_h, s.scales, s.saved}) add(1, n);
+    for (const Index n : {s.gates, s.states, s.operand, s.entering_h, s.entering_c, s.left_h, s.scales, s.saved})
+      add(1, n);
     add(2, Cell::S * B * Hp), add(2, B * Cell::P * Hp), add(2, B * Hp);
     if (!between) add(2, std::min(time.steps, chunk_steps(time)) * B * hidden_);
     if (cuts.size() > 2) add(2, B * L * Hp), add(2, Cell::S * B * hidden_);
@@ -91,8 +92,7 @@ class CellRecurrence final : public Recurrence<T> {
     return std::make_unique<CellStream<Cell, T>>(current(), batch, between ? *between : none());
   }
 
-  bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads,
-                Poll::Interrupted interrupted) const override {
+  bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads, Poll::Interrupted interrupted) const override {
     const W& weights = *static_cast<const W*>(tape.weights.get());
     return Backward<Cell, T>(weights, tape, call, plan(tape.call.time, threads)).run(interrupted);
   }

@@ -30,19 +30,19 @@ struct StagedBackward {
   static constexpr int L = kRowValues<Cell>;
 
   const Weights<Cell, T>& w;
-  const T* dy;         // [B,R]
-  const T* dg1;        // the next step's lines, gradients by now; null at a row's last step
-  T* lines;            // [B,L,Hp]
-  const T* scales;     // [B,kScales]
-  const T* h;          // [B,R], as the product saw it
-  const T* h0;         // [B,h0_width], as the cell saw it
+  const T* dy;      // [B,R]
+  const T* dg1;     // the next step's lines, gradients by now; null at a row's last step
+  T* lines;         // [B,L,Hp]
+  const T* scales;  // [B,kScales]
+  const T* h;       // [B,R], as the product saw it
+  const T* h0;      // [B,h0_width], as the cell saw it
   Index h0_width;
-  const T* c0;         // [B,Hp]
-  const T* c1;         // as it left the cell
-  T* dstates;          // [S,B,Hp], without the share through the product
-  T* dvectors;         // [B,P,Hp]
-  T* dlines;           // scratch [B,L,Hp]
-  T* ds;               // scratch [S+1,B,Hp]
+  const T* c0;  // [B,Hp]
+  const T* c1;  // as it left the cell
+  T* dstates;   // [S,B,Hp], without the share through the product
+  T* dvectors;  // [B,P,Hp]
+  T* dlines;    // scratch [B,L,Hp]
+  T* ds;        // scratch [S+1,B,Hp]
   Index batch;
   const CrossingBack<T>& crossing;
 
@@ -58,8 +58,8 @@ struct StagedBackward {
         for (Index unit = 0; unit < w.H; unit += W) leave(row, unit);
       }
       if constexpr (Traits<Cell>::kProjects) {
-        product(ds, w.Hp, line(rows.first, Cell::kM + 1) - rows.first * L * w.Hp, L * w.Hp, Segments{w.R}, w.project_back,
-                static_cast<const T*>(nullptr), rows, 0, rows.count);
+        product(ds, w.Hp, line(rows.first, Cell::kM + 1) - rows.first * L * w.Hp, L * w.Hp, Segments{w.R},
+                w.project_back, static_cast<const T*>(nullptr), rows, 0, rows.count);
       }
       stages<Cell::kStages - 1>(rows, end);
       for (Index row = rows.first; row < end; ++row) std::copy_n(dline(row, 0), A * w.Hp, line(row, 0));
@@ -119,7 +119,8 @@ struct StagedBackward {
   BPTT_INLINE void stage(Index row, Index unit) const {
     const Index at = row * w.Hp + unit;
     Vec<T> values[L], d[L], p[P + 1], s0[S], s1[S], ds1[S], dp[P + 1], ds0[S], dh(T(0)), seen(T(0));
-    for (int i = 0; i < L; ++i) values[i] = Vec<T>::load(line(row, i) + unit), d[i] = Vec<T>::load(dline(row, i) + unit);
+    for (int i = 0; i < L; ++i)
+      values[i] = Vec<T>::load(line(row, i) + unit), d[i] = Vec<T>::load(dline(row, i) + unit);
     for (int i = 0; i < P; ++i) p[i] = Vec<T>::load(w.vectors.data() + i * w.Hp + unit), dp[i] = Vec<T>(T(0));
     for (int i = 0; i < S; ++i) ds1[i] = Vec<T>::load(ds + i * batch * w.Hp + at), ds0[i] = Vec<T>(T(0));
     s0[0] = s1[0] = seen;

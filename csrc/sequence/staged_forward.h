@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A forward step of a cell of several stages (cells/staged.h): for all rows of a thread, product by product and stage by
-// stage, through memory. Rows are whole: such a cell is not split by units.
+// A forward step of a cell of several stages (cells/staged.h): for all rows of a thread, product by product and stage
+// by stage, through memory. Rows are whole: such a cell is not split by units.
 #pragma once
 
 #include <cmath>
@@ -11,8 +11,8 @@
 
 namespace bptt::sequence {
 
-/// lines[row, Map(n)] = start + from[row,:] * panels for N gates, start: `bias` ([blocks][A][W]), else what is there where
-/// `add`, else zero.
+/// lines[row, Map(n)] = start + from[row,:] * panels for N gates, start: `bias` ([blocks][A][W]), else what is there
+/// where `add`, else zero.
 template <class Map, int N, int A, class T>
 void line_products(T* lines, Index width, Index Hp, const T* from, Index ld, const T* panels, Index K, const T* bias,
                    bool add, const RowBlocks& rows) {
@@ -104,10 +104,11 @@ struct StagedForward {
     if constexpr (Traits<Cell>::kStaged) {
       const Index end = rows.first + rows.total;
       if (rows.count == 0) return;
-      if (x) line_products<InputMap<Cell>, G, A>(lines, L * w.Hp, w.Hp, x, w.I, w.x.data(), w.I, w.bias.data(), false, rows);
+      if (x)
+        line_products<InputMap<Cell>, G, A>(lines, L * w.Hp, w.Hp, x, w.I, w.x.data(), w.I, w.bias.data(), false, rows);
       constexpr bool kShared = Cell::h_acc(0) == Cell::x_acc(0);
-      line_products<HiddenMap<Cell>, kH, A>(lines, L * w.Hp, w.Hp, h, w.R, w.h.data(), w.R, static_cast<const T*>(nullptr),
-                                            kShared, rows);
+      line_products<HiddenMap<Cell>, kH, A>(lines, L * w.Hp, w.Hp, h, w.R, w.h.data(), w.R,
+                                            static_cast<const T*>(nullptr), kShared, rows);
       stages<0>(rows, end);
       leave(rows, end);
     }
@@ -174,7 +175,8 @@ struct StagedForward {
         crossing.masks(row, unit, m);
         if (unit < w.R) {
           const Index n = std::min<Index>(W, w.R - unit);
-          crossing.template leave_state<0>(row, unit, entering(row, unit), Vec<T>::load(h1 + row * w.Hp + unit, n), m[0]);
+          crossing.template leave_state<0>(row, unit, entering(row, unit), Vec<T>::load(h1 + row * w.Hp + unit, n),
+                                           m[0]);
         }
         if constexpr (S > 1) {
           crossing.template leave_state<1>(row, unit, Vec<T>::load(c0 + row * w.Hp + unit),

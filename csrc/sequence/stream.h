@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One time step per call, for inference in real time: all memory is there before the first step. Most cells take it with
-// the step of forward.h on the calling thread; one of several stages, or with zoneout or clipping, as a call of one step.
-// The weights are those of the moment the stream was made.
+// One time step per call, for inference in real time: all memory is there before the first step. Most cells take it
+// with the step of forward.h on the calling thread; one of several stages, or with zoneout or clipping, as a call of
+// one step. The weights are those of the moment the stream was made.
 #pragma once
 
 #include <algorithm>

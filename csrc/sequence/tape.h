@@ -40,11 +40,11 @@ struct Between {
 template <class T>
 struct ForwardCall {
   Timeline time;
-  const T* x;                          // [rows,I]
-  const T* initial[kMaxStates];        // [B,R], [B,H]
-  T* y;                                // [rows,R]
-  T* final[kMaxStates];                // as initial
-  const Between<T>* between = nullptr; // null: states are handed on, and all rows have all steps
+  const T* x;                           // [rows,I]
+  const T* initial[kMaxStates];         // [B,R], [B,H]
+  T* y;                                 // [rows,R]
+  T* final[kMaxStates];                 // as initial
+  const Between<T>* between = nullptr;  // null: states are handed on, and all rows have all steps
 };
 
 template <class T>
@@ -87,7 +87,7 @@ struct Tape {
   Buffer<T> saved;                      // c entering each segment [segments,B,Hp]
   std::shared_ptr<const void> weights;  // those of the forward pass, whatever has been packed since
 
-  Index gates_width = 0, Hp = 0;        // of a row of gates and of states
+  Index gates_width = 0, Hp = 0;  // of a row of gates and of states
 
   bool segmented() const { return cuts.size() > 2; }
   /// Until backward: the i-th value that the cell keeps of each row, or (-1) its second state as it leaves the cell.
@@ -103,7 +103,8 @@ struct Tape {
   }
   Index bytes() const {
     Index values = 0;
-    for (const Buffer<T>* b : {&gates, &states, &operand, &entering_h, &entering_c, &left_h, &scales, &saved}) values += b->size();
+    for (const Buffer<T>* b : {&gates, &states, &operand, &entering_h, &entering_c, &left_h, &scales, &saved})
+      values += b->size();
     return values * Index(sizeof(T));
   }
 };

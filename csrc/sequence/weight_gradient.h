@@ -7,7 +7,7 @@
 
 #include <array>
 
-#include "sequence/forward.h"
+#include "sequence/staged_forward.h"
 
 namespace bptt::sequence {
 
@@ -50,13 +50,14 @@ class WeightGradient {
     for (Index r = 0; r < rows; r += kRows, fresh = false) {
       const Index n = std::min(kRows, rows - r);
       const T* g = dg + r * kRow * w_.Hp;
-      add_rows<HiddenMap<Cell>>(call_.dweight_hh, w_.H, kHiddenGates<Cell>, w_.R, g, h + r * w_.R, w_.R, n, fresh, panel,
-                                thread, threads);
+      add_rows<HiddenMap<Cell>>(call_.dweight_hh, w_.H, kHiddenGates<Cell>, w_.R, g, h + r * w_.R, w_.R, n, fresh,
+                                panel, thread, threads);
       if constexpr (Traits<Cell>::kStaged) add_staged(g, n, fresh, panel, thread, threads);
       if (transposed_)
         add_transposed(g, x + r * w_.I, n, fresh, panel, thread, threads);
       else
-        add_rows<InputMap<Cell>>(call_.dweight_ih, w_.H, G, w_.I, g, x + r * w_.I, w_.I, n, fresh, panel, thread, threads);
+        add_rows<InputMap<Cell>>(call_.dweight_ih, w_.H, G, w_.I, g, x + r * w_.I, w_.I, n, fresh, panel, thread,
+                                 threads);
       add_bias(g, n, thread, threads);
     }
   }
@@ -66,7 +67,8 @@ class WeightGradient {
     for (int g = 0; g < G; ++g) {
       if (transposed_)
         transpose(call_.dweight_ih + g * w_.H * w_.I, w_.I, dwx_.data() + g * w_.Hp, G * w_.Hp, w_.I, w_.H);
-      if (call_.dbias && !Traits<Cell>::kBiasIsVectors) std::copy_n(db_.data() + g * w_.Hp, w_.H, call_.dbias + g * w_.H);
+      if (call_.dbias && !Traits<Cell>::kBiasIsVectors)
+        std::copy_n(db_.data() + g * w_.Hp, w_.H, call_.dbias + g * w_.H);
     }
   }
 
@@ -74,15 +76,13 @@ class WeightGradient {
   static constexpr Index kRow = kRowValues<Cell>;
 
   /// Whether units make better use of registers than columns of x.
-  static bool is_transposed(Index I, Index H) {
-    return I * ceil_div(H, W) * W < ceil_div(I, W) * W * H;
-  }
+  static bool is_transposed(Index I, Index H) { return I * ceil_div(H, W) * W < ceil_div(I, W) * W * H; }
 
   /// dW[g*units + j, :] += sum over rows of dg[row, Map(g), j] * z[row,:] for `gates` gates, `columns` wide; rows of z
   /// are `ld` apart.
   template <class Map>
-  void add_rows(T* dw, Index units, Index gates, Index columns, const T* dg, const T* z, Index ld, Index rows, bool fresh,
-                T* panel, int thread, int threads) const {
+  void add_rows(T* dw, Index units, Index gates, Index columns, const T* dg, const T* z, Index ld, Index rows,
+                bool fresh, T* panel, int thread, int threads) const {
     const Index pieces = ceil_div(units, kHeight), blocks = ceil_div(columns, W), groups = ceil_div(blocks, kWidth);
     const Share share(groups * gates * pieces, thread, threads);
     for (Index group = share.begin / (gates * pieces); group * gates * pieces < share.end; ++group) {
@@ -111,8 +111,8 @@ class WeightGradient {
                               dg + link.from * w_.Hp, kRow * w_.Hp, rows, fresh, panel, thread, threads);
     }
     if constexpr (Traits<Cell>::kProjects) {
-      add_rows<Only<Cell::kM + 1>>(call_.dprojection, w_.R, 1, w_.H, dg, dg + Cell::kM * w_.Hp, kRow * w_.Hp, rows, fresh,
-                                   panel, thread, threads);
+      add_rows<Only<Cell::kM + 1>>(call_.dprojection, w_.R, 1, w_.H, dg, dg + Cell::kM * w_.Hp, kRow * w_.Hp, rows,
+                                   fresh, panel, thread, threads);
     }
   }
 

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A cell's weights in the order in which the time loops read them; packed once and used until the weights change.
-// In: weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H], vectors [P,H], projection [R,H], the last three null for zeros or
-// nothing; row g*H + j belongs to gate g of unit j; R is the width of h, H but for a projected one.
-// The last block, where H is no multiple of W: if its accumulators fit into fewer registers than there are gates, they
-// lie side by side without gaps, [k][tail_width][W], accumulator i of its unit j at i*tail + j. With H = 50 and W = 16
-// that is one register instead of four, and a step does 13 instead of 16 of them (LSTM B=20 T=30, inference: 208 -> 180
-// us).
+// In: weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H], vectors [P,H], projection [R,H], the last three null for zeros
+// or nothing; row g*H + j belongs to gate g of unit j; R is the width of h, H but for a projected one. The last block,
+// where H is no multiple of W: if its accumulators fit into fewer registers than there are gates, they lie side by side
+// without gaps, [k][tail_width][W], accumulator i of its unit j at i*tail + j. With H = 50 and W = 16 that is one
+// register instead of four, and a step does 13 instead of 16 of them (LSTM B=20 T=30, inference: 208 -> 180 us).
 #pragma once
 
 #include "cells/staged.h"
@@ -62,15 +61,15 @@ struct Weights {
   static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, P = Cell::P, kH = kHiddenGates<Cell>;
   static constexpr bool kStaged = Traits<Cell>::kStaged;
 
-  Index I, H, R, blocks;     // blocks of W hidden units; units beyond H have zero weights and stay zero
-  Index Hp;                  // blocks * W
-  Index tail, tail_width;    // units and registers of a last block that is packed (see above); else 0
-  Buffer<T> x, h;            // forward: [blocks][I][G][W], [blocks][R][kH][W]
-  Buffer<T> second;          // [blocks][R][1][W], the last gate where its product is not one with h
-  Buffer<T> bias;            // the accumulators' start: [blocks][A][W]
-  Buffer<T> vectors;         // [P][Hp]
-  Panels<T> project;         // H deep, R columns
-  Panels<T> x_back, h_back;  // backward: [G*H] and [kH*H] deep, I and R columns; empty without training
+  Index I, H, R, blocks;                // blocks of W hidden units; units beyond H have zero weights and stay zero
+  Index Hp;                             // blocks * W
+  Index tail, tail_width;               // units and registers of a last block that is packed (see above); else 0
+  Buffer<T> x, h;                       // forward: [blocks][I][G][W], [blocks][R][kH][W]
+  Buffer<T> second;                     // [blocks][R][1][W], the last gate where its product is not one with h
+  Buffer<T> bias;                       // the accumulators' start: [blocks][A][W]
+  Buffer<T> vectors;                    // [P][Hp]
+  Panels<T> project;                    // H deep, R columns
+  Panels<T> x_back, h_back;             // backward: [G*H] and [kH*H] deep, I and R columns; empty without training
   Panels<T> second_back, project_back;  // H deep, R columns; R deep, H columns
   Buffer<T> x_narrow;                   // [I,G,Hp] in the place of x_back where I <= kNarrow
 

@@ -14,6 +14,7 @@ from bptt.layers.recurrent import Recurrent
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from bptt.layers.layout import Vectors
     from bptt.layers.options import LayerOptions
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -44,6 +45,7 @@ class RNN(Recurrent):
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
     Source: Elman 1990; Le et al. 2015 (IRNN).
 
+    >>> import numpy as np
     >>> rnn = RNN(3, 4, nonlinearity="relu", init={"weight_hh": "identity"}, seed=0)
     >>> y, h = rnn(np.ones((5, 2, 3)))
     >>> y.shape, h.shape, bool((y[-1] == h[0]).all())
@@ -112,6 +114,7 @@ class LSTM(Recurrent):
     Source: Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate), 2002 (peepholes); Sak et al. 2014
         (projection); Greff et al. 2017 (coupled gates); Ba et al. 2016 (layer normalisation).
 
+    >>> import numpy as np
     >>> lstm = LSTM(3, 4, seed=0)
     >>> y, (h, c), tape = lstm.forward(np.ones((5, 2, 3)))
     >>> dx, (dh, dc), grads = lstm.backward(tape, np.ones_like(y))
@@ -143,7 +146,7 @@ class LSTM(Recurrent):
         if proj_size and self.variant not in ("", "peephole"):
             raise ValueError(f"LSTM: proj_size has value {proj_size} beside {self.variant}, expected 0")
         name = {"": "lstm", "peephole": "lstm_peephole", "coupled": "lstm_coupled", "layer_norm": "lstm_norm"}
-        vectors: tuple[tuple[str, tuple[int, ...], str], ...] = ()
+        vectors: Vectors = ()
         if self.variant == "coupled":
             self._gates, self._kept = 3, ("f", "g", "o")
         elif self.variant == "peephole":
@@ -190,6 +193,7 @@ class GRU(Recurrent):
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
     Source: Cho et al. 2014; Ba et al. 2016 (layer normalisation).
 
+    >>> import numpy as np
     >>> gru = GRU(3, 4, batch_first=True, seed=0)
     >>> y, h = gru(np.ones((2, 5, 3)))
     >>> y.shape, h.shape
@@ -215,7 +219,7 @@ class GRU(Recurrent):
     ) -> None:
         self.variant = _one_of("GRU", **{"reset_after=False": not reset_after, "layer_norm": layer_norm})
         cell = "gru"
-        vectors: tuple[tuple[str, tuple[int, ...], str], ...] = (("bias_hn", (), "zeros"),) if bias else ()
+        vectors: Vectors = (("bias_hn", (), "zeros"),) if bias else ()
         if self.variant == "layer_norm":
             cell, vectors = "gru_norm", (("weight_norm", (6,), "ones"),)
             self._kept = (*(f"{part}_{gate}" for part in ("x", "h") for gate in "rzn"), "r", "z", "n")

@@ -17,6 +17,7 @@ from bptt._dispatch import core
 from bptt.init import fill
 from bptt.layers.base import Layer
 from bptt.layers.kernels import Kernels
+from bptt.layers.layout import lay_out
 from bptt.layers.memory import estimate
 from bptt.layers.options import Between, mixed
 from bptt.layers.setups import Setups
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from bptt._arrays import Array, ArrayIn
     from bptt.init import Init
     from bptt.layers.base import Tape
+    from bptt.layers.layout import Vectors
 
     State: TypeAlias = Array | tuple[Array, ...]
     StateIn: TypeAlias = ArrayIn | tuple[ArrayIn, ...] | None
@@ -78,7 +80,7 @@ class Recurrent(Layer):
         dropout: float,
         bidirectional: bool,
         *,
-        vectors: tuple[tuple[str, tuple[int, ...], str], ...] = (),  # per unit: name, shape before H, initialiser
+        vectors: Vectors = (),
         proj_size: int = 0,
         dtype: DTypeLike = np.float32,
         init: Init = "default",
@@ -105,7 +107,10 @@ class Recurrent(Layer):
             where, seed, dropout=dropout, recurrent_dropout=recurrent_dropout, zoneout=zoneout, clip_state=clip_state,
             clip_grad_per_step=clip_grad_per_step, checkpoint=checkpoint,
         )  # fmt: skip
-        shapes, default, blocks = self._lay_out(bias, vectors)
+        shapes, default, blocks = lay_out(
+            self._gates, self._states, [self._input_of(k) for k in range(self.num_layers)], self.hidden_size,
+            self.proj_size, self.num_directions, vectors, bias=bias, learnt=self.learn_initial_state,
+        )  # fmt: skip
         self.params = Params(shapes, check_dtype(where, dtype))
         fill(where, self.params, init, seed, default, gates=self._gates, size=self.hidden_size)
         sizes = [
@@ -125,34 +130,6 @@ class Recurrent(Layer):
 
     def _input_of(self, layer: int) -> int:
         return self.input_size if layer == 0 else self.output_size * self.num_directions
-
-    def _lay_out(
-        self, bias: bool, vectors: tuple[tuple[str, tuple[int, ...], str], ...]
-    ) -> tuple[dict[str, tuple[int, ...]], dict[str, str], list[list[str]]]:
-        """Shapes and default initialisers by parameter name, and the names of each kernel's block of the buffer."""
-        H, rows = self.hidden_size, self._gates * self.hidden_size
-        shapes: dict[str, tuple[int, ...]] = {}
-        default: dict[str, str] = {}
-        blocks = []
-        suffixes = [f"_l{k}{end}" for k in range(self.num_layers) for end in ("", "_reverse")[: self.num_directions]]
-        for k, suffix in enumerate(suffixes):
-            block: dict[str, tuple[tuple[int, ...], str]] = {}
-            block["weight_ih"] = ((rows, self._input_of(k // self.num_directions)), "xavier_uniform")
-            block["weight_hh"] = ((rows, self.output_size), "orthogonal")
-            if bias:
-                block["bias"] = ((rows,), "forget_bias" if "c" in self._states else "zeros")
-            block |= {name: ((*shape, H), start) for name, shape, start in vectors}
-            if self.proj_size:
-                block["weight_hr"] = ((self.proj_size, H), "xavier_uniform")
-            shapes |= {name + suffix: shape for name, (shape, _) in block.items()}
-            default |= {name + suffix: start for name, (_, start) in block.items()}
-            blocks.append([name + suffix for name in block])
-        if self.learn_initial_state:
-            widths = {"h": self.output_size, "c": H}
-            for suffix in suffixes:
-                for state in self._states:
-                    shapes[f"initial_{state}{suffix}"], default[f"initial_{state}{suffix}"] = (widths[state],), "zeros"
-        return shapes, default, blocks
 
     def __call__(
         self, x: ArrayIn | Packed, state: StateIn = None, lengths: ArrayIn | None = None, resets: ArrayIn | None = None

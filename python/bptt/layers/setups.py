@@ -43,9 +43,7 @@ class Setups:
             self._last = ((steps, B), made)
         return made
 
-    def planned(
-        self, where: str, steps: int, B: int, lengths: ArrayIn | None
-    ) -> tuple[list[list[_core.Setup]], int]:
+    def planned(self, where: str, steps: int, B: int, lengths: ArrayIn | None) -> tuple[list[list[_core.Setup]], int]:
         """The setups of a call to come, and the steps of all its rows together."""
         rows = self._rows(where, steps, B, lengths, None)
         return self._made(rows, None, steps, 0), rows[0].total if rows[0] else steps * B

@@ -70,6 +70,7 @@ class RecurrentTape(Tape):
         activation; c as it leaves the cell, before `zoneout` and `clip_state` change it.
         Raises: RuntimeError once `backward` has used the tape, or where the layer has checkpoints.
 
+        >>> import numpy as np
         >>> from bptt import LSTM
         >>> y, (h, c), tape = LSTM(2, 3, seed=0).forward(np.ones((5, 1, 2)))
         >>> gates = tape.gates()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random masks as functions of a counter and a key: Philox4x32-10 (Salmon et al. 2011), in integers of NumPy.
+"""Random masks as functions of a counter and a key: Philox4x32-7 (Salmon et al. 2011), in integers of NumPy.
 
 The counter of a decision is (unit // 2, row, step, kind), the word 2 (unit % 2) + state; kind 0 is zoneout (state 0 for
 h, 1 for c), 1 recurrent dropout (step 0, state 0); the key is the call's seed, 64 bits. A decision of probability p is
@@ -21,11 +21,11 @@ def philox(counter: tuple[Words, Words, Words, Words], seed: int) -> tuple[Words
 
     >>> zero = np.zeros(1, np.uint64)
     >>> [f"{int(word[0]):08x}" for word in philox((zero, zero, zero, zero), 0)]
-    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
+    ['5f6fb709', '0d893f64', '4f121f81', '4f730a48']
     """
     x0, x1, x2, x3 = np.broadcast_arrays(*counter)
     k0, k1 = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
-    for _ in range(10):
+    for _ in range(7):
         p, q = np.uint64(0xD2511F53) * x0, np.uint64(0xCD9E8D57) * x2
         x0, x1 = (q >> _SHIFT) ^ x1 ^ np.uint64(k0), q & _LOW
         x2, x3 = (p >> _SHIFT) ^ x3 ^ np.uint64(k1), p & _LOW
