@@ -13,15 +13,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 import bptt
 from bptt import reference
-from bptt._dispatch import core
 from bptt.layers.options import mixed
 
 SEED = 5
-HIDDEN, PROJECTED = 7, 4
+HIDDEN, PROJECTED = 7, 5
 
 # layer, its own arguments, the reference's cell
 KINDS: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -49,11 +49,13 @@ def make(kind: str, input_size: int, hidden_size: int = HIDDEN, **options: Any) 
     rng = np.random.default_rng(1)
     with made.params.edit() as p:
         for name, shape in p.shapes.items():
-            p[name] = rng.uniform(-1, 1, shape) / np.sqrt(shape[-1] if name.startswith(("weight_hh", "weight_ih")) else 2)
+            p[name] = rng.uniform(-1, 1, shape) / np.sqrt(
+                shape[-1] if name.startswith(("weight_hh", "weight_ih")) else 2
+            )
     return made
 
 
-def parts(state: Any) -> tuple[NDArray[Any], ...]:
+def parts(state: Any) -> tuple[Any, ...]:
     """A state as a tuple of arrays, of one or of two."""
     return state if isinstance(state, tuple) else (state,)
 
@@ -91,7 +93,7 @@ class Case:
 
     @classmethod
     def random(
-        cls, kind: str, dtype: str = "float64", T: int = 6, B: int = 4, I: int = 3, *,  # noqa: E741
+        cls, kind: str, dtype: str = "float64", T: int = 6, B: int = 4, I: int = 5, *,  # noqa: E741
         lengths: Any = None, resets: Any = None, state: bool = True, hidden_size: int = HIDDEN, **options: Any,
     ) -> Case:  # fmt: skip
         """Values of order one."""
@@ -127,8 +129,8 @@ class Case:
     def tolerance(self) -> float:
         """Relative to the largest value of a result, as in kernels.py, for each layer of the stack.
 
-        A layer adds its own rounding, 8 eps sqrt(n), to what came in with its input, which its weights of order one pass
-        on; on the way back the same once more.
+        A layer adds its own rounding, 8 eps sqrt(n), to what came in with its input, which its weights of order one
+        pass on; on the way back the same once more.
         """
         T, B, I = self.x.shape  # noqa: E741
         layer = self.layer
@@ -156,9 +158,7 @@ def weights_of(case: Case, suffix: str) -> dict[str, NDArray[Any]]:
     }
     if "bias_norm" in own:
         own["weight_norm"] = np.vstack([own["weight_norm"], own.pop("bias_norm")])
-    shapes = reference.CELLS[KINDS[case.kind][2]].shapes(
-        own["weight_ih"].shape[1], layer.hidden_size, layer.proj_size
-    )
+    shapes = reference.CELLS[KINDS[case.kind][2]].shapes(own["weight_ih"].shape[1], layer.hidden_size, layer.proj_size)
     return {name: own.get(name, np.zeros(shape)) for name, shape in shapes.items()}
 
 
@@ -193,6 +193,16 @@ def between_of(case: Case, k: int, d: int, seed: int, training: bool) -> referen
     )  # fmt: skip
 
 
+def dropout_mask(seed: int, shape: tuple[int, ...], p: float) -> NDArray[Any]:
+    """0 with probability p, else 1 / (1 - p), element by element: 32 of them, a block, share the second counter."""
+    n = np.arange(np.prod(shape), dtype=np.uint64)
+    block, half, place = n // np.uint64(32), n // np.uint64(16) % np.uint64(2), n % np.uint64(16)
+    kind = np.full(1, 2, np.uint64)
+    words = reference.philox((place // np.uint64(2), block, np.zeros(1, np.uint64), kind), seed)
+    word = np.stack(words)[2 * (place % np.uint64(2)) + half, n]
+    return np.where(word < np.uint64(int(p * 2**32)), 0.0, 1 / (1 - p)).reshape(shape)
+
+
 class Expected:
     """What the reference makes of a case; `call` counts the layer's calls of forward, from 1."""
 
@@ -207,7 +217,7 @@ class Expected:
         x = np.array(case.x, np.float64)
         widths = [layer.output_size, layer.hidden_size][: 1 + isinstance(layer, bptt.LSTM)]
         for k in range(L):
-            self.masks.append(core.dropout(np.ones(x.size), p, mixed(seed, -k)).reshape(x.shape) if k and p else 1.0)
+            self.masks.append(dropout_mask(mixed(seed, -k), x.shape, p) if k and p else 1.0)
             outputs, tapes = [], []
             for d in range(D):
                 if case.state is not None:
@@ -232,7 +242,8 @@ class Expected:
         if not backward:
             return named(self.y, final)
         case, layer, D = self.case, self.case.layer, self.case.layer.num_directions
-        flow, grads, initial = np.array(case.dy, np.float64), {}, []
+        grads: Results = {}
+        flow, initial = np.array(case.dy, np.float64), []
         for k in reversed(range(layer.num_layers)):
             below: Any = 0.0
             for d in reversed(range(D)):
@@ -254,3 +265,12 @@ class Expected:
             if f"anew_{name}" in own:
                 own[f"initial_{name}"] = own[f"anew_{name}"] + (d.sum(0) if self.case.state is None else 0.0)
         return {name + suffix: g for name, g in own.items()}
+
+
+def torch_layer(kind: str, input_size: int, **options: Any) -> Any:
+    """PyTorch's layer of a kind, on one thread: sizes are small."""
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    cls, own, _ = KINDS[kind]
+    return getattr(torch.nn, cls.__name__)(input_size, HIDDEN, **{"dtype": torch.float64, **own, **options})

@@ -21,6 +21,7 @@ PINNED = {
     "he_uniform": 590792021,
     "identity": 329871991,
     "normal": 2333661884,
+    "ones": 3867521606,
     "uniform": 559001444,
     "xavier_normal": 2476052452,
     "xavier_uniform": 810487852,
@@ -108,22 +109,24 @@ def test_orthogonal_has_no_preferred_sign():
     assert np.abs(np.mean(signs, axis=0)).max() < 0.3  # 200 signs: standard deviation 0.07
 
 
-def test_identity_zeros_and_forget_bias():
+def test_identity_zeros_ones_and_forget_bias():
     np.testing.assert_array_equal(draw("identity", (6, 3), gates=2), np.vstack([np.eye(3)] * 2))
     np.testing.assert_array_equal(draw("identity", (2, 3)), np.eye(2, 3))
     assert not draw("zeros", (4,)).any()
+    assert (draw("ones", (2, 4)) == 1).all()
     np.testing.assert_array_equal(draw("forget_bias", (8,), gates=4), [0, 0, 1, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(draw("forget_bias", (6,), gates=3), [1, 1, 0, 0, 0, 0])  # coupled gates f g o
 
 
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        (("xavier", (2, 2)), {}, ValueError, "name has value 'xavier', expected one of zeros, normal"),
+        (("xavier", (2, 2)), {}, ValueError, "name has value 'xavier', expected one of zeros, ones, normal"),
         (("he_normal", (4,)), {}, ValueError, r"shape has value \(4,\) for he_normal, expected \(G\*H, I\)"),
         (("zeros", ()), {}, ValueError, r"shape has value \(\) for zeros"),
         (("zeros", (5, 2)), {"gates": 4}, ValueError, r"shape has value \(5, 2\) .* with G = 4"),
         (("zeros", (0, 2)), {}, ValueError, "shape has value 0, expected an integer >= 1"),
-        (("forget_bias", (6,)), {"gates": 3}, ValueError, "forget_bias has 3 gates, expected the 4"),
+        (("forget_bias", (6,)), {"gates": 2}, ValueError, r"forget_bias has 2 gates, expected the 4 \(3 if coupled\)"),
         (("zeros", (2,)), {"seed": -1}, ValueError, "seed has value -1"),
         (("zeros", (2,)), {"seed": 1.5}, TypeError, "seed has type float, expected an integer"),
         (("zeros", (2,)), {"dtype": np.int8}, TypeError, "dtype has value int8"),
@@ -183,7 +186,7 @@ def test_choice_by_name_and_by_mapping():
 @pytest.mark.parametrize(
     ("init", "message"),
     [
-        ("xavier", "init has value 'xavier', expected default, pytorch or one of zeros, normal"),
+        ("xavier", "init has value 'xavier', expected default, pytorch or one of zeros, ones, normal"),
         ({"weight_ih": "xavier"}, "init has value 'xavier'"),
         ({"weight": "zeros"}, "init has key 'weight', expected one of weight_ih_l0, weight_hh_l0, bias_l0"),
         (3, "init has value 3"),

@@ -39,6 +39,11 @@ bool has_dtype(const py::array& a) {
   return py::detail::array_proxy(a.ptr())->descr == dtype_of<T>().ptr() || py::isinstance<py::array_t<T>>(a);
 }
 
+inline py::array as_array(const py::object& a, const char* name) {
+  if (!py::isinstance<py::array>(a)) throw py::type_error(std::string(name) + " is no array");
+  return py::reinterpret_borrow<py::array>(a);
+}
+
 /// The values of `a`, which must have dtype T and this shape. `name` is "operation: argument".
 template <class T>
 const T* read(const py::array& a, Sizes shape, const char* name) {

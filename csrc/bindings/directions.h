@@ -16,7 +16,9 @@ class Directions {
  public:
   explicit Directions(const std::vector<PyRecurrence*>& all) : all_(all) {
     if (all.empty()) throw py::value_error("Directions: expected at least one");
+    require(all, "direction");
     for (const PyRecurrence* r : all) {
+      if (!r->packed_) throw py::value_error("Directions: there are no weights, expected a call of pack first");
       if (r->input() != all[0]->input() || r->output() != all[0]->output() || r->is_double() != all[0]->is_double())
         throw py::value_error("Directions: sizes or dtypes differ, expected equal ones");
     }
@@ -26,6 +28,7 @@ class Directions {
                     const std::vector<Setup*>& setups) const {
     if (states.size() != all_.size() || setups.size() != all_.size())
       throw py::value_error("forward: expected a state and a setup for each direction");
+    require(setups, "setup");
     return all_[0]->is_double() ? forward_as<double>(x, states, training, setups)
                                 : forward_as<float>(x, states, training, setups);
   }
@@ -34,11 +37,31 @@ class Directions {
                      std::vector<py::array>& grads, std::vector<py::object>& danew) const {
     if (tapes.size() != all_.size() || dstates.size() != all_.size() || grads.size() != all_.size())
       throw py::value_error("backward: expected a tape, a state and gradients for each direction");
+    if (!danew.empty() && danew.size() != all_.size())
+      throw py::value_error("backward: expected danew for each direction, or none");
+    require(tapes, "tape");
     return all_[0]->is_double() ? backward_as<double>(tapes, dy, dstates, grads, danew)
                                 : backward_as<float>(tapes, dy, dstates, grads, danew);
   }
 
  private:
+  template <class P>
+  static void require(const std::vector<P*>& all, const char* what) {
+    for (const P* each : all) {
+      if (!each) throw py::type_error(std::string("Directions: a ") + what + " is None");
+    }
+  }
+
+  /// The directions of one pass see the same rows.
+  template <class T>
+  static void require_alike(const std::vector<Pass<T>*>& passes) {
+    for (const Pass<T>* pass : passes) {
+      if (pass->outer_rows() != passes[0]->outer_rows() || pass->time().batch != passes[0]->time().batch ||
+          pass->outer_steps() != passes[0]->outer_steps() || pass->flat() != passes[0]->flat())
+        throw py::value_error("Directions: the rows of the directions differ, expected those of one pass");
+    }
+  }
+
   /// job(direction, threads) for all of them; false where one was called off.
   template <class Job>
   bool run(const sequence::Timeline& time, const Job& job) const {
@@ -53,7 +76,7 @@ class Directions {
     }
     std::atomic<bool> all{true};
     Pool::instance().run(D, [&](int thread, Barrier& barrier) {
-      for (int d = thread; d < D; d += barrier.size()) {
+      for (int d = thread; d < D && all; d += barrier.size()) {
         if (!job(d, 1)) all = false;
       }
     });
@@ -74,14 +97,17 @@ class Directions {
       passes[d]->prepare(all_[d]->as<T>("forward"), all_[d]->input(), all_[d]->hidden_, x, states[d], *setups[d],
                          training);
     }
+    require_alike(passes);
     py::array_t<T> y = x.ndim() == 2 ? empty<T>({x.shape(0), ld}) : empty<T>({x.shape(0), x.shape(1), ld});
     T* to = y.mutable_data();
     bool complete;
+    std::atomic<bool> stop{false};
     {
       py::gil_scoped_release release;
       complete = run(passes[0]->time(), [&](int d, int threads) {
         const auto i = std::size_t(d);
-        return passes[i]->forward(all_[i]->as<T>("forward"), to + d * H, ld, training, setups[i]->segment, threads);
+        return passes[i]->forward(all_[i]->as<T>("forward"), to + d * H, ld, training, setups[i]->segment, threads,
+                                  &stop);
       });
     }
     if (!complete) throw py::error_already_set();
@@ -113,11 +139,12 @@ class Directions {
       last.push_back(read_states<T>(dstates[d], r, B, calls[d].dfinal, "Recurrence.backward: dstate"));
       initial.push_back(new_states<T>(r, B, calls[d].dinitial));
       for (int i = 0; !danew.empty() && i < r.states(); ++i) {
-        py::array part = r.states() == 1 ? danew[d] : py::reinterpret_borrow<py::tuple>(danew[d])[std::size_t(i)];
+        py::array part = state_part(danew[d], i, r.states(), "Recurrence.backward: danew");
         calls[d].danew[i] = write<T>(part, {r.width(i)}, "Recurrence.backward: danew");
       }
     }
-    const bool flat = passes[0]->rows() && passes[0]->rows()->is_packed();
+    require_alike(passes);
+    const bool flat = passes[0]->flat();
     const Index rows = passes[0]->outer_rows(), B = passes[0]->time().batch, T_ = passes[0]->outer_steps();
     const T* from =
         flat ? read<T>(dy, {rows, ld}, "Recurrence.backward: dy") : read<T>(dy, {T_, B, ld}, "Recurrence.backward: dy");
@@ -125,6 +152,8 @@ class Directions {
     T* to = dx.mutable_data();
     for (PyTape* tape : tapes) PyRecurrence::use(*tape);
     bool complete;
+    std::atomic<bool> stop{false};
+    for (BackwardCall<T>& call : calls) call.stop = &stop;
     {
       py::gil_scoped_release release;
       complete = run(passes[0]->time(), [&](int d, int threads) {

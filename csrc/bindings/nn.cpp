@@ -67,6 +67,7 @@ const std::int64_t* read_ids(const py::array& ids, Index N, Index count, const b
 }
 
 py::array dropout(const py::array& x, double p, std::uint64_t seed) {
+  if (!(p >= 0 && p < 1)) throw py::value_error("dropout: p is outside [0, 1)");
   return for_dtype(x, "dropout: x", [&](auto zero) -> py::array {
     using T = decltype(zero);
     const Index N = axis(x, 1, 0, "dropout: x");

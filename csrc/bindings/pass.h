@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -56,8 +57,10 @@ class Pass {
   }
 
   /// y goes to columns of `to`, whose rows are `ld` wide.
-  bool forward(const sequence::Recurrence<T>& r, T* to, Index ld, bool training, Index segment, int threads) {
+  bool forward(const sequence::Recurrence<T>& r, T* to, Index ld, bool training, Index segment, int threads,
+               std::atomic<bool>* stop) {
     direct_ = !rows_ && ld == width_[0];
+    call_.stop = stop;
     if (!direct_) y_ = Buffer<T>(checked_mul(call_.time.total(), width_[0]));
     call_.x = x_outer_, call_.y = direct_ ? to : y_.data();
     if (rows_) {
@@ -123,18 +126,21 @@ class Pass {
   Index outer_steps() const { return rows_ ? rows_->outer_steps() : call_.time.steps; }
   Index outer_rows() const { return rows_ ? rows_->outer_rows() : call_.time.total(); }
   const sequence::Timeline& time() const { return call_.time; }
-  const sequence::Rows* rows() const { return rows_.get(); }
+  bool flat() const { return rows_ && rows_->is_packed(); }
   int states() const { return states_; }
   Index bytes() const { return tape.bytes() + (x_.size() + y_.size() + keep_.size()) * Index(sizeof(T)); }
   /// Memory back to the arena, once backward has been.
-  void release() { tape.release(), x_ = {}, y_ = {}, keep_ = {}; }
+  void release() {
+    tape.release(), arrays.clear();
+    for (Buffer<T>* b : {&x_, &y_, &keep_}) *b = {};
+    for (int i = 0; i < sequence::kMaxStates; ++i) initial_rows_[i] = {}, final_rows_[i] = {};
+  }
 
   /// Values that the tape keeps of each row [rows,.], `ld` apart, as users see rows: [T,B,H], or [sum,H].
   py::array kept(const T* from, Index ld) const {
-    const bool flat = rows_ && rows_->is_packed();
-    py::array_t<T> out = flat ? empty<T>({outer_rows(), hidden_}) : empty<T>({outer_steps(), time().batch, hidden_});
+    py::array_t<T> out = flat() ? empty<T>({outer_rows(), hidden_}) : empty<T>({outer_steps(), time().batch, hidden_});
     T* to = out.mutable_data();
-    if (rows_ && !flat) std::fill_n(to, out.size(), T(0));
+    if (rows_ && !flat()) std::fill_n(to, out.size(), T(0));
     if (rows_)
       rows_->each(
           [&](Index s, Index r, Index n) { std::copy_n(from + n * ld, hidden_, to + rows_->source(s, r) * hidden_); });
@@ -152,19 +158,18 @@ class Pass {
     between_.random = Philox(setup.seed);
     between_.ids = rows_ ? rows_->order() : nullptr;
     if (!setup.resets.is_none()) {
-      const py::array resets = py::reinterpret_borrow<py::array>(setup.resets);
+      const py::array resets = as_array(setup.resets, "Recurrence.forward: resets");
       const bool* flags = rows_ && rows_->is_packed()
                               ? read<bool>(resets, {rows_->outer_rows()}, "Recurrence.forward: resets")
                               : read<bool>(resets, {outer_steps(), time().batch}, "Recurrence.forward: resets");
       read_resets(flags);
     }
-    if (!setup.anew.is_none()) {
-      for (int i = 0; i < states_; ++i) {
-        py::object part = states_ == 1 ? setup.anew : py::reinterpret_borrow<py::tuple>(setup.anew)[std::size_t(i)];
-        anew_[i] = part;
-        between_.anew[i] =
-            read<T>(py::reinterpret_borrow<py::array>(part), {width_[std::size_t(i)]}, "Recurrence.forward: anew");
-      }
+    for (int i = 0; i < states_ && !setup.anew.is_none(); ++i) {
+      const py::array part = state_part(setup.anew, i, states_, "Recurrence.forward: anew");
+      const Index n = width_[std::size_t(i)];
+      anew_[i] = Buffer<T>(n);  // a copy: parameters may change before backward
+      std::copy_n(read<T>(part, {n}, "Recurrence.forward: anew"), n, anew_[i].data());
+      between_.anew[i] = anew_[i].data();
     }
     call_.between = &between_;
   }
@@ -203,8 +208,8 @@ class Pass {
   const T* initial_[sequence::kMaxStates];
   T* final_[sequence::kMaxStates];
   States given_, last_;
-  py::object anew_[sequence::kMaxStates];
-  Buffer<T> x_, y_, keep_, dx_, initial_rows_[sequence::kMaxStates], final_rows_[sequence::kMaxStates];
+  Buffer<T> x_, y_, keep_, dx_, anew_[sequence::kMaxStates];
+  Buffer<T> initial_rows_[sequence::kMaxStates], final_rows_[sequence::kMaxStates];
 };
 
 }  // namespace bptt::bindings

@@ -39,6 +39,8 @@ struct PyTape {
     if (used) throw std::runtime_error("Tape: backward has used what the tape kept, expected a question before it");
     if (p.tape.segmented())
       throw std::runtime_error("Tape: a tape with checkpoints keeps no step's values, expected checkpoint=None");
+    if (i < -1 || i >= p.tape.gates_width / std::max<Index>(1, p.tape.Hp) || (i < 0 && p.tape.states.size() == 0))
+      throw py::value_error("Tape.kept: there is no value " + std::to_string(i));
     const sequence::Kept<T> kept = p.tape.kept(i);
     return p.kept(kept.values, kept.ld);
   }
@@ -133,6 +135,10 @@ class PyRecurrence {
   std::unique_ptr<sequence::Recurrence<T>> make(const std::string& cell) const {
     auto made = sequence::make_recurrence<T>(cell, input_, hidden_, projection_);
     if (!made) throw py::value_error("Recurrence: there is no cell '" + cell + "'");
+    if (made->width(0) < 1 || made->width(0) > hidden_) {
+      throw py::value_error("Recurrence: proj_size is " + std::to_string(projection_) + ", expected 1 to " +
+                            std::to_string(hidden_));
+    }
     return made;
   }
 

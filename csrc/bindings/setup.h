@@ -70,6 +70,10 @@ inline void register_setup(py::module_& m) {
   py::class_<Setup>(m, "Setup", py::is_final(), py::module_local())
       .def(py::init([](PyRows rows, py::object resets, py::object anew, std::array<double, 2> zoneout, double dropout,
                        double clip, double clip_gradient, std::uint64_t seed, Index segment) {
+             for (const double p : {zoneout[0], zoneout[1], dropout}) {
+               if (!(p >= 0 && p < 1)) throw py::value_error("Setup: a probability is outside [0, 1)");
+             }
+             if (!(clip >= 0 && clip_gradient >= 0)) throw py::value_error("Setup: a bound is below 0");
              return Setup{
                  std::move(rows), std::move(resets), std::move(anew), zoneout, dropout, clip, clip_gradient, seed,
                  segment};

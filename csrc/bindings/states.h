@@ -20,18 +20,24 @@ Widths widths(const sequence::Recurrence<T>& r) {
 }
 inline int count(const Widths& w) { return w[1] > 0 ? 2 : 1; }
 
+/// The i-th of a state of n parts: the state itself, or a part of the tuple.
+inline py::array state_part(const py::object& state, int i, int n, const char* name) {
+  if (n == 1) return as_array(state, name);
+  if (!py::isinstance<py::tuple>(state) || int(py::len(state)) != n)
+    throw py::value_error(std::string(name) + " is not a tuple of " + std::to_string(n) + " arrays");
+  return as_array(py::reinterpret_borrow<py::tuple>(state)[std::size_t(i)], name);
+}
+
 /// None is zeros, made here and nowhere else.
 template <class T, class Pointer>
 States read_states(const py::object& state, const Widths& width, Index B, Pointer* values, const char* name) {
   States states;
   const int n = count(width);
-  if (!state.is_none() && n > 1 && (!py::isinstance<py::tuple>(state) || int(py::len(state)) != n))
-    throw py::value_error(std::string(name) + " is not a tuple of " + std::to_string(n) + " arrays");
   for (int i = 0; i < n; ++i) {
     py::object& part = states[std::size_t(i)];
     const Index H = width[std::size_t(i)];
     if (!state.is_none()) {
-      part = n == 1 ? state : py::reinterpret_borrow<py::tuple>(state)[std::size_t(i)];
+      part = state_part(state, i, n, name);
     } else if (i > 0 && H == width[0]) {
       part = states[0];
     } else {
@@ -39,7 +45,6 @@ States read_states(const py::object& state, const Widths& width, Index B, Pointe
       std::fill_n(zeros.mutable_data(), B * H, T(0));
       part = std::move(zeros);
     }
-    if (!py::isinstance<py::array>(part)) throw py::type_error(std::string(name) + " is no array");
     values[i] = read<T>(py::reinterpret_borrow<py::array>(part), {1, B, H}, name);
   }
   return states;

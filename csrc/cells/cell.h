@@ -3,7 +3,7 @@
 // is a SIMD register in the kernels and double in the test against finite differences. No loop, no memory, no thread.
 //
 //   struct Cell {
-//     static constexpr int G;  // gates: blocks of rows in weight_ih [G*H,I], weight_hh [G*H,H] and bias [G*H]
+//     static constexpr int G;  // gates: blocks of rows in weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H]
 //     static constexpr int A;  // accumulators: pre-activations that the products fill (G, or more: see GRU)
 //     static constexpr int S;  // states, h first
 //     static constexpr int K;  // values kept from forward for backward

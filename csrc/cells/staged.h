@@ -3,28 +3,27 @@
 // each elementwise like a cell of cell.h, on the `lines` of one unit; between the stages the loop does what `kBefore`
 // names, on the lines of all units. Lines 0..A-1 are what the products fill, as accumulators are elsewhere; all kLines
 // are kept for backward, as they are after the last stage.
+// clang-format off
 //
-//   struct StagedCell {                                   // G, A, S, P, x_acc, h_acc, kVectorsAreBias as in cell.h
+//   struct StagedCell {                     // G, A, S, P, x_acc, h_acc, kVectorsAreBias as in cell.h
 //     static constexpr int kLines, kStages;
-//     static constexpr bool kBiasIsVectors;               // the bias is not in a, but the last G rows of p
+//     static constexpr bool kBiasIsVectors;  // the bias is not in a, but the last G rows of p
 //     static constexpr Link kBefore[kStages];
-//     static constexpr unsigned kWrites[kStages], kWritesBack[kStages], kVectorsBack[kStages];  // bits: see below
+//     static constexpr unsigned kWrites[kStages], kWritesBack[kStages], kVectorsBack[kStages];  // bits, see below
 //     template <int Stage, class V> static void forward(V* line, const V* p, V h, const V* s0, V* s1);
-//     template <int Stage, class V> static void backward(const V* line, V* d, const V* p, V h, const V* s0, const V*
-//     s1,
+//     template <int Stage, class V> static void backward(const V* line, V* d, const V* p, V h, const V* s0, const V* s1,
 //                                                        const V* ds1, V limit, V* dp, V* ds0, V* dh);
 //   };
 //
 // forward:  line, and s0[S] -> line, and in one of the stages s1[S]; h is s0[0] as the product saw it.
-// backward: stages from the last to the first. d[kLines], zeros at first, goes from the gradients of what a stage wrote
-// to
-//           those of what it read; dp is this step's share; ds0 and dh, the elementwise share of the gradient of h, are
-//           added to. Gradients of pre-activations are clamped to [-limit, limit].
+// backward: stages from the last to the first. d[kLines] goes from the gradients of what a stage wrote to those of what
+//           it read; dp is this step's share; ds0 and dh, the elementwise share of the gradient of h, are added to.
+//           Gradients of pre-activations are clamped to [-limit, limit].
 // Bits:     which lines forward writes, which d and which dp backward writes; the others are not stored.
-// Links:    kNormalise  lines [from, from+count) of the row become (a - mean) / sqrt(variance + 1e-5), together
+// Links:    kNormalise  lines [from, from+count) of a row become (a - mean) / sqrt(variance + 1e-5), together
 //           kProduct    line `to` += W_g line `from`, W_g the rows of weight_hh of the last gate, whose product with h
-//           is
-//                       left out
+//                       is left out
+// clang-format on
 #pragma once
 
 #include "cells/gru.h"
@@ -46,10 +45,10 @@ constexpr double kEpsilon = 1e-5;
 /// GRU with the reset gate before the product (Cho et al. 2014, first version): n = tanh(a_n + Wn (r h0)).
 struct GRUBefore : PlainAccumulators {
   static constexpr const char* kName = "gru_before";
-  static constexpr int G = 3, A = 3, S = 1, P = 0, K = 3;
+  static constexpr int G = 3, A = 3, S = 1, P = 0;
   static constexpr bool kVectorsAreBias = false, kBiasIsVectors = false;
   static constexpr int kLines = 4, kStages = 2;  // r z n, r h
-  static constexpr Link kBefore[] = {{}, {Job::kProduct, 3, 1, 2}};
+  static constexpr Link kBefore[] = {{}, {Job::kProduct, 3, 0, 2}};
   static constexpr unsigned kWrites[] = {0b1011, 0b100}, kWritesBack[] = {0b1, 0b110}, kVectorsBack[] = {0, 0};
 
   template <int Stage, class V>
@@ -83,7 +82,7 @@ struct GRUBefore : PlainAccumulators {
 /// p: v_x i f g o, v_h i f g o, v_c, b_c, b i f g o.
 struct LSTMNorm {
   static constexpr const char* kName = "lstm_norm";
-  static constexpr int G = 4, A = 8, S = 2, P = 14, K = 4;
+  static constexpr int G = 4, A = 8, S = 2, P = 14;
   static constexpr bool kVectorsAreBias = false, kBiasIsVectors = true;
   static constexpr int kLines = 13, kStages = 2;  // N(Wx x), N(Wh h), N(c1), i f g o
   static constexpr Link kBefore[] = {{Job::kNormalise, 0, 4, 0, 4, 4}, {Job::kNormalise, 8, 1}};
@@ -130,7 +129,7 @@ struct LSTMNorm {
 /// v_h). p: v_x r z n, v_h r z n, b r z n.
 struct GRUNorm {
   static constexpr const char* kName = "gru_norm";
-  static constexpr int G = 3, A = 6, S = 1, P = 9, K = 3;
+  static constexpr int G = 3, A = 6, S = 1, P = 9;
   static constexpr bool kVectorsAreBias = false, kBiasIsVectors = true;
   static constexpr int kLines = 9, kStages = 1;  // N(Wx x), N(Wh h), r z n
   static constexpr Link kBefore[] = {{Job::kNormalise, 0, 3, 0, 3, 3}};

@@ -46,16 +46,18 @@ class Arena {
     bytes = size_class(bytes);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      in_use_ += bytes;
-      peak_ = std::max(peak_, in_use_);
       auto& free = free_[bytes];
       if (!free.empty()) {
         void* block = free.back();
         free.pop_back();
+        count(bytes);
         return block;
       }
     }
-    return allocate(bytes);
+    void* block = allocate(bytes);
+    std::lock_guard<std::mutex> lock(mutex_);
+    count(bytes);
+    return block;
   }
 
   void give(void* block, std::size_t bytes) noexcept {
@@ -94,6 +96,11 @@ class Arena {
                    [] { instance().mutex_.unlock(); });
 #endif
     return arena;
+  }
+
+  void count(std::size_t bytes) {
+    in_use_ += bytes;
+    peak_ = std::max(peak_, in_use_);
   }
 
   static constexpr std::size_t kAlign = 64, kHugePage = std::size_t(2) << 20;
@@ -156,7 +163,9 @@ class Buffer {
     std::swap(bytes_, other.bytes_);
     std::swap(size_, other.size_);
   }
-  void clear() { std::memset(static_cast<void*>(data_), 0, std::size_t(size_) * sizeof(T)); }
+  void clear() {
+    if (size_ > 0) std::memset(static_cast<void*>(data_), 0, std::size_t(size_) * sizeof(T));
+  }
 
   T* data() { return data_; }
   const T* data() const { return data_; }

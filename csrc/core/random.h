@@ -56,6 +56,9 @@ struct Lanes {
 
 }  // namespace detail
 
+/// Numbers apart the random decisions of one seed: the last word of a counter.
+enum Draw : std::uint32_t { kZoneout, kRecurrentDropout, kElements };
+
 struct Philox {
   std::uint32_t key[2] = {0, 0};
 
@@ -66,6 +69,7 @@ struct Philox {
   template <int N>
   void operator()(std::uint32_t first, std::uint32_t b, std::uint32_t c, std::uint32_t d, std::uint32_t (&word0)[N],
                   std::uint32_t (&word1)[N]) const {
+    static_assert(N % 2 == 0, "places come in pairs");
     using detail::Lanes;
     constexpr int kLanes = Lanes::kSize, kSteps = (N / 2 + kLanes - 1) / kLanes;
     std::uint64_t lanes[kSteps * kLanes], out[2][kSteps * kLanes];

@@ -12,9 +12,6 @@
 
 namespace bptt::nn {
 
-/// Numbers these decisions apart from those of a recurrent layer (sequence/between.h).
-constexpr std::uint32_t kElements = 2;
-
 template <class T>
 void dropout(T* y, const T* x, Index n, double p, std::uint64_t seed) {
   constexpr int kHalf = 16, kBlock = 2 * kHalf;

@@ -36,6 +36,7 @@ class Backward {
     if (kStaged) {
       dlines_ = Buffer<T>(checked_mul(time_.batch, kRow * w.Hp));
       ds_ = Buffer<T>(checked_mul((S + 1) * time_.batch, w.Hp));
+      dlines_.clear(), ds_.clear();  // lanes beyond H are never written, but read
     }
     dvectors_.clear();
     if (!between_) {
@@ -57,14 +58,15 @@ class Backward {
       finish();
       return true;
     }
+    Poll poll(interrupted, plan_.step_time_s, call_.stop);
     std::unique_ptr<Forward<Cell, T>> again;
     if (tape_.segmented()) again = std::make_unique<Forward<Cell, T>>(w_, tape_.call, &tape_, plan_);
     for (Index i = Index(tape_.cuts.size()) - 2; i >= 0; --i) {
       const Index begin = tape_.cuts[std::size_t(i)], end = tape_.cuts[std::size_t(i + 1)];
-      if (again && !again->replay(i, interrupted)) return false;
+      if (again && !again->replay(i, poll)) return false;
       bool complete = true;
       Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
-        const bool finished = loop(begin, end, thread, barrier, interrupted);
+        const bool finished = loop(begin, end, thread, barrier, poll);
         if (thread == 0) complete = finished;
       });
       if (!complete) return false;
@@ -104,9 +106,9 @@ class Backward {
     std::copy_n(gates(t), size, next_.data());
   }
 
-  bool loop(Index first, Index last, int thread, Barrier& barrier, Poll::Interrupted interrupted) {
+  /// `poll` is asked by thread 0.
+  bool loop(Index first, Index last, int thread, Barrier& barrier, Poll& poll) {
     Part part(plan_, time_, w_.blocks, thread, barrier.size());
-    Poll poll(interrupted, plan_.step_time_s);
     for (Index end = last; end > first;) {
       const Index begin = chunk_begin(time_, end);
       for (Index t = end - 1; t >= begin; --t) {
@@ -245,8 +247,10 @@ class Backward {
       }
     }
     dweights_.write();
-    for (int i = 0; danew_.size() > 0 && i < S; ++i)
-      sum_rows(call_.danew[i], danew_.data() + i * B * w_.Hp, w_.Hp, width(i));
+    for (int i = 0; i < S && call_.danew[i]; ++i) {
+      std::fill_n(call_.danew[i], width(i), T(0));
+      if (danew_.size() > 0) sum_rows(call_.danew[i], danew_.data() + i * B * w_.Hp, w_.Hp, width(i));
+    }
     constexpr int kBias = Traits<Cell>::kBiasIsVectors ? Cell::G : 0;  // vectors that are the bias
     for (int i = 0; i < P; ++i) {
       T* to = i < P - kBias ? call_.dvectors : call_.dbias;

@@ -12,9 +12,6 @@
 
 namespace bptt::sequence {
 
-/// Numbers apart the random decisions of a call.
-enum Draw : std::uint32_t { kZoneout, kRecurrentDropout };
-
 /// d of recurrent dropout, [B,Hp].
 template <class T>
 Buffer<T> dropout_mask(const Between<T>& between, Index batch, Index Hp) {

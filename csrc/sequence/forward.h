@@ -24,24 +24,27 @@ class Forward {
 
   /// False when it was called off; y and the final states are then incomplete.
   bool run(Poll::Interrupted interrupted) {
+    Poll poll = polled(interrupted);
     const bool segmented = tape_ && tape_->segmented();
     keep_ = tape_ && !segmented;
     allocate();
     copy_states_in();
     if (!segmented) {
-      if (!steps(0, call_.time.steps, interrupted)) return false;
+      if (!steps(0, call_.time.steps, poll)) return false;
     } else {
       for (std::size_t i = 0; i + 1 < tape_->cuts.size(); ++i) {
         if (S > 1) std::copy_n(c0(tape_->cuts[i]), saved_size(), tape_->saved.data() + Index(i) * saved_size());
-        if (!steps(tape_->cuts[i], tape_->cuts[i + 1], interrupted)) return false;
+        if (!steps(tape_->cuts[i], tape_->cuts[i + 1], poll)) return false;
       }
     }
     copy_states_out();
     return true;
   }
 
+  Poll polled(Poll::Interrupted interrupted) const { return Poll(interrupted, plan_.step_time_s, call_.stop); }
+
   /// The i-th segment once more, for the backward pass; the same bits.
-  bool replay(Index i, Poll::Interrupted interrupted) {
+  bool replay(Index i, Poll& poll) {
     const Index begin = tape_->cuts[std::size_t(i)];
     keep_ = true;
     tape_->first = begin;
@@ -50,7 +53,7 @@ class Forward {
     for (int j = 0; j < S; ++j) final_[j] = ended_.data() + j * call_.time.batch * w_.H;
     if (call_.between) enter(begin);
     if (S > 1) std::copy_n(tape_->saved.data() + i * saved_size(), saved_size(), c0(begin));
-    return steps(begin, tape_->cuts[std::size_t(i + 1)], interrupted);
+    return steps(begin, tape_->cuts[std::size_t(i + 1)], poll);
   }
 
  private:
@@ -67,21 +70,21 @@ class Forward {
     if (call_.between && dropout_.size() > 0) entering_h_ = Buffer<T>(checked_mul(B, w_.Hp));
   }
 
-  bool steps(Index begin, Index end, Poll::Interrupted interrupted) {
+  bool steps(Index begin, Index end, Poll& poll) {
     bool complete = true;
     if (call_.time.batch > 0) {
       Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
-        const bool finished = loop(begin, end, thread, barrier, interrupted);
+        const bool finished = loop(begin, end, thread, barrier, poll);
         if (thread == 0) complete = finished;
       });
     }
     return complete;
   }
 
-  bool loop(Index first, Index last, int thread, Barrier& barrier, Poll::Interrupted interrupted) const {
+  /// `poll` is asked by thread 0.
+  bool loop(Index first, Index last, int thread, Barrier& barrier, Poll& poll) {
     const Timeline& time = call_.time;
     Part part(plan_, time, w_.blocks, thread, barrier.size());
-    Poll poll(interrupted, plan_.step_time_s);
     for (Index begin = first; begin < last; begin += plan_.chunk) {
       const Index end = std::min(last, begin + plan_.chunk);
       if (plan_.hoisted) {
@@ -102,21 +105,20 @@ class Forward {
     return true;
   }
 
-  ForwardStep<Cell, T> step(Index t, T* gates, const RowBlocks& rows, const Crossing<T>* crossing) const {
+  ForwardStep<Cell, T> step(Index t, T* gates, const RowBlocks& rows, const Crossing<T>* crossing) {
     const Timeline& time = call_.time;
     const T* x = plan_.hoisted ? nullptr : call_.x + time.begin(t) * w_.I;
     const T* h0 = call_.between ? operand(t) : t == 0 ? call_.initial[0] : call_.y + time.begin(t - 1) * w_.H;
     return {w_, rows, x, h0, call_.y + time.begin(t) * w_.H, c0(t), c0(t + 1), gates, keep_, crossing};
   }
 
-  StagedForward<Cell, T> staged(Index t, T* lines, const Crossing<T>& crossing) const {
-    T* scales = keep_ && tape_->scales.size() > 0 ? tape_->scales.data() + tape_->row(t) * kScales
-                                                  : const_cast<T*>(scales_.data());
+  StagedForward<Cell, T> staged(Index t, T* lines, const Crossing<T>& crossing) {
+    T* scales = keep_ && tape_->scales.size() > 0 ? tape_->scales.data() + tape_->row(t) * kScales : scales_.data();
     const T* x = plan_.hoisted ? nullptr : call_.x + call_.time.begin(t) * w_.I;
-    return {w_, x, operand(t), c0(t), lines, scales, const_cast<T*>(made_.data()), call_.time.batch, crossing};
+    return {w_, x, operand(t), c0(t), lines, scales, made_.data(), call_.time.batch, crossing};
   }
 
-  Crossing<T> cross(Index t) const {
+  Crossing<T> cross(Index t) {
     const Timeline& time = call_.time;
     const Between<T>& between = *call_.between;
     Crossing<T> c;
@@ -138,22 +140,19 @@ class Forward {
   }
 
   // Where things lie that belong to step t: on the tape, or in what the steps share without one.
-  T* gates(Index t, Index chunk) const {
+  T* gates(Index t, Index chunk) {
     if (keep_) return tape_->gates.data() + tape_->row(t) * kRow * w_.Hp;
-    if (!plan_.hoisted) return const_cast<T*>(scratch_.data());  // null but for cells of several stages
-    return const_cast<T*>(scratch_.data()) + (call_.time.begin(t) - call_.time.begin(chunk)) * kRow * w_.Hp;
+    if (!plan_.hoisted) return scratch_.data();  // null but for cells of several stages
+    return scratch_.data() + (call_.time.begin(t) - call_.time.begin(chunk)) * kRow * w_.Hp;
   }
-  T* operand(Index t) const {
-    return keep_ ? tape_->operand.data() + tape_->row(t) * w_.R
-                 : const_cast<T*>(operand_.data()) + (t % 2) * call_.time.batch * w_.R;
+  T* operand(Index t) {
+    return keep_ ? tape_->operand.data() + tape_->row(t) * w_.R : operand_.data() + (t % 2) * call_.time.batch * w_.R;
   }
-  T* entering_h(Index t) const {
-    return keep_ ? tape_->entering_h.data() + tape_->row(t) * w_.Hp : const_cast<T*>(entering_h_.data());
-  }
+  T* entering_h(Index t) { return keep_ ? tape_->entering_h.data() + tape_->row(t) * w_.Hp : entering_h_.data(); }
   /// The second state as it enters step t.
-  T* c0(Index t) const {
+  T* c0(Index t) {
     if (S == 1) return nullptr;
-    if (!keep_) return const_cast<T*>(states_.data());
+    if (!keep_) return states_.data();
     return (call_.between ? tape_->entering_c : tape_->states).data() + tape_->row(t) * w_.Hp;
   }
   Index saved_size() const { return call_.time.batch * w_.Hp; }
@@ -166,7 +165,7 @@ class Forward {
   }
 
   /// The states before step t from those the step before it left (c of them only at t = 0).
-  void enter(Index t) const {
+  void enter(Index t) {
     constexpr int W = Vec<T>::kSize;
     const Timeline& time = call_.time;
     Crossing<T> c;
@@ -183,13 +182,13 @@ class Forward {
     for (Index row = 0; row < time.rows(t); ++row) {
       for (Index unit = 0; unit < w_.R; unit += W) c.template enter_state<0>(row, unit, load(h, w_.R, row, unit));
       if constexpr (S > 1) {
-        for (Index unit = 0; unit < w_.H; unit += W)
+        for (Index unit = 0; t == 0 && unit < w_.H; unit += W)
           c.template enter_state<1>(row, unit, load(call_.initial[1], w_.H, row, unit));
       }
     }
   }
 
-  void copy_states_out() const {
+  void copy_states_out() {
     const Timeline& time = call_.time;
     const Index B = time.batch;
     if (call_.between) {  // what ends has been written by its last step

@@ -47,6 +47,7 @@ class CellRecurrence final : public Recurrence<T> {
       if (!weights->trainable())
         throw std::logic_error("Recurrence.forward: the weights were packed for inference only");
       tape->call = call;
+      tape->call.stop = nullptr;  // this call's alone
       tape->weights = weights;
       allocate(*tape, segment, weights->Hp);
     }
@@ -64,28 +65,30 @@ class CellRecurrence final : public Recurrence<T> {
     add(0, Hp * G * input_), add(0, Hp * kHiddenGates<Cell> * recurrent_), add(0, Hp * Cell::A), add(0, Hp * Cell::P);
     if (Traits<Cell>::kSecond) add(0, Hp * recurrent_);
     if (Traits<Cell>::kProjects) add(0, hidden_ * padded(recurrent_));
-    if (!training) {
+    const std::vector<Index> cuts = cut(time, training ? segment : 0);
+    if (!training || cuts.size() > 2) {  // a forward pass without a tape, or with one of another segment
       const Plan p = plan(time, Pool::size());
       if (p.hoisted || Traits<Cell>::kStaged) add(2, (p.hoisted ? p.chunk : 1) * B * L * Hp);
       if (Cell::S > 1) add(2, B * Hp);
       if (between) add(2, 2 * B * recurrent_);
       if (Traits<Cell>::kStaged) add(2, (Cell::S + 1) * B * Hp), add(2, B * kScales);
-      return {bytes[0], bytes[1], bytes[2]};
     }
+    if (!training) return {bytes[0], bytes[1], bytes[2]};
+    const Index forward = std::exchange(bytes[2], 0);
     add(0, input_ > kNarrow ? G * hidden_ * padded(input_) : input_ * G * Hp);
     add(0, kHiddenGates<Cell> * hidden_ * padded(recurrent_));
     if (Traits<Cell>::kSecond) add(0, hidden_ * padded(recurrent_));
     if (Traits<Cell>::kProjects) add(0, recurrent_ * Hp);
-    const std::vector<Index> cuts = cut(time, segment);
     const Sizes s = sizes(time, cuts, between);
     for (const Index n : {s.gates, s.states, s.operand, s.entering_h, s.entering_c, s.left_h, s.scales, s.saved})
       add(1, n);
     add(2, Cell::S * B * Hp), add(2, B * Cell::P * Hp), add(2, B * Hp);
+    if (between && between->dropout > 0) add(2, B * Hp);
     if (!between) add(2, std::min(time.steps, chunk_steps(time)) * B * hidden_);
     if (cuts.size() > 2) add(2, B * L * Hp), add(2, Cell::S * B * hidden_);
     if (Traits<Cell>::kStaged) add(2, B * L * Hp), add(2, 2 * (Cell::S + 1) * B * Hp);
     for (const Index n : WeightGradient<Cell, T>::sizes(input_, hidden_, Pool::size())) add(2, n);
-    return {bytes[0], bytes[1], bytes[2]};
+    return {bytes[0], bytes[1], std::max(forward, bytes[2])};
   }
 
   std::unique_ptr<Stream<T>> stream(Index batch, const Between<T>* between) const override {

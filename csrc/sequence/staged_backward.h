@@ -58,8 +58,8 @@ struct StagedBackward {
         for (Index unit = 0; unit < w.H; unit += W) leave(row, unit);
       }
       if constexpr (Traits<Cell>::kProjects) {
-        product(ds, w.Hp, line(rows.first, Cell::kM + 1) - rows.first * L * w.Hp, L * w.Hp, Segments{w.R},
-                w.project_back, static_cast<const T*>(nullptr), rows, 0, rows.count);
+        product(ds, w.Hp, line(0, Cell::kM + 1), L * w.Hp, Segments{w.R}, w.project_back,
+                static_cast<const T*>(nullptr), rows, 0, rows.count);
       }
       stages<Cell::kStages - 1>(rows, end);
       for (Index row = rows.first; row < end; ++row) std::copy_n(dline(row, 0), A * w.Hp, line(row, 0));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// One time step per call, for inference in real time: all memory is there before the first step. Most cells take it
-// with the step of forward.h on the calling thread; one of several stages, or with zoneout or clipping, as a call of
-// one step. The weights are those of the moment the stream was made.
+// One time step per call, for inference in real time. Most cells take it with the step of forward_step.h on the calling
+// thread, in memory that is there before the first step; one of several stages, or with zoneout or clipping, as a call
+// of one step, whose buffers come from the arena and go back: nothing is allocated either, but streams share its lock.
+// The weights are those of the moment the stream was made.
 #pragma once
 
 #include <algorithm>

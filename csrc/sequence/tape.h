@@ -3,6 +3,7 @@
 // memory: no equation and no loop over time stands here.
 #pragma once
 
+#include <atomic>
 #include <limits>
 #include <memory>
 #include <vector>
@@ -45,20 +46,22 @@ struct ForwardCall {
   T* y;                                 // [rows,R]
   T* final[kMaxStates];                 // as initial
   const Between<T>* between = nullptr;  // null: states are handed on, and all rows have all steps
+  std::atomic<bool>* stop = nullptr;    // shared by calls side by side: what stops one stops all
 };
 
 template <class T>
 struct BackwardCall {
-  const T* dy;                  // [rows,R]
-  const T* dfinal[kMaxStates];  // [B,R], [B,H]
-  T* dx;                        // [rows,I]
-  T* dinitial[kMaxStates];      // as dfinal
-  T* dweight_ih;                // [G*H,I]
-  T* dweight_hh;                // [G*H,R]
-  T* dbias;                     // [G*H] or null
-  T* dvectors;                  // [P,H] or null
-  T* dprojection;               // [R,H] or null
-  T* danew[kMaxStates] = {};    // [R], [H], or null
+  const T* dy;                        // [rows,R]
+  const T* dfinal[kMaxStates];        // [B,R], [B,H]
+  T* dx;                              // [rows,I]
+  T* dinitial[kMaxStates];            // as dfinal
+  T* dweight_ih;                      // [G*H,I]
+  T* dweight_hh;                      // [G*H,R]
+  T* dbias;                           // [G*H] or null
+  T* dvectors;                        // [P,H], a bias among them apart, or null
+  T* dprojection;                     // [R,H] or null
+  std::atomic<bool>* stop = nullptr;  // as in ForwardCall
+  T* danew[kMaxStates] = {};          // [R], [H], or null
 };
 
 /// Values of all rows, `ld` apart.
@@ -73,14 +76,14 @@ struct Kept {
 /// which are computed again on the way back.
 template <class T>
 struct Tape {
-  ForwardCall<T> call;      // x, y and initial[0] are read again: their arrays must outlive the tape
+  ForwardCall<T> call;      // its arrays must outlive the tape; one in segments writes y once more, the same bits
   std::vector<Index> cuts;  // steps at which segments begin, and the end
   Index first = 0;          // the step with which the buffers begin
   Buffer<T> gates;          // [rows,max(K,A),Hp]
   // Every state but h. Handed on: [rows + B,Hp], as it enters each step and leaves the last. With a Between: as it
   // leaves the cell, [rows,Hp].
   Buffer<T> states;
-  // With a Between, as they enter: h of the product [rows + B,H], h of the cell where that differs [rows + B,Hp], c.
+  // With a Between, as they enter: h of the product [rows + B,R], h of the cell where that differs [rows + B,Hp], c.
   Buffer<T> operand, entering_h, entering_c;
   Buffer<T> left_h;                     // h as it leaves the cell [rows,Hp], where that is not y
   Buffer<T> scales;                     // [rows,kScales] of cells that normalise

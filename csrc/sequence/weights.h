@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A cell's weights in the order in which the time loops read them; packed once and used until the weights change.
-// In: weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H], vectors [P,H], projection [R,H], the last three null for zeros
-// or nothing; row g*H + j belongs to gate g of unit j; R is the width of h, H but for a projected one. The last block,
-// where H is no multiple of W: if its accumulators fit into fewer registers than there are gates, they lie side by side
-// without gaps, [k][tail_width][W], accumulator i of its unit j at i*tail + j. With H = 50 and W = 16 that is one
-// register instead of four, and a step does 13 instead of 16 of them (LSTM B=20 T=30, inference: 208 -> 180 us).
+// In: weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H], vectors [P,H] (less the bias, where that is one of them),
+// projection [R,H], the last three null for zeros or nothing; row g*H + j belongs to gate g of unit j; R is the width
+// of h, H but for a projected one.
+//
+// The last block, where H is no multiple of W: if its accumulators fit into fewer registers than there are gates, they
+// lie side by side without gaps, [k][tail_width][W], accumulator i of its unit j at i*tail + j. With H = 50 and W = 16
+// that is one register instead of four, and a step does 13 instead of 16 of them (LSTM B=20 T=30, inference: 208 -> 180
+// us).
 #pragma once
 
 #include "cells/staged.h"

@@ -89,10 +89,10 @@ def fit(
         optimizer: `bptt.optim.SGD` or `Adam`.
         epochs: default 1.
         tbptt: (k1, k2), k2 >= k1: an update every k1 time steps, whose loss is that of these k1 steps (the last may be
-            fewer) and whose gradient goes back over the last k2. Where k2 > k1 the steps before are run again from the
-            state that was there k2 steps ago, by the parameters of now. k alone means (k, k): the state goes from chunk
-            to chunk, the gradient does not. Default None: whole sequences, as is (T, T); (k, T) is the full gradient of
-            each k steps' loss. Steps that are masked altogether move the state and make no update.
+            fewer) and whose gradient goes back over the last k2. Where k2 > k1 the steps before these k1 are run again,
+            from the state k2 steps ago, which went there by the parameters of its time. k alone means (k, k): the state
+            goes from chunk to chunk, the gradient does not. Default None: whole sequences, as is (T, T); (k, T) is the
+            full gradient of each k steps' loss. Steps that are masked altogether move the state and make no update.
         stateful: whether the state also goes from batch to batch of an epoch, which makes them one long stream for each
             row; default False: each batch starts from zeros.
         progress: whether to show a bar on stderr, default False.
@@ -156,36 +156,35 @@ def _updates(
     """Do one update after the other."""
     axis = 1 if model.batch_first else 0
     grads = model.params.zeros_like()  # one for all updates: fresh memory for each costs its page faults
-    k1, k2 = window or (None, 0)
-    back = k2 - (k1 or 0)  # steps that are run again before those of the loss
+    k1, k2 = window or (None, None)
     number = 0
     for epoch in range(epochs):
-        state: Any = None  # before x of the present window
+        state: Any = None  # before the steps that are still seen
         for batch in batches:
             state = state if stateful else None
-            seen: Any = None  # the x of the steps before, at most k2 - k1
+            seen: Any = None  # the steps of the window before, where they are run again
             for chunk in _chunks(batch, k1, axis):
-                x, *rest = cast("tuple[Any, ...]", chunk)
-                masked = len(rest) > 1 and not as_mask("fit", "mask", rest[1]).any()
-                whole = x if seen is None else np.concatenate([seen, x], axis=axis)
-                if not masked:
-                    y, after, tape = model.forward(whole, state)
-                    value, dy = loss(y if seen is None else _last(y, x.shape[axis], axis), *rest)
-                    if seen is not None:
-                        dy = np.concatenate([np.zeros_like(_first(y, seen.shape[axis], axis)), dy], axis=axis)
-                    model.backward(tape, dy, grads=grads)
-                    info = optimizer.step(model.params, grads)
-                if back == 0:
-                    state = model(whole, state)[1] if masked else after
-                else:
-                    done = max(0, whole.shape[axis] - back)  # steps that no later gradient reaches
-                    if done:
-                        state = model(_first(whole, done, axis), state)[1]
-                    seen = _last(whole, whole.shape[axis] - done, axis)
-                if not masked:
-                    yield Step(number, epoch, value, info.grad_norm, info.clipped)
-                    number += 1
-            if back and seen is not None and stateful:
+                new, *rest = cast("tuple[Any, ...]", chunk)
+                x = new if seen is None else np.concatenate([seen, new], axis=axis)
+                if k2 is not None and x.shape[axis] > k2:
+                    past = x.shape[axis] - k2
+                    state = model(_first(x, past, axis), state)[1]
+                    x = _last(x, k2, axis)
+                again = k1 != k2
+                seen = x if again else None
+                if len(rest) > 1 and not as_mask("fit", "mask", rest[1]).any():
+                    state = state if again else model(x, state)[1]
+                    continue
+                y, after, tape = model.forward(x, state)
+                state = state if again else after
+                value, dy = loss(_last(y, new.shape[axis], axis) if again else y, *rest)
+                if again:
+                    dy = np.concatenate([np.zeros_like(_first(y, y.shape[axis] - dy.shape[axis], axis)), dy], axis=axis)
+                model.backward(tape, dy, grads=grads)
+                info = optimizer.step(model.params, grads)
+                yield Step(number, epoch, value, info.grad_norm, info.clipped)
+                number += 1
+            if seen is not None and stateful:
                 state = model(seen, state)[1]
 
 

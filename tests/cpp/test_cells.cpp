@@ -2,7 +2,10 @@
 // The cells' text with V = double against central differences, for every input of the backward function. With
 // f(a, p, s0) the weighted sum of the new states, h = 6e-6 = cbrt(eps) makes the error of (f(x+h) - f(x-h)) / 2h about
 // h^2 |f'''| / 6 + eps |f| / h < 1e-9 for values of order one; a wrong term is of order 0.1.
+#include <algorithm>
 #include <random>
+#include <string>
+#include <type_traits>
 
 #include "cells/all.h"
 #include "test.h"
@@ -56,9 +59,86 @@ void check_gradients() {
   }
 }
 
+/// A cell of several stages on a single unit: a product is a factor there, and what is normalised is left as it is.
+template <class Cell>
+struct StagedCase {
+  static constexpr int L = Cell::kLines, S = Cell::S, P = Cell::P, A = Cell::A, kStages = Cell::kStages;
+  static constexpr double kWeight = 0.7;
+  double a[A], p[P + 1], h, s0[S], ds1[S];
+  double line[L], s1[S], d[L], dp[P + 1], ds0[S], dh;
+
+  template <int Stage = 0>
+  void forward() {
+    constexpr bptt::cells::Link link = Cell::kBefore[Stage];
+    if constexpr (link.job == bptt::cells::Job::kProduct) line[link.to] += kWeight * line[link.from];
+    Cell::template forward<Stage>(line, p, h, s0, s1);
+    if constexpr (Stage + 1 < kStages) forward<Stage + 1>();
+  }
+
+  template <int Stage = kStages - 1>
+  void backward() {
+    constexpr bptt::cells::Link link = Cell::kBefore[Stage];
+    double step[P + 1] = {};
+    Cell::template backward<Stage>(line, d, p, h, s0, s1, ds1, 1e300, step, ds0, &dh);
+    for (int i = 0; i < P; ++i) dp[i] += step[i];
+    if constexpr (link.job == bptt::cells::Job::kProduct) d[link.from] = kWeight * d[link.to];
+    if constexpr (Stage > 0) backward<Stage - 1>();
+  }
+
+  double objective() {
+    std::fill_n(line, L, 0.0);
+    std::copy_n(a, A, line);
+    forward();
+    double sum = 0;
+    for (int i = 0; i < S; ++i) sum += ds1[i] * s1[i];
+    return sum;
+  }
+
+  double difference(double& x) {
+    const double kept = x;
+    x = kept + kStep;
+    const double up = objective();
+    x = kept - kStep;
+    const double down = objective();
+    x = kept;
+    return (up - down) / (2 * kStep);
+  }
+};
+
+/// Of a projected cell, ds1[0] is the gradient of the unprojected h, as its stage has it.
+template <class Cell>
+void check_staged() {
+  const std::string name = Cell::kName;
+  for (int trial = 0; trial < 50; ++trial) {
+    StagedCase<Cell> c;
+    fill(c.a, Cell::A), fill(c.p, Cell::P), fill(&c.h, 1), fill(c.s0, Cell::S), fill(c.ds1, Cell::S);
+    c.objective();
+    std::fill_n(c.d, Cell::kLines, 0.0), std::fill_n(c.dp, Cell::P + 1, 0.0), std::fill_n(c.ds0, Cell::S, 0.0);
+    c.dh = 0;
+    c.backward();
+    for (int i = 0; i < Cell::A; ++i) check_near(c.d[i], c.difference(c.a[i]), kTolerance, name + " da");
+    for (int i = 0; i < Cell::P; ++i) check_near(c.dp[i], c.difference(c.p[i]), kTolerance, name + " dp");
+    for (int i = 0; i < Cell::S; ++i) check_near(c.ds0[i], c.difference(c.s0[i]), kTolerance, name + " ds0");
+    check_near(c.dh, c.difference(c.h), kTolerance, name + " dh");
+  }
+}
+
+template <class Cell, class = void>
+struct IsStaged : std::false_type {};
+template <class Cell>
+struct IsStaged<Cell, std::void_t<decltype(Cell::kStages)>> : std::true_type {};
+
+template <class Cell>
+void check() {
+  if constexpr (IsStaged<Cell>::value)
+    check_staged<Cell>();
+  else
+    check_gradients<Cell>();
+}
+
 template <class... Cells>
 void check_all(bptt::cells::List<Cells...>) {
-  (check_gradients<Cells>(), ...);
+  (check<Cells>(), ...);
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from bptt._arrays import as_array, as_floats, as_integers, check_dtype, check_shape, check_size, shape_error
+from bptt._arrays import as_array, as_floats, check_dtype, check_shape, check_size, shape_error
 from bptt._dispatch import core
 from bptt.init import fill
 from bptt.layers.base import Layer
@@ -23,7 +23,7 @@ from bptt.layers.options import Between, mixed
 from bptt.layers.setups import Setups
 from bptt.layers.states import States
 from bptt.layers.stream import StackStream
-from bptt.layers.tape import Packed, RecurrentTape, Shape
+from bptt.layers.tape import Packed, RecurrentTape, Shape, as_packed
 from bptt.layers.torch_names import from_torch, to_torch
 from bptt.params import Params
 
@@ -191,7 +191,7 @@ class Recurrent(Layer):
             except (TypeError, ValueError):
                 pass  # not exact: converted below, or named
         sizes = tape.shown.sizes if tape.shown else None
-        dy = as_array(where, "dy", dy.data if isinstance(dy, Packed) else dy)
+        dy = as_array(where, "dy", dy.data if hasattr(dy, "batch_sizes") else dy)
         check_shape(where, "dy", dy, tape.shape)
         batched = sizes is not None or dy.ndim == 3
         dy = as_floats(where, "dy", dy if sizes is not None else self._time_major(dy), self.params.dtype)
@@ -241,6 +241,9 @@ class Recurrent(Layer):
         True
         """
         if any(name.startswith("bias_ih_l") for name in state):
+            if self.variant == "reset_after=False":  # the same names and shapes, but another function
+                what = f"state is of PyTorch's {type(self).__name__}, which has no {self.variant}"
+                raise ValueError(f"{self._where('load_state_dict')}: {what}, expected one of the same cell")
             state = from_torch(self._where("load_state_dict"), state, self.params, self.hidden_size)
         super().load_state_dict(state)
 
@@ -297,7 +300,7 @@ class Recurrent(Layer):
         sizes = None
         if hasattr(x, "batch_sizes"):
             plain = False
-            x, sizes = x.data, as_integers(where, "batch_sizes", x.batch_sizes)
+            x, sizes = as_packed(where, x)
         x = as_array(where, "x", x)
         if x.ndim not in ((2, 3) if sizes is None else (2,)) or x.shape[-1] != self.input_size:
             raise shape_error(where, "x", x, self._expected_x(sizes))

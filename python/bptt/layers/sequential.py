@@ -13,7 +13,7 @@ from bptt.layers.base import Layer, Stateless, Tape
 from bptt.layers.dense import Embedding
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.stream import SequentialStream
-from bptt.layers.tape import Packed
+from bptt.layers.tape import Packed, as_packed
 from bptt.params import Params
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Sequential(Layer):
         """Inference: nothing is kept, and dropout does nothing."""
         states = self._states("forward", "state", state)
         final: list[State] = []
-        flow: Any = x
+        flow: Any = self._entering(x)
         for layer in self.layers:
             if isinstance(layer, Recurrent):
                 flow, after = layer(flow, states[len(final)], lengths, resets)
@@ -111,7 +111,7 @@ class Sequential(Layer):
         states = self._states("forward", "state", state)
         final: list[State] = []
         tapes: list[Tape] = []
-        flow: Any = x
+        flow: Any = self._entering(x)
         for layer in self.layers:
             tape: Tape
             if isinstance(layer, Recurrent):
@@ -138,7 +138,7 @@ class Sequential(Layer):
         dstates = list(self._states("backward", "dstate", dstate))
         initial: list[State] = []
         grads = self._gradients(grads)
-        flow: Any = dy
+        flow: Any = self._entering(dy)
         for k in reversed(range(len(self.layers))):
             layer, window = self.layers[k], grads.window(self._prefixes[k])
             if isinstance(layer, Recurrent):
@@ -172,6 +172,10 @@ class Sequential(Layer):
             if isinstance(layer, Recurrent):
                 recurrent.append(step)
         return SequentialStream(steps, recurrent)
+
+    def _entering(self, x: Any) -> Any:
+        """Packed rows of any kind as ours."""
+        return Packed(*as_packed(self._where(), x)) if hasattr(x, "batch_sizes") else x
 
     def _states(self, method: str, name: str, state: StatesIn) -> tuple[Any, ...]:
         n = self._states_count

@@ -7,11 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bptt._arrays import check_shape
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bptt import _core
     from bptt._arrays import Array
+
+
+def check_like(where: str, state: Any, present: Any) -> None:
+    """Raise unless a state has the form, the dtype and the shapes of the present one: a stream converts nothing."""
+    parts, expected = (s if isinstance(s, tuple) else (s,) for s in (state, present))
+    if isinstance(state, tuple) is not isinstance(present, tuple) or len(parts) != len(expected):
+        form = f"a tuple of {len(expected)} arrays" if isinstance(present, tuple) else "an array"
+        raise ValueError(f"{where}: state has type {type(state).__name__}, expected {form}")
+    for part, like in zip(parts, expected, strict=True):
+        if not isinstance(part, np.ndarray) or part.dtype != like.dtype:
+            has = getattr(part, "dtype", type(part).__name__)
+            raise TypeError(f"{where}: state has dtype {has}, expected {like.dtype}")
+        check_shape(where, "state", part, like.shape)
+        if not part.flags.c_contiguous:
+            raise ValueError(f"{where}: state is strided, expected C-contiguous")
 
 
 class StackStream:
@@ -42,6 +59,8 @@ class StackStream:
     @state.setter
     def state(self, state: Any) -> None:
         state = self._initial if state is None else state
+        if state is not None:
+            check_like("Stream.state", state, self.state)
         for k, stream in enumerate(self._streams):
             if state is None:
                 stream.state = None
@@ -86,6 +105,9 @@ class SequentialStream:
         states = (None,) * len(self._recurrent) if state is None else state
         if len(states) != len(self._recurrent):
             raise ValueError(f"Stream: state has length {len(states)}, expected {len(self._recurrent)}")
+        for stream, each in zip(self._recurrent, states, strict=True):
+            if each is not None:
+                check_like("Stream.state", each, stream.state)
         for stream, each in zip(self._recurrent, states, strict=True):
             stream.state = each
 

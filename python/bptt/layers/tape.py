@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bptt._arrays import check_size
+import numpy as np
+
+from bptt._arrays import as_array, as_integers, check_size, shape_error
 from bptt.layers.base import Tape
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ class Packed(NamedTuple):
     """Sequences of different lengths without padding: all rows of step 0, then of step 1, and so on.
 
     data [sum, I]; batch_sizes [T], the number of rows at each step, none more than at the step before: row b of step t
-    is sequence b, which are sorted by length, longest first. PyTorch's PackedSequence is laid out like this.
+    is sequence b, which are sorted by length, longest first, and so are their states. PyTorch's PackedSequence is laid
+    out like this, and taken as it is.
 
     >>> import numpy as np
     >>> from bptt import GRU
@@ -28,6 +31,21 @@ class Packed(NamedTuple):
 
     data: ArrayIn
     batch_sizes: ArrayIn
+
+
+def as_packed(where: str, x: Any) -> tuple[Array, Array]:
+    """The data, any array [sum,.], and the batch sizes of packed rows, checked; also of PyTorch's PackedSequence."""
+    sizes = as_integers(where, "batch_sizes", x.batch_sizes)
+    if sizes.ndim != 1:
+        raise shape_error(where, "batch_sizes", sizes, "(T,)")
+    if sizes.size and sizes.min() < 1:
+        raise ValueError(f"{where}: batch_sizes has the value {sizes.min()}, expected 1 or more")
+    if (np.diff(sizes) > 0).any():
+        raise ValueError(f"{where}: batch_sizes grow, expected them to fall: longest row first")
+    data = as_array(where, "x", x.data)
+    if data.ndim in (1, 2) and len(data) != sizes.sum():
+        raise shape_error(where, "x", data, (int(sizes.sum()), *data.shape[1:]))
+    return data, sizes
 
 
 class Shape(NamedTuple):
