@@ -115,10 +115,19 @@ class Case:
         A sum of n rounded terms is off by about eps sqrt(n) of its size; the longest sums are those over I + H in
         forward, G H in backward and T B in the weight gradients. The factor 8 leaves room for the tails of that
         distribution over some 10^5 results and for the errors of earlier steps that the recurrence carries along.
+        Where a cell normalises, gradients are differences of terms 1 / sigma as large, sigma the deviation of a row.
         """
         T, B, I = self.x.shape  # noqa: E741
         n = I + len(self.weights["bias"]) + T * B
-        return float(8 * np.finfo(self.dtype).eps * np.sqrt(n))
+        return float(8 * np.finfo(self.dtype).eps * np.sqrt(n) * self.amplification())
+
+    def amplification(self) -> float:
+        """The largest 1 / sigma by which the cell multiplies, at least 1."""
+        if not self.cell.endswith("_norm") or self.dy.shape[2] == 1:  # of one unit nothing is left to be scaled
+            return 1.0
+        _, _, tape = reference.forward(self.cell, self.weights, self.x, self.states)
+        scales = [k for step in tape.steps for k in step["k"] if k.shape[1] == 1]
+        return float(max([1.0, *(scale.max(initial=0.0) for scale in scales)]))
 
 
 def as_state(states: tuple[NDArray[Any], ...]) -> Any:
