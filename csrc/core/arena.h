@@ -41,8 +41,8 @@ class Arena {
     return *arena;
   }
 
-  /// A block of at least `bytes`; `bytes` becomes its true size.
-  void* take(std::size_t& bytes) {
+  /// A block of at least `bytes`; `bytes` becomes its true size. Not inlined, as give: there are hundreds of buffers.
+  BPTT_NOINLINE void* take(std::size_t& bytes) {
     bytes = size_class(bytes);
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -60,7 +60,7 @@ class Arena {
     return block;
   }
 
-  void give(void* block, std::size_t bytes) noexcept {
+  BPTT_NOINLINE void give(void* block, std::size_t bytes) noexcept {
     std::lock_guard<std::mutex> lock(mutex_);
     in_use_ -= bytes;
     try {

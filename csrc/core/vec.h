@@ -13,7 +13,11 @@
 #define BPTT_NOINLINE __declspec(noinline)
 #else
 #define BPTT_INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
 #define BPTT_NOINLINE __attribute__((noinline))
+#else
+#define BPTT_NOINLINE __attribute__((noinline, noclone))  // nor a copy for each constant it is called with
+#endif
 #endif
 
 namespace bptt {

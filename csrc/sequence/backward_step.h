@@ -71,18 +71,18 @@ struct BackwardStep {
     }
     alignas(64) T dh[R][U][W];
     spill(acc, dh);
-    if (crossing) return cross(dh[0][0], row, R, block, U);
-#pragma GCC unroll 1
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 1
-      for (int u = 0; u < U; ++u) cell<false>(dh[r][u], row + r, block + u);
-    }
+    if (crossing)
+      cells<true>(dh[0][0], row, R, block, U);
+    else
+      cells<false>(dh[0][0], row, R, block, U);
   }
 
  private:
-  BPTT_NOINLINE void cross(const T* dh, Index row, int rows, Index block, int blocks) const {
+  /// The cells of a tile: one text for tiles of all sizes.
+  template <bool Crosses>
+  BPTT_NOINLINE void cells(const T* dh, Index row, int rows, Index block, int blocks) const {
     for (int r = 0; r < rows; ++r) {
-      for (int u = 0; u < blocks; ++u, dh += W) cell<true>(dh, row + r, block + u);
+      for (int u = 0; u < blocks; ++u, dh += W) cell<Crosses>(dh, row + r, block + u);
     }
   }
 
