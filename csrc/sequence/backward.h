@@ -109,10 +109,11 @@ class Backward {
   /// `poll` is asked by thread 0.
   bool loop(Index first, Index last, int thread, Barrier& barrier, Poll& poll) {
     Part part(plan_, time_, w_.blocks, thread, barrier.size());
+    CrossingBack<T> crossing;
     for (Index end = last; end > first;) {
       const Index begin = chunk_begin(time_, end);
       for (Index t = end - 1; t >= begin; --t) {
-        const CrossingBack<T> crossing = between_ ? cross(t) : CrossingBack<T>{};
+        if (between_) crossing = cross(t);
         if (between_ && time_.rows(t + 1) < time_.rows(t)) {  // the rows that end here have no product to come
           Part ending = part;
           ending.first = std::max(part.first, time_.rows(t + 1));

@@ -85,6 +85,7 @@ class Forward {
   bool loop(Index first, Index last, int thread, Barrier& barrier, Poll& poll) {
     const Timeline& time = call_.time;
     Part part(plan_, time, w_.blocks, thread, barrier.size());
+    Crossing<T> crossing;  // made once: a plain step is too short to clear it
     for (Index begin = first; begin < last; begin += plan_.chunk) {
       const Index end = std::min(last, begin + plan_.chunk);
       if (plan_.hoisted) {
@@ -93,7 +94,7 @@ class Forward {
       }
       for (Index t = begin; t < end; ++t) {
         part.activate(time.rows(t));
-        const Crossing<T> crossing = call_.between ? cross(t) : Crossing<T>{};
+        if (call_.between) crossing = cross(t);
         if constexpr (kStaged)
           staged(t, gates(t, begin), crossing).run(part.rows);
         else
