@@ -34,7 +34,7 @@ def by_hand(model, chunks, optimizer):
     return record
 
 
-def compare(batches, chunks, model=None, **options):
+def assert_same_as_by_hand(batches, chunks, model=None, **options):
     model = make_model() if model is None else model
     twin = copy.deepcopy(model)
     options = {"loss": losses.cross_entropy, "optimizer": optim.Adam(0.01, clip_norm=0.1), **options}
@@ -47,7 +47,7 @@ def compare(batches, chunks, model=None, **options):
 
 def test_one_update_per_batch():
     batches = make_batches()
-    history = compare(batches, [(x, t, True) for _ in range(2) for x, t in batches], epochs=2)
+    history = assert_same_as_by_hand(batches, [(x, t, True) for _ in range(2) for x, t in batches], epochs=2)
     assert len(history) == 6
     assert repr(history) == f"History(6 steps, last loss {history.loss[-1]:.4g})"
     assert not history.stopped
@@ -56,29 +56,29 @@ def test_one_update_per_batch():
 def test_truncated_bptt_carries_the_state_within_a_batch():
     batches = make_batches()
     cuts = [(slice(0, 3), True), (slice(3, 6), False), (slice(6, 7), False)]
-    compare(batches, [(x[cut], t[cut], fresh) for x, t in batches for cut, fresh in cuts], tbptt=3)
+    assert_same_as_by_hand(batches, [(x[cut], t[cut], fresh) for x, t in batches for cut, fresh in cuts], tbptt=3)
 
 
 def test_truncated_bptt_with_batch_first():
     batches = make_batches(lead=(B, T))
     cuts = [(slice(0, 4), True), (slice(4, 7), False)]
     chunks = [(x[:, cut], t[:, cut], fresh) for x, t in batches for cut, fresh in cuts]
-    compare(batches, chunks, model=make_model(batch_first=True), tbptt=4)
+    assert_same_as_by_hand(batches, chunks, model=make_model(batch_first=True), tbptt=4)
 
 
 def test_stateful_carries_the_state_through_an_epoch():
     batches = make_batches()
     chunks = [(x, t, k == 0) for _ in range(2) for k, (x, t) in enumerate(batches)]
-    compare(batches, chunks, epochs=2, stateful=True)
+    assert_same_as_by_hand(batches, chunks, epochs=2, stateful=True)
     cuts = [slice(0, 5), slice(5, 7)]
     chunks = [(x[cut], t[cut], k + n == 0) for k, (x, t) in enumerate(batches) for n, cut in enumerate(cuts)]
-    compare(batches, chunks, stateful=True, tbptt=5)
+    assert_same_as_by_hand(batches, chunks, stateful=True, tbptt=5)
 
 
 def test_lists_and_longer_chunks_than_the_batch():
     batches = make_batches()
     lists = [(x.tolist(), t.tolist()) for x, t in batches]
-    compare(lists, [(x, t, True) for x, t in batches], tbptt=100)
+    assert_same_as_by_hand(lists, [(x, t, True) for x, t in batches], tbptt=100)
 
 
 def test_masks_reach_the_loss_and_a_masked_chunk_makes_no_update():

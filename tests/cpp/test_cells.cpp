@@ -32,17 +32,19 @@ struct Case {
     for (int i = 0; i < Cell::S; ++i) sum += ds1[i] * s1[i];
     return sum;
   }
-
-  double difference(double& x) {
-    const double kept = x;
-    x = kept + kStep;
-    const double up = objective();
-    x = kept - kStep;
-    const double down = objective();
-    x = kept;
-    return (up - down) / (2 * kStep);
-  }
 };
+
+/// The slope of a case's objective along one of its inputs.
+template <class C>
+double difference(C& c, double& x) {
+  const double kept = x;
+  x = kept + kStep;
+  const double up = c.objective();
+  x = kept - kStep;
+  const double down = c.objective();
+  x = kept;
+  return (up - down) / (2 * kStep);
+}
 
 template <class Cell>
 void check_gradients() {
@@ -53,9 +55,9 @@ void check_gradients() {
     double s1[Cell::S], k[Cell::K + 1], da[Cell::A], dp[Cell::P + 1], ds0[Cell::S];
     Cell::forward(c.a, c.p, c.s0, s1, k);
     Cell::backward(k, c.p, c.s0, s1, c.ds1, da, dp, ds0);
-    for (int i = 0; i < Cell::A; ++i) check_near(da[i], c.difference(c.a[i]), kTolerance, name + " da");
-    for (int i = 0; i < Cell::P; ++i) check_near(dp[i], c.difference(c.p[i]), kTolerance, name + " dp");
-    for (int i = 0; i < Cell::S; ++i) check_near(ds0[i], c.difference(c.s0[i]), kTolerance, name + " ds0");
+    for (int i = 0; i < Cell::A; ++i) check_near(da[i], difference(c, c.a[i]), kTolerance, name + " da");
+    for (int i = 0; i < Cell::P; ++i) check_near(dp[i], difference(c, c.p[i]), kTolerance, name + " dp");
+    for (int i = 0; i < Cell::S; ++i) check_near(ds0[i], difference(c, c.s0[i]), kTolerance, name + " ds0");
   }
 }
 
@@ -93,16 +95,6 @@ struct StagedCase {
     for (int i = 0; i < S; ++i) sum += ds1[i] * s1[i];
     return sum;
   }
-
-  double difference(double& x) {
-    const double kept = x;
-    x = kept + kStep;
-    const double up = objective();
-    x = kept - kStep;
-    const double down = objective();
-    x = kept;
-    return (up - down) / (2 * kStep);
-  }
 };
 
 /// Of a projected cell, ds1[0] is the gradient of the unprojected h, as its stage has it.
@@ -116,10 +108,10 @@ void check_staged() {
     std::fill_n(c.d, Cell::kLines, 0.0), std::fill_n(c.dp, Cell::P + 1, 0.0), std::fill_n(c.ds0, Cell::S, 0.0);
     c.dh = 0;
     c.backward();
-    for (int i = 0; i < Cell::A; ++i) check_near(c.d[i], c.difference(c.a[i]), kTolerance, name + " da");
-    for (int i = 0; i < Cell::P; ++i) check_near(c.dp[i], c.difference(c.p[i]), kTolerance, name + " dp");
-    for (int i = 0; i < Cell::S; ++i) check_near(c.ds0[i], c.difference(c.s0[i]), kTolerance, name + " ds0");
-    check_near(c.dh, c.difference(c.h), kTolerance, name + " dh");
+    for (int i = 0; i < Cell::A; ++i) check_near(c.d[i], difference(c, c.a[i]), kTolerance, name + " da");
+    for (int i = 0; i < Cell::P; ++i) check_near(c.dp[i], difference(c, c.p[i]), kTolerance, name + " dp");
+    for (int i = 0; i < Cell::S; ++i) check_near(c.ds0[i], difference(c, c.s0[i]), kTolerance, name + " ds0");
+    check_near(c.dh, difference(c, c.h), kTolerance, name + " dh");
   }
 }
 
