@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt import reference
-from kernels import Case, _named, as_state, as_tuple
+from kernels import Case, by_name, as_state, as_tuple
 
 SEED = 0x1234_5678_9ABC_DEF0
 
@@ -79,17 +79,17 @@ def run(core: Any, case: Case, setting: Setting, threads: int = 1) -> dict[str, 
             clip_gradient=setting.clip_gradient, seed=SEED, segment=setting.segment,
         )  # fmt: skip
         recurrence = case.recurrence(core)
-        y, finals, tapes = core.forward([recurrence], case.x, [case.state], True, [setup])
+        y, finals, tape = core.forward([recurrence], 1, case.x, [case.state], True, [setup])
         flat = np.full_like(case.flat, np.nan)
         danew = tuple(np.full(s.shape[1], np.nan, s.dtype) for s in case.states)
         given = [danew if len(danew) > 1 else danew[0]] if setting.anew else []
-        dx, dinitials = core.backward([recurrence], tapes, case.dy, [as_state(case.dstates)], [flat], given)
+        dx, dinitials = core.backward([recurrence], 1, tape, case.dy, [as_state(case.dstates)], [flat], given)
     finally:
         core.set_num_threads(before)
     grads = case.named(flat)
     if setting.anew:
         grads |= {f"anew_{name}": d for name, d in zip(states, danew, strict=True)}
-    return _named(y, as_tuple(finals[0]), dx, as_tuple(dinitials[0]), grads)
+    return by_name(y, as_tuple(finals[0]), dx, as_tuple(dinitials[0]), grads)
 
 
 def between(case: Case, setting: Setting) -> reference.Between:
@@ -117,4 +117,4 @@ def between(case: Case, setting: Setting) -> reference.Between:
 def expected(case: Case, setting: Setting) -> dict[str, NDArray[Any]]:
     """Every result by name, from the float64 reference."""
     y, finals, tape = reference.forward(case.cell, case.weights, case.x, case.states, between(case, setting))
-    return _named(y, finals, *reference.backward(tape, case.dy, case.dstates))
+    return by_name(y, finals, *reference.backward(tape, case.dy, case.dstates))

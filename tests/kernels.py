@@ -96,7 +96,7 @@ class Case:
             dx, dinitials = recurrence.backward(tape, self.dy, as_state(self.dstates), flat)
         finally:
             core.set_num_threads(before)
-        return _named(y, as_tuple(finals), dx, as_tuple(dinitials), self.named(flat))
+        return by_name(y, as_tuple(finals), dx, as_tuple(dinitials), self.named(flat))
 
     def named(self, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """The parts of a flat array, by the weights' names."""
@@ -107,7 +107,7 @@ class Case:
     def expected(self) -> dict[str, NDArray[Any]]:
         """The same from the float64 reference."""
         y, finals, tape = reference.forward(self.cell, self.weights, self.x, self.states)
-        return _named(y, finals, *reference.backward(tape, self.dy, self.dstates))
+        return by_name(y, finals, *reference.backward(tape, self.dy, self.dstates))
 
     def tolerance(self) -> float:
         """Relative to the largest value of a result.
@@ -141,7 +141,7 @@ def as_tuple(state: Any) -> tuple[NDArray[Any], ...]:
     return tuple(s[0] for s in (state if isinstance(state, tuple) else (state,)))
 
 
-def _named(y: Any, finals: Any, dx: Any, dinitials: Any, grads: dict[str, Any]) -> dict[str, NDArray[Any]]:
+def by_name(y: Any, finals: Any, dx: Any, dinitials: Any, grads: dict[str, Any]) -> dict[str, NDArray[Any]]:
     states = {f"final {i}": s for i, s in enumerate(finals)} | {f"dinitial {i}": s for i, s in enumerate(dinitials)}
     return {"y": y, "dx": dx} | states | {f"d{name}": g for name, g in grads.items()}
 

@@ -193,16 +193,6 @@ def between_of(case: Case, k: int, d: int, seed: int, training: bool) -> referen
     )  # fmt: skip
 
 
-def dropout_mask(seed: int, shape: tuple[int, ...], p: float) -> NDArray[Any]:
-    """0 with probability p, else 1 / (1 - p), element by element: 32 of them, a block, share the second counter."""
-    n = np.arange(np.prod(shape), dtype=np.uint64)
-    block, half, place = n // np.uint64(32), n // np.uint64(16) % np.uint64(2), n % np.uint64(16)
-    kind = np.full(1, 2, np.uint64)
-    words = reference.philox((place // np.uint64(2), block, np.zeros(1, np.uint64), kind), seed)
-    word = np.stack(words)[2 * (place % np.uint64(2)) + half, n]
-    return np.where(word < np.uint64(int(p * 2**32)), 0.0, 1 / (1 - p)).reshape(shape)
-
-
 class Expected:
     """What the reference makes of a case; `call` counts the layer's calls of forward, from 1."""
 
@@ -217,7 +207,7 @@ class Expected:
         x = np.array(case.x, np.float64)
         widths = [layer.output_size, layer.hidden_size][: 1 + isinstance(layer, bptt.LSTM)]
         for k in range(L):
-            self.masks.append(dropout_mask(mixed(seed, -k), x.shape, p) if k and p else 1.0)
+            self.masks.append(reference.input_dropout_mask(mixed(seed, k * D + 1), *x.shape, p) if k and p else 1.0)
             outputs, tapes = [], []
             for d in range(D):
                 if case.state is not None:

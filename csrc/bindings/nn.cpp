@@ -7,7 +7,6 @@
 #include "bindings/arrays.h"
 #include "bindings/nn_stream.h"
 #include "bindings/register.h"
-#include "nn/dropout.h"
 #include "nn/embedding.h"
 #include "nn/linear.h"
 #include "nn/loss.h"
@@ -64,22 +63,6 @@ const std::int64_t* read_ids(const py::array& ids, Index N, Index count, const b
     }
   }
   return values;
-}
-
-py::array dropout(const py::array& x, double p, std::uint64_t seed) {
-  if (!(p >= 0 && p < 1)) throw py::value_error("dropout: p is outside [0, 1)");
-  return for_dtype(x, "dropout: x", [&](auto zero) -> py::array {
-    using T = decltype(zero);
-    const Index N = axis(x, 1, 0, "dropout: x");
-    const T* in = read<T>(x, {N}, "dropout: x");
-    py::array_t<T> y = empty<T>({N});
-    T* out = y.mutable_data();
-    {
-      py::gil_scoped_release release;
-      nn::dropout(out, in, N, p, seed);
-    }
-    return y;
-  });
 }
 
 py::array embedding_forward(const py::array& ids, const py::array& weight) {
@@ -158,7 +141,6 @@ void register_nn(py::module_& m) {
   py::class_<PyEmbeddingStream>(m, "EmbeddingStream", py::is_final(), py::module_local())
       .def(py::init<py::array, Index>(), py::arg("weight"), py::arg("batch"))
       .def("__call__", &PyEmbeddingStream::call, py::arg("x"));
-  m.def("dropout", &dropout, py::arg("x"), py::arg("p"), py::arg("seed"));
   m.def("embedding_forward", &embedding_forward, py::arg("ids"), py::arg("weight"));
   m.def("embedding_backward", &embedding_backward, py::arg("ids"), py::arg("dy"), py::arg("dweight"));
   m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("mask").none(true),

@@ -1,171 +1,210 @@
 // SPDX-License-Identifier: Apache-2.0
 // One direction of a layer on its way through a call: the arrays it was given, in the order of the kernels' rows, and
-// what it gives back. Prepared and finished with the GIL, run without.
+// what it gives back. Prepared with the GIL, run without.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <memory>
-#include <vector>
 
 #include "bindings/setup.h"
 #include "bindings/states.h"
+#include "sequence/masks.h"
 #include "sequence/recurrence.h"
 
 namespace bptt::bindings {
+
+using sequence::BackwardCall;
+using sequence::ForwardCall;
+
+/// How the arrays of a call look from outside: [steps,batch,.], or [rows,.] of packed rows.
+struct Outer {
+  Index steps, batch, rows;
+  bool packed;
+
+  static Outer of(const py::array& x, const sequence::Rows* order, const char* name) {
+    if (order) return {order->outer_steps(), order->batch(), order->outer_rows(), order->is_packed()};
+    const Index steps = axis(x, 3, 0, name), batch = axis(x, 3, 1, name);
+    return {steps, batch, steps * batch, false};
+  }
+  friend bool operator==(const Outer& a, const Outer& b) {
+    return a.steps == b.steps && a.batch == b.batch && a.rows == b.rows && a.packed == b.packed;
+  }
+  template <class T>
+  py::array_t<T> make(Index width) const {
+    return packed ? empty<T>({rows, width}) : empty<T>({steps, batch, width});
+  }
+  template <class T>
+  const T* read(const py::array& a, Index width, const char* name) const {
+    return packed ? bindings::read<T>(a, {rows, width}, name) : bindings::read<T>(a, {steps, batch, width}, name);
+  }
+};
+
+/// Rows of values, `ld` apart: in the kernels' order, or as the caller sees them.
+template <class T>
+struct Lines {
+  T* data;
+  Index ld;
+  bool ordered;
+};
 
 template <class T>
 class Pass {
  public:
   sequence::Tape<T> tape;
-  std::vector<py::object> arrays;  // what the tape points into
+  Index owner = 0;  // id of the Recurrence whose weights the tape holds
 
   Pass() = default;
   Pass(const Pass&) = delete;  // the kernels point into it
 
-  /// A pass whose arrays are the kernels' own.
-  void adopt(const sequence::Timeline& time, Index hidden, std::vector<py::object> kept) {
-    call_.time = time, hidden_ = hidden, arrays = std::move(kept);
+  /// A pass on the caller's own arrays.
+  void prepare(const sequence::Recurrence<T>& r, const Outer& outer, States given) {
+    outer_ = outer, width_ = widths(r), hidden_ = r.width(1), given_ = std::move(given);
+    call_.time = {outer.steps, outer.batch};
   }
 
-  /// x [T,B,I] or, with packed rows, [sum,I].
-  void prepare(const sequence::Recurrence<T>& r, Index input, Index hidden, const py::array& x, const py::object& state,
+  void prepare(const sequence::Recurrence<T>& r, Index input, const Outer& outer, const py::object& state,
                const Setup& setup, bool training) {
-    rows_ = setup.rows, input_ = input, hidden_ = hidden, width_ = widths(r), states_ = r.states();
-    if (rows_) {
-      call_.time = rows_->timeline();
-      x_outer_ = rows_->is_packed()
-                     ? read<T>(x, {rows_->outer_rows(), input}, "Recurrence.forward: x")
-                     : read<T>(x, {rows_->outer_steps(), rows_->batch(), input}, "Recurrence.forward: x");
-    } else {
-      call_.time.steps = axis(x, 3, 0, "Recurrence.forward: x");
-      call_.time.batch = axis(x, 3, 1, "Recurrence.forward: x");
-      x_outer_ = read<T>(x, {call_.time.steps, call_.time.batch, input}, "Recurrence.forward: x");
-    }
-    const Index B = call_.time.batch;
-    given_ = read_states<T>(state, width_, B, initial_, "Recurrence.forward: state");
-    last_ = new_states<T>(width_, B, final_);
-    if (rows_) {
-      x_ = Buffer<T>(checked_mul(call_.time.total(), input));
-      for (int i = 0; i < states_; ++i) {
-        initial_rows_[i] = Buffer<T>(checked_mul(B, width_[std::size_t(i)]));
-        final_rows_[i] = Buffer<T>(checked_mul(B, width_[std::size_t(i)]));
-      }
-    }
+    rows_ = setup.rows, input_ = input;
+    prepare(r, outer, read_states<T>(state, widths(r), outer.batch, initial_, "Recurrence.forward: state"));
+    if (rows_) call_.time = rows_->timeline();
+    last_ = new_states<T>(width_, outer.batch, final_);
+    if (training) drop_ = {setup.input_dropout, Philox(setup.input_seed)};
     if (setup.crosses(training)) prepare_between(setup, training);
-    if (training) arrays = {x, given_[0], given_[1]};
   }
 
-  /// y goes to columns of `to`, whose rows are `ld` wide.
-  bool forward(const sequence::Recurrence<T>& r, T* to, Index ld, bool training, Index segment, int threads,
-               std::atomic<bool>* stop) {
-    direct_ = !rows_ && ld == width_[0];
-    call_.stop = stop;
-    if (!direct_) y_ = Buffer<T>(checked_mul(call_.time.total(), width_[0]));
-    call_.x = x_outer_, call_.y = direct_ ? to : y_.data();
-    if (rows_) {
-      rows_->gather(x_.data(), x_outer_, input_, input_);
+  /// The arrays of a forward call: as they are where their rows are the kernels', else in copies.
+  void open(Lines<const T> x, Lines<T> y, std::atomic<bool>* stop) {
+    const Index rows = call_.time.total();
+    call_.stop = stop, call_.x = source_ = x.data, call_.y = y.data;
+    if (differs(x) || drop_.p > 0) {
+      x_ = Buffer<T>(checked_mul(rows, input_));
       call_.x = x_.data();
     }
-    for (int i = 0; i < states_; ++i) {
+    if (differs(x)) {
+      copy_in(x_.data(), x, input_);
+      source_ = x_.data();
+    }
+    copies_y_ = differs(y) || y.ld != width_[0];
+    if (copies_y_) {
+      y_ = Buffer<T>(checked_mul(rows, width_[0]));
+      call_.y = y_.data();
+    }
+    for (int i = 0; i < states(); ++i) {
+      const Index n = width_[std::size_t(i)];
       call_.initial[i] = initial_[i], call_.final[i] = final_[i];
       if (!rows_) continue;
-      rows_->gather_states(initial_rows_[i].data(), initial_[i], width_[std::size_t(i)]);
+      initial_rows_[i] = Buffer<T>(checked_mul(call_.time.batch, n));
+      final_rows_[i] = Buffer<T>(checked_mul(call_.time.batch, n));
+      rows_->gather_states(initial_rows_[i].data(), initial_[i], n);
       call_.initial[i] = initial_rows_[i].data(), call_.final[i] = final_rows_[i].data();
     }
-    if (!r.forward(call_, training ? &tape : nullptr, segment, threads, &interrupted)) return false;
-    if (!direct_) copy_out(to, ld, y_.data(), width_[0]);
-    for (int i = 0; rows_ && i < states_; ++i)
-      rows_->scatter_states(final_[i], final_rows_[i].data(), width_[std::size_t(i)]);
-    return true;
   }
 
-  py::object last() const { return as_state(last_, states_); }
+  /// x of some steps made ready; before the steps themselves.
+  void feed(Index begin, Index end) {
+    if (drop_.p > 0) drop(x_.data(), source_, begin, end);
+  }
 
-  /// dy: columns of rows `ld` wide. dx goes to `to` where the caller's rows are the kernels', else it stays here.
-  bool backward(const sequence::Recurrence<T>& r, sequence::BackwardCall<T>& call, const T* dy, Index ld, T* dx,
-                int threads) {
+  bool forward(const sequence::Recurrence<T>& r, bool training, Index segment, int threads) {
+    feed(0, call_.time.steps);
+    return r.forward(call_, training ? &tape : nullptr, segment, threads, &interrupted);
+  }
+  std::unique_ptr<sequence::Run> start(const sequence::Recurrence<T>& r, bool training) {
+    return r.start(call_, training ? &tape : nullptr, &interrupted);
+  }
+
+  void close(Lines<T> y) {
+    if (copies_y_) copy_out(y, y_.data(), width_[0], width_[0]);
+    if (!rows_) return;
+    for (int i = 0; i < states(); ++i) rows_->scatter_states(final_[i], final_rows_[i].data(), width_[std::size_t(i)]);
+  }
+
+  py::object last() const { return as_state(last_, states()); }
+  /// Whether nobody but this pass has what it reads.
+  bool has_copied_x() const { return x_.size() > 0; }
+
+  /// The arrays of a backward call, whose states and gradients of weights `call` names. `apart`: dx is to be added to
+  /// what another one writes.
+  void open_back(const BackwardCall<T>& call, Lines<const T> dy, Lines<T> dx, bool apart, std::atomic<bool>* stop) {
     const sequence::Timeline& time = call_.time;
-    Buffer<T> dy_rows, dfinal[sequence::kMaxStates], dinitial[sequence::kMaxStates];
-    call.dy = dy, call.dx = dx;
-    if (!direct_) {
-      dy_rows = Buffer<T>(checked_mul(time.total(), width_[0]));
-      copy_in(dy_rows.data(), dy, ld, width_[0]);
+    back_ = call, back_.stop = stop, back_.dy = dy.data, back_.dx = dx.data;
+    if (differs(dy) || dy.ld != width_[0]) {
+      dy_ = Buffer<T>(checked_mul(time.total(), width_[0]));
+      copy_in(dy_.data(), dy, width_[0]);
+      back_.dy = dy_.data();
+    }
+    copies_dx_ = differs(dx) || apart;
+    if (copies_dx_) {
       dx_ = Buffer<T>(checked_mul(time.total(), input_));
-      call.dy = dy_rows.data(), call.dx = dx_.data();
+      back_.dx = dx_.data();
     }
-    T* to[sequence::kMaxStates];
-    for (int i = 0; rows_ && i < states_; ++i) {
+    for (int i = 0; rows_ && i < states(); ++i) {
       const Index n = width_[std::size_t(i)];
-      dfinal[i] = Buffer<T>(time.batch * n), dinitial[i] = Buffer<T>(time.batch * n);
-      rows_->gather_states(dfinal[i].data(), call.dfinal[i], n);
-      call.dfinal[i] = dfinal[i].data(), to[i] = call.dinitial[i], call.dinitial[i] = dinitial[i].data();
+      dfinal_rows_[i] = Buffer<T>(time.batch * n), dinitial_rows_[i] = Buffer<T>(time.batch * n);
+      rows_->gather_states(dfinal_rows_[i].data(), back_.dfinal[i], n);
+      dinitial_[i] = std::exchange(back_.dinitial[i], dinitial_rows_[i].data());
+      back_.dfinal[i] = dfinal_rows_[i].data();
     }
-    const bool complete = r.backward(tape, call, threads, &interrupted);
-    for (int i = 0; rows_ && i < states_; ++i) rows_->scatter_states(to[i], dinitial[i].data(), width_[std::size_t(i)]);
+  }
+
+  bool backward(const sequence::Recurrence<T>& r, int threads) {
+    const bool complete = r.backward(tape, back_, threads, &interrupted);
+    feed_back(0, call_.time.steps);
     return complete;
   }
-
-  /// dx into `to` [outer rows,I], or onto what is there.
-  void take_dx(T* to, bool add) {
-    if (direct_) return;
-    if (!add) {
-      copy_out(to, input_, dx_.data(), input_);
-    } else if (rows_) {
-      rows_->each([&](Index step, Index row, Index n) {
-        T* place = to + rows_->source(step, row) * input_;
-        for (Index i = 0; i < input_; ++i) place[i] += dx_[n * input_ + i];
-      });
-    } else {
-      for (Index i = 0; i < dx_.size(); ++i) to[i] += dx_[i];
-    }
-    dx_ = {};
+  std::unique_ptr<sequence::Run> start_back(const sequence::Recurrence<T>& r) {
+    return r.start(tape, back_, &interrupted);
   }
 
-  bool direct() const { return direct_; }
-  Index outer_steps() const { return rows_ ? rows_->outer_steps() : call_.time.steps; }
-  Index outer_rows() const { return rows_ ? rows_->outer_rows() : call_.time.total(); }
+  /// dx of some steps made that of what was given; after the steps themselves.
+  void feed_back(Index begin, Index end) {
+    if (drop_.p > 0) drop(back_.dx, back_.dx, begin, end);
+  }
+
+  void close_back(Lines<T> dx, bool add) {
+    for (int i = 0; rows_ && i < states(); ++i)
+      rows_->scatter_states(dinitial_[i], dinitial_rows_[i].data(), width_[std::size_t(i)]);
+    if (!copies_dx_) return;
+    if (!add) return copy_out(dx, dx_.data(), input_, input_);
+    const auto onto = [&](Index n, Index place) {
+      for (Index i = 0; i < input_; ++i) dx.data[place * dx.ld + i] += dx_[n * input_ + i];
+    };
+    if (rows_) return rows_->each([&](Index step, Index row, Index n) { onto(n, rows_->source(step, row)); });
+    for (Index n = 0; n < time().total(); ++n) onto(n, n);
+  }
+
+  int states() const { return count(width_); }
+  const Outer& outer() const { return outer_; }
   const sequence::Timeline& time() const { return call_.time; }
-  bool flat() const { return rows_ && rows_->is_packed(); }
-  int states() const { return states_; }
   Index bytes() const { return tape.bytes() + (x_.size() + y_.size() + keep_.size()) * Index(sizeof(T)); }
-  /// Memory back to the arena, once backward has been.
+  /// Memory back to the arena, once nobody needs it.
   void release() {
-    tape.release(), arrays.clear();
-    for (Buffer<T>* b : {&x_, &y_, &keep_}) *b = {};
-    for (int i = 0; i < sequence::kMaxStates; ++i) initial_rows_[i] = {}, final_rows_[i] = {};
+    tape.release();
+    for (Buffer<T>* b : {&x_, &y_, &keep_, &dy_, &dx_}) *b = {};
+    for (int i = 0; i < sequence::kMaxStates; ++i)
+      initial_rows_[i] = {}, final_rows_[i] = {}, dfinal_rows_[i] = {}, dinitial_rows_[i] = {};
   }
+  /// The caller's states, which the tape points into; with the GIL.
+  void forget() { given_ = {}; }
 
-  /// Values that the tape keeps of each row [rows,.], `ld` apart, as users see rows: [T,B,H], or [sum,H].
-  py::array kept(const T* from, Index ld) const {
-    py::array_t<T> out = flat() ? empty<T>({outer_rows(), hidden_}) : empty<T>({outer_steps(), time().batch, hidden_});
-    T* to = out.mutable_data();
-    if (rows_ && !flat()) std::fill_n(to, out.size(), T(0));
-    if (rows_)
-      rows_->each(
-          [&](Index s, Index r, Index n) { std::copy_n(from + n * ld, hidden_, to + rows_->source(s, r) * hidden_); });
-    else
-      for (Index n = 0; n < time().total(); ++n) std::copy_n(from + n * ld, hidden_, to + n * hidden_);
+  /// Values that the tape keeps of each row, as users see rows: [T,B,H], or [sum,H].
+  py::array kept(sequence::Kept<T> from) const {
+    py::array_t<T> out = outer_.make<T>(hidden_);
+    copy_out({out.mutable_data(), hidden_, false}, from.values, from.ld, hidden_);
     return std::move(out);
   }
 
  private:
   void prepare_between(const Setup& setup, bool training) {
-    for (int i = 0; i < states_; ++i) between_.zoneout[i] = setup.zoneout[std::size_t(i)];
-    between_.dropout = training ? setup.dropout : 0;
-    between_.clip = T(setup.clip), between_.clip_gradient = T(setup.clip_gradient);
-    between_.training = training;
-    between_.random = Philox(setup.seed);
+    between_ = setup.between<T>(training);
     between_.ids = rows_ ? rows_->order() : nullptr;
     if (!setup.resets.is_none()) {
       const py::array resets = as_array(setup.resets, "Recurrence.forward: resets");
-      const bool* flags = rows_ && rows_->is_packed()
-                              ? read<bool>(resets, {rows_->outer_rows()}, "Recurrence.forward: resets")
-                              : read<bool>(resets, {outer_steps(), time().batch}, "Recurrence.forward: resets");
-      read_resets(flags);
+      read_resets(outer_.packed ? read<bool>(resets, {outer_.rows}, "Recurrence.forward: resets")
+                                : read<bool>(resets, {outer_.steps, outer_.batch}, "Recurrence.forward: resets"));
     }
-    for (int i = 0; i < states_ && !setup.anew.is_none(); ++i) {
-      const py::array part = state_part(setup.anew, i, states_, "Recurrence.forward: anew");
+    for (int i = 0; i < states() && !setup.anew.is_none(); ++i) {
+      const py::array part = state_part(setup.anew, i, states(), "Recurrence.forward: anew");
       const Index n = width_[std::size_t(i)];
       anew_[i] = Buffer<T>(n);  // a copy: parameters may change before backward
       std::copy_n(read<T>(part, {n}, "Recurrence.forward: anew"), n, anew_[i].data());
@@ -188,28 +227,48 @@ class Pass {
     between_.keep = keep_.data();
   }
 
-  void copy_out(T* to, Index ld, const T* from, Index width) const {
-    if (rows_) return rows_->scatter(to, ld, from, width);
-    for (Index n = 0; n < time().total(); ++n) std::copy_n(from + n * width, width, to + n * ld);
-  }
-  void copy_in(T* to, const T* from, Index ld, Index width) const {
-    if (rows_) return rows_->gather(to, from, ld, width);
-    for (Index n = 0; n < time().total(); ++n) std::copy_n(from + n * ld, width, to + n * width);
+  /// Whether rows lie in another order than the kernels'.
+  template <class U>
+  bool differs(const Lines<U>& lines) const {
+    return rows_ && !lines.ordered;
   }
 
-  sequence::ForwardCall<T> call_{};
+  /// y = x m / (1 - p) of some steps; masks belong to the caller's rows and times.
+  void drop(T* y, const T* x, Index begin, Index end) const {
+    for (Index t = begin; t < end; ++t) {
+      for (Index row = 0; row < time().rows(t); ++row) {
+        const Index at = (time().begin(t) + row) * input_;
+        drop_(y + at, x + at, input_, rows_ ? rows_->order()[row] : row, rows_ ? rows_->time(t, row) : t);
+      }
+    }
+  }
+
+  /// Packed rows of `width` values, `ld` apart, to where the caller sees them.
+  void copy_out(Lines<T> to, const T* from, Index ld, Index width) const {
+    if (differs(to)) return rows_->scatter(to.data, to.ld, from, ld, width);
+    for (Index n = 0; n < time().total(); ++n) std::copy_n(from + n * ld, width, to.data + n * to.ld);
+  }
+  void copy_in(T* to, Lines<const T> from, Index width) const {
+    if (differs(from)) return rows_->gather(to, from.data, from.ld, width);
+    for (Index n = 0; n < time().total(); ++n) std::copy_n(from.data + n * from.ld, width, to + n * width);
+  }
+
+  ForwardCall<T> call_{};
+  BackwardCall<T> back_{};
   sequence::Between<T> between_;
+  sequence::InputDropout drop_;
   std::shared_ptr<const sequence::Rows> rows_;
+  Outer outer_{};
   Index input_ = 0, hidden_ = 0;
   Widths width_{};
-  int states_ = 0;
-  bool direct_ = false;  // the kernels work on the caller's arrays of y, dy and dx
-  const T* x_outer_ = nullptr;
+  bool copies_y_ = false, copies_dx_ = false;  // y, dx are made here and go to the caller's rows at the end
+  const T* source_ = nullptr;                  // x before dropout
   const T* initial_[sequence::kMaxStates];
-  T* final_[sequence::kMaxStates];
+  T *final_[sequence::kMaxStates], *dinitial_[sequence::kMaxStates];
   States given_, last_;
-  Buffer<T> x_, y_, keep_, dx_, anew_[sequence::kMaxStates];
+  Buffer<T> x_, y_, keep_, dy_, dx_, anew_[sequence::kMaxStates];
   Buffer<T> initial_rows_[sequence::kMaxStates], final_rows_[sequence::kMaxStates];
+  Buffer<T> dfinal_rows_[sequence::kMaxStates], dinitial_rows_[sequence::kMaxStates];
 };
 
 }  // namespace bptt::bindings

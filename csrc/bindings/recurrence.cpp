@@ -4,8 +4,8 @@
 
 #include <pybind11/stl.h>
 
-#include "bindings/directions.h"
 #include "bindings/register.h"
+#include "bindings/stack.h"
 
 namespace bptt::bindings {
 
@@ -13,20 +13,30 @@ void register_recurrence(py::module_& m) {
   register_setup(m);
   m.def(
       "forward",
-      [](const std::vector<PyRecurrence*>& directions, const py::array& x, const std::vector<py::object>& states,
-         bool training,
-         const std::vector<Setup*>& setups) { return Directions(directions).forward(x, states, training, setups); },
-      py::arg("directions"), py::arg("x"), py::arg("states"), py::arg("training"), py::arg("setups"));
+      [](std::vector<PyRecurrence*> kernels, Index directions, const py::array& x,
+         const std::vector<py::object>& states, bool training, const std::vector<Setup*>& setups) {
+        return Stack(std::move(kernels), directions).forward(x, states, training, setups);
+      },
+      py::arg("kernels"), py::arg("directions"), py::arg("x"), py::arg("states"), py::arg("training"),
+      py::arg("setups"));
   m.def(
       "backward",
-      [](const std::vector<PyRecurrence*>& directions, const std::vector<PyTape*>& tapes, const py::array& dy,
-         const std::vector<py::object>& dstates, std::vector<py::array> grads,
-         std::vector<py::object> danew) { return Directions(directions).backward(tapes, dy, dstates, grads, danew); },
-      py::arg("directions"), py::arg("tapes"), py::arg("dy"), py::arg("dstates"), py::arg("grads"),
+      [](std::vector<PyRecurrence*> kernels, Index directions, PyTape& tape, const py::array& dy,
+         const std::vector<py::object>& dstates, std::vector<py::array> grads, const std::vector<py::object>& danew) {
+        return Stack(std::move(kernels), directions).backward(tape, dy, dstates, grads, danew);
+      },
+      py::arg("kernels"), py::arg("directions"), py::arg("tape"), py::arg("dy"), py::arg("dstates"), py::arg("grads"),
       py::arg("danew") = std::vector<py::object>());
+  m.def(
+      "beside",
+      [](std::vector<PyRecurrence*> kernels, Index directions, Index steps, Index batch, const Setup& setup) {
+        const sequence::Timeline time = setup.rows ? setup.rows->timeline() : sequence::Timeline{steps, batch};
+        return Stack(std::move(kernels), directions).beside(time, setup.segment > 0);
+      },
+      py::arg("kernels"), py::arg("directions"), py::arg("steps"), py::arg("batch"), py::arg("setup"));
   py::class_<PyTape>(m, "Tape", py::is_final(), py::module_local())
       .def_property_readonly("nbytes", &PyTape::bytes)
-      .def("kept", &PyTape::kept, py::arg("index"));
+      .def("kept", &PyTape::kept, py::arg("indices"), py::arg("kernel") = 0);
   py::class_<PyStream>(m, "Stream", py::is_final(), py::module_local())
       .def("__call__", &PyStream::call, py::arg("x"))
       .def_property("state", &PyStream::get_state, &PyStream::set_state)
@@ -38,7 +48,7 @@ void register_recurrence(py::module_& m) {
       .def("memory", &PyRecurrence::memory, py::arg("steps"), py::arg("batch"), py::arg("setup"), py::arg("training"))
       .def("pack", &PyRecurrence::pack, py::arg("params"), py::arg("training"))
       .def("forward", &PyRecurrence::forward, py::arg("x"), py::arg("state").none(true), py::arg("training"))
-      .def("stream", &PyRecurrence::stream, py::arg("batch"), py::arg("setup").none(true) = nullptr)
+      .def("stream", &PyRecurrence::stream, py::arg("batch"), py::arg("setup") = Setup())
       .def("backward", &PyRecurrence::backward, py::arg("tape"), py::arg("dy"), py::arg("dstate").none(true),
            py::arg("grads"));
 }

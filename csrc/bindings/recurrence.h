@@ -15,41 +15,55 @@
 
 namespace bptt::bindings {
 
-using sequence::BackwardCall;
-using sequence::ForwardCall;
+/// The passes of one call, layer by layer, a pass for each direction.
+template <class T>
+struct Passes {
+  std::vector<std::unique_ptr<Pass<T>>> all;
+  std::vector<Buffer<T>> outputs;  // y of each layer but the last, which the next one reads
+  std::vector<py::array> arrays;   // of the caller, which tapes point into
+
+  Index bytes() const {
+    Index n = 0;
+    for (const auto& pass : all) n += pass->bytes();
+    for (const Buffer<T>& y : outputs) n += y.size() * Index(sizeof(T));
+    return n;
+  }
+};
 
 struct PyTape {
-  std::variant<Pass<float>, Pass<double>> pass;
-  Index owner = 0;  // id of the Recurrence whose weights it holds
+  std::variant<Passes<float>, Passes<double>> passes;
   bool plain = true;
   std::atomic<bool> used{false};
 
   Index bytes() const {
-    return std::visit([](const auto& p) { return p.bytes(); }, pass);
+    return std::visit([](const auto& p) { return p.bytes(); }, passes);
   }
 
-  /// The i-th value that the cell keeps of each row and unit, in time: [T,B,H].
-  py::array kept(int i) const {
-    return std::visit([&](const auto& p) { return kept_as(p, i); }, pass);
+  /// Values that the cell of one pass keeps of each row and unit, in time, by number: [T,B,H] each.
+  py::list kept(const std::vector<int>& indices, std::size_t pass) const {
+    if (used) throw std::runtime_error("Tape: backward has used what the tape kept, expected a question before it");
+    return std::visit([&](const auto& p) { return kept_of(*p.all.at(pass), indices); }, passes);
   }
 
  private:
   template <class T>
-  py::array kept_as(const Pass<T>& p, int i) const {
-    if (used) throw std::runtime_error("Tape: backward has used what the tape kept, expected a question before it");
+  static py::list kept_of(const Pass<T>& p, const std::vector<int>& indices) {
     if (p.tape.segmented())
       throw std::runtime_error("Tape: a tape with checkpoints keeps no step's values, expected checkpoint=None");
-    if (i < -1 || i >= p.tape.gates_width / std::max<Index>(1, p.tape.Hp) || (i < 0 && p.tape.states.size() == 0))
-      throw py::value_error("Tape.kept: there is no value " + std::to_string(i));
-    const sequence::Kept<T> kept = p.tape.kept(i);
-    return p.kept(kept.values, kept.ld);
+    const Index most = p.tape.gates_width / std::max<Index>(1, p.tape.Hp);
+    py::list values;
+    for (const int i : indices) {
+      if (i < -1 || i >= most || (i < 0 && p.tape.states.size() == 0))
+        throw py::value_error("Tape.kept: there is no value " + std::to_string(i));
+      values.append(p.kept(p.tape.kept(i)));
+    }
+    return values;
   }
 };
 
 /// Where a layer's flat buffer has what.
 template <class T>
-struct Parts {
-  T *weight_ih, *weight_hh, *bias, *vectors, *projection;  // the last three null where there is none
+struct Parts : sequence::Flat<T> {
   Index size;
 };
 
@@ -102,7 +116,7 @@ class PyRecurrence {
     return visit([&](auto& r) { return memory_as(r, steps, batch, setup, training); });
   }
 
-  PyStream stream(Index batch, const Setup* setup) const {
+  PyStream stream(Index batch, const Setup& setup) const {
     if (!packed_) throw py::value_error("Recurrence.stream: there are no weights, expected a call of pack first");
     if (batch < 1) {
       throw py::value_error("Recurrence.stream: batch is " + std::to_string(batch) + ", expected at least 1");
@@ -122,7 +136,7 @@ class PyRecurrence {
   }
 
  private:
-  friend class Directions;
+  friend class Stack;
 
   static Index size(Index n, const char* name) {
     if (n < 1) {
@@ -165,28 +179,32 @@ class PyRecurrence {
 
   template <class T>
   void pack_as(sequence::Recurrence<T>& r, const py::array& params, bool training) {
-    const auto p = parts(r, read<T>(params, {flat_size(r)}, "Recurrence.pack: params"));
+    const Parts<const T> p = parts(r, read<T>(params, {flat_size(r)}, "Recurrence.pack: params"));
     py::gil_scoped_release release;
-    r.pack({p.weight_ih, p.weight_hh, p.bias, p.vectors, p.projection}, training);
+    r.pack(p, training);
   }
 
   template <class T>
   py::tuple forward_as(sequence::Recurrence<T>& r, const py::array& x, const py::object& state, bool training) const {
-    const Index T_ = axis(x, 3, 0, "Recurrence.forward: x"), B = axis(x, 3, 1, "Recurrence.forward: x");
-    ForwardCall<T> call{{T_, B}, read<T>(x, {T_, B, input_}, "Recurrence.forward: x"), {}, nullptr, {}};
-    const States initial = read_states<T>(state, r, B, call.initial, "Recurrence.forward: state");
-    py::array_t<T> y = empty<T>({T_, B, r.width(0)});
+    const Outer outer = Outer::of(x, nullptr, "Recurrence.forward: x");
+    const Index T_ = outer.steps, B = outer.batch;
+    ForwardCall<T> call{{T_, B}, outer.read<T>(x, input_, "Recurrence.forward: x"), {}, nullptr, {}};
+    States initial = read_states<T>(state, r, B, call.initial, "Recurrence.forward: state");
+    py::array_t<T> y = outer.make<T>(r.width(0));
     call.y = y.mutable_data();
     const States last = new_states<T>(r, B, call.final);
     std::unique_ptr<PyTape> tape;
+    Pass<T>* pass = nullptr;
     if (training) {
       tape = new_tape<T>();
-      std::get<Pass<T>>(tape->pass).adopt(call.time, hidden_, {x, y, initial[0]});
+      pass = &add_pass<T>(*tape);
+      pass->prepare(r, outer, std::move(initial));
+      std::get<Passes<T>>(tape->passes).arrays = {x, y};
     }
     bool complete;
     {
       py::gil_scoped_release release;
-      complete = r.forward(call, tape ? &std::get<Pass<T>>(tape->pass).tape : nullptr, 0, Pool::size(), &interrupted);
+      complete = r.forward(call, pass ? &pass->tape : nullptr, 0, Pool::size(), &interrupted);
     }
     if (!complete) throw py::error_already_set();
     if (training) make_read_only(y);  // the tape reads it again
@@ -196,8 +214,8 @@ class PyRecurrence {
   template <class T>
   py::tuple backward_as(sequence::Recurrence<T>& r, PyTape& py_tape, const py::array& dy, const py::object& dstate,
                         py::array& grads) const {
-    Pass<T>& pass = own<T>(py_tape, true);
-    const Index T_ = pass.tape.call.time.steps, B = pass.tape.call.time.batch;
+    Pass<T>& pass = own<T>(py_tape, true, 0);
+    const Index T_ = pass.time().steps, B = pass.time().batch;
     BackwardCall<T> call = gradients(r, grads);
     call.dy = read<T>(dy, {T_, B, r.width(0)}, "Recurrence.backward: dy");
     const States last = read_states<T>(dstate, r, B, call.dfinal, "Recurrence.backward: dstate");
@@ -211,6 +229,7 @@ class PyRecurrence {
       complete = r.backward(pass.tape, call, Pool::size(), &interrupted);
       pass.release();  // before the next layer needs as much
     }
+    forget<T>(py_tape);
     if (!complete) throw py::error_already_set();
     return py::make_tuple(dx, as_state(initial, r.states()));
   }
@@ -218,9 +237,7 @@ class PyRecurrence {
   template <class T>
   py::dict memory_as(const sequence::Recurrence<T>& r, Index steps, Index batch, const Setup& setup,
                      bool training) const {
-    sequence::Between<T> between;
-    between.clip = T(setup.clip), between.dropout = training ? setup.dropout : 0;
-    for (int i = 0; i < r.states(); ++i) between.zoneout[i] = setup.zoneout[std::size_t(i)];
+    const sequence::Between<T> between = setup.between<T>(training);
     const sequence::Timeline time = setup.rows ? setup.rows->timeline() : sequence::Timeline{steps, batch};
     const auto m = r.memory(time, setup.segment, setup.crosses(training) ? &between : nullptr, training);
     py::dict d;
@@ -229,31 +246,42 @@ class PyRecurrence {
   }
 
   template <class T>
-  PyStream stream_as(const sequence::Recurrence<T>& r, Index batch, const Setup* setup) const {
-    sequence::Between<T> between;
-    if (setup) {
-      between.clip = T(setup->clip);
-      for (int i = 0; i < r.states(); ++i) between.zoneout[i] = setup->zoneout[std::size_t(i)];
-    }
-    return PyStream(r.stream(batch, &between), batch, input_, {r.width(0), r.states() > 1 ? r.width(1) : 0});
+  PyStream stream_as(const sequence::Recurrence<T>& r, Index batch, const Setup& setup) const {
+    const sequence::Between<T> between = setup.between<T>(false);
+    return PyStream(r.stream(batch, &between), batch, input_, widths(r));
   }
 
   template <class T>
-  std::unique_ptr<PyTape> new_tape() const {
+  static std::unique_ptr<PyTape> new_tape() {
     auto tape = std::make_unique<PyTape>();
-    tape->owner = id_;
-    if (!std::holds_alternative<Pass<T>>(tape->pass)) tape->pass.template emplace<Pass<T>>();
+    if (!std::holds_alternative<Passes<T>>(tape->passes)) tape->passes.template emplace<Passes<T>>();
     return tape;
   }
 
-  /// The tape's pass, after a check that this layer made it, in this way.
   template <class T>
-  Pass<T>& own(PyTape& tape, bool plain) const {
-    auto* pass = std::get_if<Pass<T>>(&tape.pass);
-    if (!pass || tape.owner != id_ || tape.plain != plain) {
+  Pass<T>& add_pass(PyTape& tape) const {
+    auto& all = std::get<Passes<T>>(tape.passes).all;
+    all.push_back(std::make_unique<Pass<T>>());
+    all.back()->owner = id_;
+    return *all.back();
+  }
+
+  /// A pass of a tape, after a check that this layer made it, in this way.
+  template <class T>
+  Pass<T>& own(PyTape& tape, bool plain, std::size_t i) const {
+    auto* passes = std::get_if<Passes<T>>(&tape.passes);
+    if (!passes || tape.plain != plain || i >= passes->all.size() || passes->all[i]->owner != id_) {
       throw py::value_error("Recurrence.backward: tape is of another layer, expected one of this layer's forward");
     }
-    return *pass;
+    return *passes->all[i];
+  }
+
+  /// The caller's arrays, which nobody needs any more; with the GIL.
+  template <class T>
+  static void forget(PyTape& tape) {
+    auto& passes = std::get<Passes<T>>(tape.passes);
+    passes.arrays.clear();
+    for (const auto& pass : passes.all) pass->forget();
   }
 
   static void use(PyTape& tape) {
@@ -264,10 +292,8 @@ class PyRecurrence {
 
   template <class T>
   BackwardCall<T> gradients(const sequence::Recurrence<T>& r, py::array& grads) const {
-    const auto to = parts(r, write<T>(grads, {flat_size(r)}, "Recurrence.backward: grads"));
     BackwardCall<T> call{};
-    call.dweight_ih = to.weight_ih, call.dweight_hh = to.weight_hh, call.dbias = to.bias, call.dvectors = to.vectors;
-    call.dprojection = to.projection;
+    call.d = parts(r, write<T>(grads, {flat_size(r)}, "Recurrence.backward: grads"));
     return call;
   }
 

@@ -51,6 +51,8 @@ struct Setup {
   double dropout = 0;
   double clip = std::numeric_limits<double>::infinity(), clip_gradient = std::numeric_limits<double>::infinity();
   std::uint64_t seed = 0;
+  double input_dropout = 0;  // of x
+  std::uint64_t input_seed = 0;
   Index segment = 0;
 
   /// Whether states do more between steps than being handed on.
@@ -58,6 +60,18 @@ struct Setup {
     const double most = std::numeric_limits<double>::infinity();
     return (rows && rows->timeline().offset) || !resets.is_none() || zoneout[0] > 0 || zoneout[1] > 0 ||
            (training && dropout > 0) || clip < most || (training && clip_gradient < most);
+  }
+
+  /// The kernels' form of it, less what points into arrays of a call.
+  template <class T>
+  sequence::Between<T> between(bool training) const {
+    sequence::Between<T> b;
+    std::copy_n(zoneout.data(), zoneout.size(), b.zoneout);
+    b.dropout = training ? dropout : 0;
+    b.clip = T(clip), b.clip_gradient = T(clip_gradient);
+    b.training = training;
+    b.random = Philox(seed);
+    return b;
   }
 };
 
@@ -69,20 +83,21 @@ inline void register_setup(py::module_& m) {
       .def_property_readonly("total", [](const sequence::Rows& rows) { return rows.timeline().total(); });
   py::class_<Setup>(m, "Setup", py::is_final(), py::module_local())
       .def(py::init([](PyRows rows, py::object resets, py::object anew, std::array<double, 2> zoneout, double dropout,
-                       double clip, double clip_gradient, std::uint64_t seed, Index segment) {
-             for (const double p : {zoneout[0], zoneout[1], dropout}) {
+                       double clip, double clip_gradient, std::uint64_t seed, double input_dropout,
+                       std::uint64_t input_seed, Index segment) {
+             for (const double p : {zoneout[0], zoneout[1], dropout, input_dropout}) {
                if (!(p >= 0 && p < 1)) throw py::value_error("Setup: a probability is outside [0, 1)");
              }
              if (!(clip >= 0 && clip_gradient >= 0)) throw py::value_error("Setup: a bound is below 0");
              return Setup{
                  std::move(rows), std::move(resets), std::move(anew), zoneout, dropout, clip, clip_gradient, seed,
-                 segment};
+                 input_dropout,   input_seed,        segment};
            }),
            py::kw_only(), py::arg("rows").none(true) = PyRows(), py::arg("resets") = py::none(),
            py::arg("anew") = py::none(), py::arg("zoneout") = std::array<double, 2>{}, py::arg("dropout") = 0.0,
            py::arg("clip") = std::numeric_limits<double>::infinity(),
            py::arg("clip_gradient") = std::numeric_limits<double>::infinity(), py::arg("seed") = 0,
-           py::arg("segment") = 0);
+           py::arg("input_dropout") = 0.0, py::arg("input_seed") = 0, py::arg("segment") = 0);
 }
 
 }  // namespace bptt::bindings

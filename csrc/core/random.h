@@ -57,7 +57,7 @@ struct Lanes {
 }  // namespace detail
 
 /// Numbers apart the random decisions of one seed: the last word of a counter.
-enum Draw : std::uint32_t { kZoneout, kRecurrentDropout, kElements };
+enum Draw : std::uint32_t { kZoneout, kRecurrentDropout, kInputDropout };
 
 struct Philox {
   std::uint32_t key[2] = {0, 0};

@@ -161,6 +161,15 @@ BPTT_INLINE void Vec<T>::store(T* p, Index n) const {
 #endif
 }
 
+/// The first n lanes; the others become zero.
+template <class T>
+BPTT_INLINE Vec<T> first_lanes(Vec<T> x, Index n) {
+  if (n >= Vec<T>::kSize) return x;
+  alignas(64) T values[Vec<T>::kSize];
+  x.store(values);
+  return Vec<T>::load(values, n);
+}
+
 template <class T>
 BPTT_INLINE T Vec<T>::sum() const {
 #if defined(__AVX512F__)  // Eigen's own predux makes GCC 12 warn of an intrinsic

@@ -16,57 +16,63 @@
 namespace bptt::sequence {
 
 template <class Cell, class T>
-class Backward {
+class Backward final : public Run {
   static constexpr int S = Cell::S, P = Cell::P;
   static constexpr bool kStaged = Traits<Cell>::kStaged;
+  using Packed = Weights<Cell, T>;
 
  public:
-  Backward(const Weights<Cell, T>& w, Tape<T>& tape, const BackwardCall<T>& call, const Plan& plan)
-      : w_(w),
+  Backward(Tape<T>& tape, const BackwardCall<T>& call, const Plan& plan, Poll::Interrupted interrupted)
+      : w_(*static_cast<const Packed*>(tape.weights.get())),
         tape_(tape),
         call_(call),
         time_(tape.call.time),
         between_(tape.call.between),
         plan_(plan),
-        dstates_(checked_mul(S * time_.batch, w.Hp)),
-        dvectors_(checked_mul(time_.batch * P, w.Hp)),
-        dweights_(w, call, plan.threads) {
+        interrupted_(interrupted),
+        poll_(interrupted, plan.step_time_s, call.stop),
+        reached_(time_.steps),
+        summed_(time_.steps),
+        dstates_(checked_mul(S * time_.batch, w_.Hp)),
+        dvectors_(checked_mul(time_.batch * P, w_.Hp)),
+        dweights_(w_, call_, plan.threads) {
     for (int i = 0; i < S; ++i)
-      copy_rows(dstates_.data() + i * time_.batch * w.Hp, w.Hp, call.dfinal[i], width(i), time_.batch, width(i));
+      copy_rows(dstates_.data() + i * time_.batch * w_.Hp, w_.Hp, call.dfinal[i], width(i), time_.batch, width(i));
     if (kStaged) {
-      dlines_ = Buffer<T>(checked_mul(time_.batch, kRow * w.Hp));
-      ds_ = Buffer<T>(checked_mul((S + 1) * time_.batch, w.Hp));
+      dlines_ = Buffer<T>(checked_mul(time_.batch, kRow * w_.Hp));
+      ds_ = Buffer<T>(checked_mul((S + 1) * time_.batch, w_.Hp));
       dlines_.clear(), ds_.clear();  // lanes beyond H are never written, but read
     }
     dvectors_.clear();
     if (!between_) {
-      first_ = Buffer<T>(chunk_steps(time_) * time_.batch * w.H);
-      const Index before = std::min(first_.size(), time_.batch * w.H);
+      first_ = Buffer<T>(chunk_steps(time_) * time_.batch * w_.H);
+      const Index before = std::min(first_.size(), time_.batch * w_.H);
       std::copy_n(tape.call.initial[0], before, first_.data());
       std::copy_n(tape.call.y, first_.size() - before, first_.data() + before);
       return;
     }
-    if (between_->dropout > 0 && between_->training) dropout_ = dropout_mask(*between_, time_.batch, w.Hp);
-    if (call.danew[0]) danew_ = Buffer<T>(checked_mul(S * time_.batch, w.Hp));
+    if (call.danew[0]) danew_ = Buffer<T>(checked_mul(S * time_.batch, w_.Hp));
     danew_.clear();
   }
 
   /// False when it was called off; the gradients are then incomplete.
-  bool run(Poll::Interrupted interrupted) {
+  bool run() {
     if (time_.batch == 0 || time_.steps == 0) {
       dweights_.set_zero();
       finish();
       return true;
     }
-    Poll poll(interrupted, plan_.step_time_s, call_.stop);
     std::unique_ptr<Forward<Cell, T>> again;
-    if (tape_.segmented()) again = std::make_unique<Forward<Cell, T>>(w_, tape_.call, &tape_, plan_);
+    if (tape_.segmented()) {
+      again = std::make_unique<Forward<Cell, T>>(std::static_pointer_cast<const Packed>(tape_.weights), tape_.call,
+                                                 &tape_, plan_, interrupted_);
+    }
     for (Index i = Index(tape_.cuts.size()) - 2; i >= 0; --i) {
       const Index begin = tape_.cuts[std::size_t(i)], end = tape_.cuts[std::size_t(i + 1)];
-      if (again && !again->replay(i, poll)) return false;
+      if (again && !again->replay(i)) return false;
       bool complete = true;
       Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
-        const bool finished = loop(begin, end, thread, barrier, poll);
+        const bool finished = segment(begin, end, thread, barrier);
         if (thread == 0) complete = finished;
       });
       if (!complete) return false;
@@ -76,8 +82,63 @@ class Backward {
     return true;
   }
 
+  bool advance(Index begin, Index end) override {
+    Barrier alone(1);
+    Part part(plan_, time_, w_.blocks, 0, 1);
+    if (!steps(begin, end, time_.steps, part, 0, alone)) return false;
+    input_gradient(begin, end, 0, 1);
+    reached_ = begin;
+    return true;
+  }
+  void settle(bool last) override {
+    if (reached_ == chunk_begin(time_, summed_)) {
+      weight_gradient(reached_, summed_, 0, 1);
+      summed_ = reached_;
+    }
+    if (last) finish();
+  }
+
  private:
   static constexpr Index kRow = kRowValues<Cell>;
+
+  void finish() {
+    constexpr int W = Vec<T>::kSize;
+    const Index B = time_.batch, active = time_.rows(0);
+    Buffer<T> products(checked_mul(B, w_.Hp));
+    products.clear();
+    const RowBlocks blocks(active);
+    if (active > 0) {
+      product(products.data(), w_.Hp, gates(0), kRow * w_.Hp, through(), w_.h_back, static_cast<const T*>(nullptr),
+              blocks, 0, blocks.count);
+    }
+    CrossingBack<T> crossing = between();
+    crossing.rows1 = active;
+    if (between_) crossing.keep1 = between_->keep;
+    for (Index row = 0; row < B; ++row) {
+      for (Index unit = 0; unit < w_.R; unit += W) {
+        const Vec<T> share = Vec<T>::load(products.data() + row * w_.Hp + unit);
+        Vec<T> d = Vec<T>::load(dstates_.data() + row * w_.Hp + unit);
+        if (!crossing.dropout) d = share + d;
+        d = crossing.template enter_state<0>(row, unit, share, d);
+        d.store(call_.dinitial[0] + row * w_.R + unit, std::min<Index>(W, w_.R - unit));
+      }
+      for (Index unit = 0; S > 1 && unit < w_.H; unit += W) {
+        Vec<T> d = Vec<T>::load(dstates_.data() + (B + row) * w_.Hp + unit);
+        d = crossing.template enter_state<1>(row, unit, d, d);
+        d.store(call_.dinitial[1] + row * w_.H + unit, std::min<Index>(W, w_.H - unit));
+      }
+    }
+    dweights_.write();
+    for (int i = 0; i < S && call_.danew[i]; ++i) {
+      std::fill_n(call_.danew[i], width(i), T(0));
+      if (danew_.size() > 0) sum_rows(call_.danew[i], danew_.data() + i * B * w_.Hp, w_.Hp, width(i));
+    }
+    constexpr int kBias = Traits<Cell>::kBiasIsVectors ? Cell::G : 0;  // vectors that are the bias
+    for (int i = 0; i < P; ++i) {
+      T* to = i < P - kBias ? call_.d.vectors : call_.d.bias;
+      if (to) sum_rows(to + (i < P - kBias ? i : i - P + kBias) * w_.H, dvectors_.data() + i * w_.Hp, P * w_.Hp, w_.H);
+    }
+  }
 
   Index width(int state) const { return state == 0 ? w_.R : w_.H; }
   /// The gradients that go back through the product with h.
@@ -106,28 +167,35 @@ class Backward {
     std::copy_n(gates(t), size, next_.data());
   }
 
-  /// `poll` is asked by thread 0.
-  bool loop(Index first, Index last, int thread, Barrier& barrier, Poll& poll) {
+  /// The steps [first, last) chunk by chunk.
+  bool segment(Index first, Index last, int thread, Barrier& barrier) {
     Part part(plan_, time_, w_.blocks, thread, barrier.size());
-    CrossingBack<T> crossing;
     for (Index end = last; end > first;) {
       const Index begin = chunk_begin(time_, end);
-      for (Index t = end - 1; t >= begin; --t) {
-        if (between_) crossing = cross(t);
-        if (between_ && time_.rows(t + 1) < time_.rows(t)) {  // the rows that end here have no product to come
-          Part ending = part;
-          ending.first = std::max(part.first, time_.rows(t + 1));
-          ending.activate(time_.rows(t));
-          one(t, nullptr, ending, &crossing);
-        }
-        part.activate(between_ ? time_.rows(t + 1) : time_.batch);
-        one(t, dgates(t + 1, last), part, between_ ? &crossing : nullptr);
-        if (thread == 0 && poll()) barrier.cancel();
-        if (plan_.split == Split::kHidden ? !barrier.wait() : barrier.cancelled()) return false;
-      }
+      if (!steps(begin, end, last, part, thread, barrier)) return false;
       if (plan_.split == Split::kBatch && !barrier.wait()) return false;
-      products(begin, end, thread, barrier.size());
+      input_gradient(begin, end, thread, barrier.size());
+      weight_gradient(begin, end, thread, barrier.size());
       end = begin;
+    }
+    return true;
+  }
+
+  /// The part that is serial in time, of a segment that ends before `last`.
+  bool steps(Index begin, Index end, Index last, Part& part, int thread, Barrier& barrier) {
+    CrossingBack<T> crossing;
+    for (Index t = end - 1; t >= begin; --t) {
+      if (between_) crossing = cross(t);
+      if (between_ && time_.rows(t + 1) < time_.rows(t)) {  // the rows that end here have no product to come
+        Part ending = part;
+        ending.first = std::max(part.first, time_.rows(t + 1));
+        ending.activate(time_.rows(t));
+        one(t, nullptr, ending, &crossing);
+      }
+      part.activate(between_ ? time_.rows(t + 1) : time_.batch);
+      one(t, dgates(t + 1, last), part, between_ ? &crossing : nullptr);
+      if (thread == 0 && poll_()) barrier.cancel();
+      if (plan_.split == Split::kHidden ? !barrier.wait() : barrier.cancelled()) return false;
     }
     return true;
   }
@@ -197,14 +265,13 @@ class Backward {
     CrossingBack<T> c;
     c.between = between_, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp, c.batch = time_.batch;
     c.danew = danew_.size() > 0 ? danew_.data() : nullptr;
-    c.dropout = dropout_.size() > 0 ? dropout_.data() : nullptr;
+    c.dropout = tape_.dropout.data();
     return c;
   }
 
-  /// dx of the chunk, and its share of the weight gradients.
-  void products(Index begin, Index end, int thread, int threads) {
-    const Index rows = time_.begin(end) - time_.begin(begin);
-    const RowBlocks blocks(rows);
+  /// dx of some steps.
+  void input_gradient(Index begin, Index end, int thread, int threads) {
+    const RowBlocks blocks(time_.begin(end) - time_.begin(begin));
     const Share share(blocks.count, thread, threads);
     T* dx = call_.dx + time_.begin(begin) * w_.I;
     Segments k = gate_segments<InputMap<Cell>>(w_);
@@ -215,48 +282,14 @@ class Backward {
       k.length = w_.Hp;
       narrow_product(dx, w_.I, gates(begin), kRow * w_.Hp, k, w_.x_narrow.data(), blocks, share.begin, share.end);
     }
+  }
+
+  /// The share of a chunk in the gradients of the weights.
+  void weight_gradient(Index begin, Index end, int thread, int threads) {
+    const Index rows = time_.begin(end) - time_.begin(begin);
     const T* before = begin == 0 && !between_ ? first_.data() : h(begin);
     dweights_.add(gates(begin), tape_.call.x + time_.begin(begin) * w_.I, before, rows, end == time_.steps, thread,
                   threads);
-  }
-
-  void finish() {
-    constexpr int W = Vec<T>::kSize;
-    const Index B = time_.batch, active = time_.rows(0);
-    Buffer<T> products(checked_mul(B, w_.Hp));
-    products.clear();
-    const RowBlocks blocks(active);
-    if (active > 0) {
-      product(products.data(), w_.Hp, gates(0), kRow * w_.Hp, through(), w_.h_back, static_cast<const T*>(nullptr),
-              blocks, 0, blocks.count);
-    }
-    CrossingBack<T> crossing = between();
-    crossing.rows1 = active;
-    if (between_) crossing.keep1 = between_->keep;
-    for (Index row = 0; row < B; ++row) {
-      for (Index unit = 0; unit < w_.R; unit += W) {
-        const Vec<T> share = Vec<T>::load(products.data() + row * w_.Hp + unit);
-        Vec<T> d = Vec<T>::load(dstates_.data() + row * w_.Hp + unit);
-        if (dropout_.size() == 0) d = share + d;
-        d = crossing.template enter_state<0>(row, unit, share, d);
-        d.store(call_.dinitial[0] + row * w_.R + unit, std::min<Index>(W, w_.R - unit));
-      }
-      for (Index unit = 0; S > 1 && unit < w_.H; unit += W) {
-        Vec<T> d = Vec<T>::load(dstates_.data() + (B + row) * w_.Hp + unit);
-        d = crossing.template enter_state<1>(row, unit, d, d);
-        d.store(call_.dinitial[1] + row * w_.H + unit, std::min<Index>(W, w_.H - unit));
-      }
-    }
-    dweights_.write();
-    for (int i = 0; i < S && call_.danew[i]; ++i) {
-      std::fill_n(call_.danew[i], width(i), T(0));
-      if (danew_.size() > 0) sum_rows(call_.danew[i], danew_.data() + i * B * w_.Hp, w_.Hp, width(i));
-    }
-    constexpr int kBias = Traits<Cell>::kBiasIsVectors ? Cell::G : 0;  // vectors that are the bias
-    for (int i = 0; i < P; ++i) {
-      T* to = i < P - kBias ? call_.dvectors : call_.dbias;
-      if (to) sum_rows(to + (i < P - kBias ? i : i - P + kBias) * w_.H, dvectors_.data() + i * w_.Hp, P * w_.Hp, w_.H);
-    }
   }
 
   /// The sum over the batch of rows that lie `ld` apart.
@@ -267,16 +300,18 @@ class Backward {
     }
   }
 
-  const Weights<Cell, T>& w_;
+  const Packed& w_;
   Tape<T>& tape_;
-  const BackwardCall<T>& call_;
+  const BackwardCall<T> call_;
   const Timeline time_;
   const Between<T>* between_;
-  Plan plan_;
+  const Plan plan_;
+  const Poll::Interrupted interrupted_;
+  Poll poll_;               // asked by thread 0
+  Index reached_, summed_;  // in pieces: the first step that is done, and the first that the weights' gradients have
   Buffer<T> dstates_, dvectors_, danew_;
   Buffer<T> first_;        // the hidden states before the steps of the first chunk, in one piece
   Buffer<T> next_;         // see keep_first
-  Buffer<T> dropout_;      // [B,Hp]
   Buffer<T> dlines_, ds_;  // of cells of several stages
   WeightGradient<Cell, T> dweights_;
 };

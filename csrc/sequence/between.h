@@ -6,67 +6,40 @@
 //   enter    s0 = keep s1'' + (1-keep) anew;  the product sees s0 d, d ~ Bernoulli(1-p) / (1-p) once per sequence
 #pragma once
 
-#include "core/random.h"
-#include "core/vec.h"
-#include "sequence/tape.h"
+#include "sequence/masks.h"
 
 namespace bptt::sequence {
 
-/// d of recurrent dropout, [B,Hp].
-template <class T>
-Buffer<T> dropout_mask(const Between<T>& between, Index batch, Index Hp) {
-  constexpr int W = Vec<T>::kSize;
-  Buffer<T> mask(checked_mul(batch, Hp));
-  const double p = between.dropout;
-  for (Index row = 0; row < batch; ++row) {
-    for (Index unit = 0; unit < Hp; unit += W) {
-      std::uint32_t word[W], unused[W];
-      T values[W];
-      between.random(std::uint32_t(unit), std::uint32_t(between.id(row)), 0, kRecurrentDropout, word, unused);
-      choose(word, p, T(0), T(1 / (1 - p)), values);
-      std::copy_n(values, W, mask.data() + row * Hp + unit);
-    }
-  }
-  return mask;
-}
-
-/// m of zoneout for a register of units of a row, for both states.
-template <class T>
-inline void zoneout_masks(const Between<T>& between, Index step, Index row, Index unit, Vec<T> (&m)[kMaxStates]) {
-  constexpr int W = Vec<T>::kSize;
-  if (!between.training || !between.zones()) {
-    for (int i = 0; i < kMaxStates; ++i) m[i] = Vec<T>(T(between.zoneout[i]));
-    return;
-  }
-  std::uint32_t word[kMaxStates][W];
-  alignas(64) T values[W];
-  between.random(std::uint32_t(unit), std::uint32_t(between.id(row)), std::uint32_t(step), kZoneout, word[0], word[1]);
-  for (int i = 0; i < kMaxStates; ++i) {
-    choose(word[i], between.zoneout[i], T(1), T(0), values);
-    m[i] = Vec<T>::load(values);
-  }
-}
-
-/// The states of one step on their way into the next. Rows are those of the step. The two states may differ in width (a
+/// What both ways know of the crossing behind a step. Rows are those of the step. The two states may differ in width (a
 /// projected h is narrower than c); what is padded has Hp for both.
 template <class T>
-struct Crossing {
+struct CrossingBase {
   static constexpr int W = Vec<T>::kSize;
 
   const Between<T>* between = nullptr;
   Index step = 0, Hp = 0;
   Index width[kMaxStates] = {};
-  const T* h0 = nullptr;  // the entering states: h [rows,h0_width]
-  Index h0_width = 0;
-  T* left[kMaxStates] = {};    // as the cell leaves them, [rows,Hp]; null where nobody asks later
-  T* out = nullptr;            // y [rows,width]
   Index rows1 = 0;             // rows that go on
   const T* keep1 = nullptr;    // [rows1] or null: all
-  T* operand1 = nullptr;       // h as the next product takes it [rows1,width]
-  T* h1 = nullptr;             // h as the next cell takes it [rows1,Hp]; null: the operand
-  T* c1 = nullptr;             // [rows1,Hp]
   const T* dropout = nullptr;  // [B,Hp] or null
-  T* final[kMaxStates] = {};   // [B,width]
+
+  void masks(Index row, Index unit, Vec<T> (&m)[kMaxStates]) const { zoneout_masks(*between, step, row, unit, m); }
+};
+
+/// The states of one step on their way into the next.
+template <class T>
+struct Crossing : CrossingBase<T> {
+  using Base = CrossingBase<T>;
+  using Base::W, Base::between, Base::Hp, Base::width, Base::rows1, Base::keep1, Base::dropout, Base::masks;
+
+  const T* h0 = nullptr;  // the entering states: h [rows,h0_width]
+  Index h0_width = 0;
+  T* left[kMaxStates] = {};   // as the cell leaves them, [rows,Hp]; null where nobody asks later
+  T* out = nullptr;           // y [rows,width]
+  T* operand1 = nullptr;      // h as the next product takes it [rows1,width]
+  T* h1 = nullptr;            // h as the next cell takes it [rows1,Hp]; null: the operand
+  T* c1 = nullptr;            // [rows1,Hp]
+  T* final[kMaxStates] = {};  // [B,width]
 
   /// A register of units of a row: the states that entered and those that the cell made of them.
   template <int S>
@@ -76,8 +49,6 @@ struct Crossing {
     leave_state<0>(row, unit, s0[0], s1[0], m[0]);
     if constexpr (S > 1) leave_state<1>(row, unit, s0[1], s1[1], m[1]);
   }
-
-  void masks(Index row, Index unit, Vec<T> (&m)[kMaxStates]) const { zoneout_masks(*between, step, row, unit, m); }
 
   template <int I>
   BPTT_INLINE void leave_state(Index row, Index unit, Vec<T> s0, Vec<T> s1, Vec<T> m) const {
@@ -111,19 +82,14 @@ struct Crossing {
 
 /// The way back: from the gradients of the states that enter the next step to those that the cell made.
 template <class T>
-struct CrossingBack {
-  static constexpr int W = Vec<T>::kSize;
+struct CrossingBack : CrossingBase<T> {
+  using Base = CrossingBase<T>;
+  using Base::W, Base::between, Base::Hp, Base::width, Base::rows1, Base::keep1, Base::dropout;
 
-  const Between<T>* between = nullptr;
-  Index step = 0, Hp = 0;
-  Index width[kMaxStates] = {};
   const T* left[kMaxStates] = {};
   Index left_width[kMaxStates] = {};
-  Index rows1 = 0;
-  const T* keep1 = nullptr;
   T* danew = nullptr;  // [S,B,Hp] sums by row, or null
   Index batch = 0;
-  const T* dropout = nullptr;
 
   /// From the gradient of the I-th state as it enters the next step to that of what left this one (its y apart). Of h,
   /// `dproduct` is the part that came through the product, where that part is not in ds.
@@ -137,8 +103,6 @@ struct CrossingBack {
     }
     return Vec<T>(T(0));
   }
-
-  void masks(Index row, Index unit, Vec<T> (&m)[kMaxStates]) const { zoneout_masks(*between, step, row, unit, m); }
 
   /// ds: in, the gradient of the I-th state that left; out, of the one that the cell made. Returns the share that went
   /// to the entering state directly.

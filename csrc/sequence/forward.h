@@ -10,41 +10,54 @@
 namespace bptt::sequence {
 
 template <class Cell, class T>
-class Forward {
+class Forward final : public Run {
   static constexpr int S = Cell::S;
   static constexpr bool kStaged = Traits<Cell>::kStaged;
 
  public:
-  Forward(const Weights<Cell, T>& w, const ForwardCall<T>& call, Tape<T>* tape, const Plan& plan)
-      : w_(w), call_(call), tape_(tape), plan_(plan) {
-    if (call.between && call.between->training && call.between->dropout > 0)
-      dropout_ = dropout_mask(*call.between, call.time.batch, w.Hp);
+  Forward(std::shared_ptr<const Weights<Cell, T>> w, const ForwardCall<T>& call, Tape<T>* tape, const Plan& plan,
+          Poll::Interrupted interrupted)
+      : owner_(std::move(w)),
+        w_(*owner_),
+        call_(call),
+        tape_(tape),
+        plan_(plan),
+        poll_(interrupted, plan.step_time_s, call.stop) {
     std::copy_n(call.final, S, final_);
   }
 
   /// False when it was called off; y and the final states are then incomplete.
-  bool run(Poll::Interrupted interrupted) {
-    Poll poll = polled(interrupted);
-    const bool segmented = tape_ && tape_->segmented();
-    keep_ = tape_ && !segmented;
-    allocate();
-    copy_states_in();
-    if (!segmented) {
-      if (!steps(0, call_.time.steps, poll)) return false;
+  bool run() {
+    begin();
+    if (!tape_ || !tape_->segmented()) {
+      if (!steps(0, call_.time.steps)) return false;
     } else {
       for (std::size_t i = 0; i + 1 < tape_->cuts.size(); ++i) {
         if (S > 1) std::copy_n(c0(tape_->cuts[i]), saved_size(), tape_->saved.data() + Index(i) * saved_size());
-        if (!steps(tape_->cuts[i], tape_->cuts[i + 1], poll)) return false;
+        if (!steps(tape_->cuts[i], tape_->cuts[i + 1])) return false;
       }
     }
     copy_states_out();
     return true;
   }
 
-  Poll polled(Poll::Interrupted interrupted) const { return Poll(interrupted, plan_.step_time_s, call_.stop); }
+  void begin() {
+    keep_ = tape_ && !tape_->segmented();
+    if (tape_ && call_.between && call_.between->dropout > 0)
+      tape_->dropout = dropout_mask(*call_.between, call_.time.batch, w_.Hp);
+    allocate();
+    copy_states_in();
+  }
+  bool advance(Index begin, Index end) override {
+    Barrier alone(1);
+    return loop(begin, end, 0, alone);
+  }
+  void settle(bool last) override {
+    if (last) copy_states_out();
+  }
 
   /// The i-th segment once more, for the backward pass; the same bits.
-  bool replay(Index i, Poll& poll) {
+  bool replay(Index i) {
     const Index begin = tape_->cuts[std::size_t(i)];
     keep_ = true;
     tape_->first = begin;
@@ -53,7 +66,7 @@ class Forward {
     for (int j = 0; j < S; ++j) final_[j] = ended_.data() + j * call_.time.batch * w_.H;
     if (call_.between) enter(begin);
     if (S > 1) std::copy_n(tape_->saved.data() + i * saved_size(), saved_size(), c0(begin));
-    return steps(begin, tape_->cuts[std::size_t(i + 1)], poll);
+    return steps(begin, tape_->cuts[std::size_t(i + 1)]);
   }
 
  private:
@@ -67,22 +80,21 @@ class Forward {
       scratch_ = Buffer<T>(checked_mul((plan_.hoisted ? plan_.chunk : 1) * B, kRow * w_.Hp));
     if (S > 1) states_ = Buffer<T>(checked_mul(B, w_.Hp));
     if (call_.between) operand_ = Buffer<T>(checked_mul(2 * B, w_.R));
-    if (call_.between && dropout_.size() > 0) entering_h_ = Buffer<T>(checked_mul(B, w_.Hp));
+    if (dropout()) entering_h_ = Buffer<T>(checked_mul(B, w_.Hp));
   }
 
-  bool steps(Index begin, Index end, Poll& poll) {
+  bool steps(Index begin, Index end) {
     bool complete = true;
     if (call_.time.batch > 0) {
       Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
-        const bool finished = loop(begin, end, thread, barrier, poll);
+        const bool finished = loop(begin, end, thread, barrier);
         if (thread == 0) complete = finished;
       });
     }
     return complete;
   }
 
-  /// `poll` is asked by thread 0.
-  bool loop(Index first, Index last, int thread, Barrier& barrier, Poll& poll) {
+  bool loop(Index first, Index last, int thread, Barrier& barrier) {
     const Timeline& time = call_.time;
     Part part(plan_, time, w_.blocks, thread, barrier.size());
     Crossing<T> crossing;  // made once: a plain step is too short to clear it
@@ -99,7 +111,7 @@ class Forward {
           staged(t, gates(t, begin), crossing).run(part.rows);
         else
           run_step<Cell::A>(step(t, gates(t, begin), part.rows, call_.between ? &crossing : nullptr), part.units, t);
-        if (thread == 0 && poll()) barrier.cancel();
+        if (thread == 0 && poll_()) barrier.cancel();
         if (plan_.split == Split::kHidden ? !barrier.wait() : barrier.cancelled()) return false;
       }
     }
@@ -119,24 +131,30 @@ class Forward {
     return {w_, x, operand(t), c0(t), lines, scales, made_.data(), call_.time.batch, crossing};
   }
 
+  /// From step t into the next one.
   Crossing<T> cross(Index t) {
-    const Timeline& time = call_.time;
-    const Between<T>& between = *call_.between;
-    Crossing<T> c;
-    c.between = &between, c.step = t, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp;
-    const bool apart = dropout_.size() > 0;  // h of the product and of the cell
-    c.h0 = apart ? entering_h(t) : operand(t);
-    c.h0_width = apart ? w_.Hp : w_.R;
-    c.out = call_.y + time.begin(t) * w_.R;
-    c.rows1 = time.rows(t + 1);
-    c.keep1 = between.keep ? between.keep + time.begin(t + 1) : nullptr;
-    c.operand1 = operand(t + 1);
-    c.h1 = apart ? entering_h(t + 1) : nullptr;
-    c.c1 = c0(t + 1);
-    c.dropout = apart ? dropout_.data() : nullptr;
+    Crossing<T> c = into(t + 1);
+    c.step = t;
+    c.h0 = dropout() ? entering_h(t) : operand(t);  // h of the cell, which dropout parts from that of the product
+    c.h0_width = dropout() ? w_.Hp : w_.R;
+    c.out = call_.y + call_.time.begin(t) * w_.R;
     if (keep_ && tape_->left_h.size() > 0) c.left[0] = tape_->left_h.data() + tape_->row(t) * w_.Hp;
     if (keep_ && S > 1) c.left[1] = tape_->states.data() + tape_->row(t) * w_.Hp;
     for (int i = 0; i < S; ++i) c.final[i] = final_[i];
+    return c;
+  }
+
+  /// The side of a crossing on which step t begins.
+  Crossing<T> into(Index t) {
+    const Timeline& time = call_.time;
+    Crossing<T> c;
+    c.between = call_.between, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp;
+    c.rows1 = time.rows(t);
+    c.keep1 = call_.between->keep ? call_.between->keep + time.begin(t) : nullptr;
+    c.operand1 = operand(t);
+    c.dropout = dropout();
+    c.h1 = dropout() ? entering_h(t) : nullptr;
+    c.c1 = c0(t);
     return c;
   }
 
@@ -149,6 +167,8 @@ class Forward {
   T* operand(Index t) {
     return keep_ ? tape_->operand.data() + tape_->row(t) * w_.R : operand_.data() + (t % 2) * call_.time.batch * w_.R;
   }
+  /// d of recurrent dropout, which only training has; or null.
+  const T* dropout() const { return tape_ ? tape_->dropout.data() : nullptr; }
   T* entering_h(Index t) { return keep_ ? tape_->entering_h.data() + tape_->row(t) * w_.Hp : entering_h_.data(); }
   /// The second state as it enters step t.
   T* c0(Index t) {
@@ -169,13 +189,7 @@ class Forward {
   void enter(Index t) {
     constexpr int W = Vec<T>::kSize;
     const Timeline& time = call_.time;
-    Crossing<T> c;
-    c.between = call_.between, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp;
-    c.rows1 = time.rows(t);
-    c.keep1 = call_.between->keep ? call_.between->keep + time.begin(t) : nullptr;
-    c.operand1 = operand(t);
-    if (dropout_.size() > 0) c.h1 = entering_h(t), c.dropout = dropout_.data();
-    c.c1 = c0(t);
+    const Crossing<T> c = into(t);
     const T* h = t == 0 ? call_.initial[0] : call_.y + time.begin(t - 1) * w_.R;
     const auto load = [&](const T* from, Index width, Index row, Index unit) {
       return Vec<T>::load(from + row * width + unit, std::min<Index>(W, width - unit));
@@ -205,12 +219,14 @@ class Forward {
     if (S > 1) copy_rows(call_.final[1], w_.H, c0(time.steps), w_.Hp, B, w_.H);
   }
 
+  const std::shared_ptr<const Weights<Cell, T>> owner_;
   const Weights<Cell, T>& w_;
-  const ForwardCall<T>& call_;
+  const ForwardCall<T> call_;
   Tape<T>* tape_;
-  Plan plan_;
+  const Plan plan_;
+  Poll poll_;          // asked by thread 0
   bool keep_ = false;  // this pass writes the tape's buffers
-  Buffer<T> scratch_, states_, operand_, entering_h_, dropout_, ended_;
+  Buffer<T> scratch_, states_, operand_, entering_h_, ended_;
   Buffer<T> made_, scales_;  // of cells of several stages
   T* final_[kMaxStates];
 };

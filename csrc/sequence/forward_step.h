@@ -120,44 +120,6 @@ struct ForwardStep {
   }
 };
 
-/// The input products of `rows` rows for some blocks of units: a = bias + Wx x, into gates.
-template <class Cell, class T>
-void input_products(const Weights<Cell, T>& w, const T* x, T* gates, Index rows, const Share& blocks) {
-  constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A;
-  const RowBlocks row_blocks(rows);
-  // N registers of weights for each k into N accumulators, which Map orders.
-  const auto block = [&](auto map, auto width, auto accumulators, Index j) {
-    constexpr int N = width, NA = accumulators;
-    for (Index i = 0; i < row_blocks.count; ++i) {
-      const Index row = row_blocks.begin(i);
-      dispatch<kTileRows>(row_blocks.size(i), [&](auto height) {
-        constexpr int R = height;
-        Vec<T> acc[R][NA];
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-          for (int n = 0; n < NA; ++n) acc[r][n] = Vec<T>::load(w.bias.data() + (j * A + n) * W);
-        }
-        accumulate<decltype(map), N, NA>(acc, x + row * w.I, w.I, w.x.data() + j * w.I * G * W, 0, w.I);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-          for (int n = 0; n < NA; ++n) acc[r][n].store(gates + ((row + r) * kRowValues<Cell> + n) * w.Hp + j * W);
-        }
-      });
-    }
-  };
-  for (Index j = blocks.begin; j < blocks.end; ++j) {
-    if constexpr (G > 1) {
-      if (w.tail > 0 && j + 1 == w.blocks) {
-        dispatch<G - 1>(int(w.tail_width), [&](auto width) { block(Identity{}, width, width, j); });
-        continue;
-      }
-    }
-    block(InputMap<Cell>{}, Constant<G>{}, Constant<A>{}, j);
-  }
-}
-
 /// f(Constant<rows>, row block) over row blocks, whose sizes are MaxRows and one less.
 template <int MaxRows, class F>
 BPTT_INLINE void for_row_blocks(const RowBlocks& rows, F&& f) {

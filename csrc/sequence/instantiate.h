@@ -29,7 +29,7 @@ class CellRecurrence final : public Recurrence<T> {
     return make_plan<T>({steps, batch, input_, hidden_, Cell::G, Traits<Cell>::kStaged}, threads);
   }
 
-  void pack(const Flat<T>& from, bool training) override {
+  void pack(const Flat<const T>& from, bool training) override {
     auto packed = std::make_shared<const W>(input_, hidden_, recurrent_, from, training);
     std::lock_guard<std::mutex> lock(mutex_);
     weights_ = std::move(packed);
@@ -37,21 +37,25 @@ class CellRecurrence final : public Recurrence<T> {
 
   bool forward(const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,
                Poll::Interrupted interrupted) const override {
-    const std::shared_ptr<const W> weights = current();
-    if (Traits<Cell>::kStaged && !call.between) {
-      ForwardCall<T> crossing = call;
-      crossing.between = &none();
-      return forward(crossing, tape, segment, threads, interrupted);
-    }
-    if (tape) {
-      if (!weights->trainable())
-        throw std::logic_error("Recurrence.forward: the weights were packed for inference only");
-      tape->call = call;
-      tape->call.stop = nullptr;  // this call's alone
-      tape->weights = weights;
-      allocate(*tape, segment, weights->Hp);
-    }
-    return Forward<Cell, T>(*weights, call, tape, plan(call.time, threads)).run(interrupted);
+    std::shared_ptr<const W> weights = current();
+    const ForwardCall<T> own = prepared(call, tape, segment, weights);
+    return Forward<Cell, T>(std::move(weights), own, tape, plan(own.time, threads), interrupted).run();
+  }
+
+  bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads, Poll::Interrupted interrupted) const override {
+    return Backward<Cell, T>(tape, call, plan(tape.call.time, threads), interrupted).run();
+  }
+
+  std::unique_ptr<Run> start(const ForwardCall<T>& call, Tape<T>* tape, Poll::Interrupted interrupted) const override {
+    std::shared_ptr<const W> weights = current();
+    const ForwardCall<T> own = prepared(call, tape, 0, weights);
+    auto run = std::make_unique<Forward<Cell, T>>(std::move(weights), own, tape, plan(own.time, 1), interrupted);
+    run->begin();
+    return run;
+  }
+
+  std::unique_ptr<Run> start(Tape<T>& tape, const BackwardCall<T>& call, Poll::Interrupted interrupted) const override {
+    return std::make_unique<Backward<Cell, T>>(tape, call, plan(tape.call.time, 1), interrupted);
   }
 
   typename Recurrence<T>::Memory memory(const Timeline& time, Index segment, const Between<T>* between,
@@ -83,7 +87,7 @@ class CellRecurrence final : public Recurrence<T> {
     for (const Index n : {s.gates, s.states, s.operand, s.entering_h, s.entering_c, s.left_h, s.scales, s.saved})
       add(1, n);
     add(2, Cell::S * B * Hp), add(2, B * Cell::P * Hp), add(2, B * Hp);
-    if (between && between->dropout > 0) add(2, B * Hp);
+    if (between && between->dropout > 0) add(1, B * Hp);
     if (!between) add(2, std::min(time.steps, chunk_steps(time)) * B * hidden_);
     if (cuts.size() > 2) add(2, B * L * Hp), add(2, Cell::S * B * hidden_);
     if (Traits<Cell>::kStaged) add(2, B * L * Hp), add(2, 2 * (Cell::S + 1) * B * Hp);
@@ -95,17 +99,25 @@ class CellRecurrence final : public Recurrence<T> {
     return std::make_unique<CellStream<Cell, T>>(current(), batch, between ? *between : none());
   }
 
-  bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads, Poll::Interrupted interrupted) const override {
-    const W& weights = *static_cast<const W*>(tape.weights.get());
-    return Backward<Cell, T>(weights, tape, call, plan(tape.call.time, threads)).run(interrupted);
-  }
-
  private:
   using W = Weights<Cell, T>;
 
   static const Between<T>& none() {
     static const Between<T> none;
     return none;
+  }
+
+  /// The call as this cell takes it, and the tape made ready for it.
+  ForwardCall<T> prepared(ForwardCall<T> call, Tape<T>* tape, Index segment,
+                          const std::shared_ptr<const W>& weights) const {
+    if (Traits<Cell>::kStaged && !call.between) call.between = &none();
+    if (!tape) return call;
+    if (!weights->trainable()) throw std::logic_error("Recurrence.forward: the weights were packed for inference only");
+    tape->call = call;
+    tape->call.stop = nullptr;  // this call's alone
+    tape->weights = weights;
+    allocate(*tape, segment, weights->Hp);
+    return call;
   }
 
   /// As for a batch of the rows that there are on average.

@@ -5,7 +5,9 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 #include <tuple>
+#include <vector>
 
 #include "sequence/timeline.h"
 
@@ -79,6 +81,15 @@ Plan make_plan(const Shape& s, int threads) {
   }
   best.step_time_s = time / double(std::max<Index>(1, s.steps));
   return best;
+}
+
+/// Seconds of layers side by side, `pieces` pieces of each (wavefront.h), from those of each on one thread: the work is
+/// shared, but no layer is faster than alone, and the last one begins when the others have done a piece.
+inline double beside_time(const std::vector<double>& layers, int threads, Index pieces) {
+  const double n = double(std::min<Index>(threads, Index(layers.size())));
+  const double work = std::accumulate(layers.begin(), layers.end(), 0.0);
+  const double longest = *std::max_element(layers.begin(), layers.end());
+  return std::max(work / n, longest) * (1 + (n - 1) / double(pieces)) + detail::kLaunch;
 }
 
 /// The part of each step that one thread does: some rows, and some blocks of W hidden units.

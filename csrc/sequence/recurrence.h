@@ -13,12 +13,6 @@
 
 namespace bptt::sequence {
 
-/// The parameters as users hold them; null for zeros, or where a cell has no such thing.
-template <class T>
-struct Flat {
-  const T *weight_ih, *weight_hh, *bias, *vectors, *projection;
-};
-
 /// Rows that go on step by step, each from its own state, zeros at first.
 template <class T>
 class Stream {
@@ -29,6 +23,16 @@ class Stream {
   /// h [B,R], and what else the cell has, [B,H].
   virtual void get_state(T* const* states) const = 0;
   virtual void set_state(const T* const* states) = 0;
+};
+
+/// A call that goes on piece by piece, on whatever thread asks for the next one (wavefront.h).
+class Run {
+ public:
+  virtual ~Run() = default;
+  /// Steps [begin, end): forward from where the last piece ended, backward to where it began. False when called off.
+  virtual bool advance(Index begin, Index end) = 0;
+  /// After a piece, what nobody waits for; after the last one, what remains.
+  virtual void settle(bool last) = 0;
 };
 
 template <class T>
@@ -46,7 +50,7 @@ class Recurrence {
   /// How a call of this length and batch is spread over that many threads.
   virtual Plan plan(Index steps, Index batch, int threads) const = 0;
   /// Weights as in weights.h; what was packed before stays with the tapes that use it.
-  virtual void pack(const Flat<T>& weights, bool training) = 0;
+  virtual void pack(const Flat<const T>& weights, bool training) = 0;
   /// Bytes that a pass takes beside its arrays: packed weights, the tape, and what backward (or inference) works in.
   struct Memory {
     Index weights, tape, scratch;
@@ -56,10 +60,15 @@ class Recurrence {
   /// called off.
   virtual bool forward(const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,
                        Poll::Interrupted interrupted) const = 0;
-  /// With the weights packed last. `between` may ask for zoneout and clipping; null: for neither.
-  virtual std::unique_ptr<Stream<T>> stream(Index batch, const Between<T>* between) const = 0;
   virtual bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads,
                         Poll::Interrupted interrupted) const = 0;
+  /// The same on one thread at a time, in pieces, without segments; what `call` points to must outlive the run.
+  virtual std::unique_ptr<Run> start(const ForwardCall<T>& call, Tape<T>* tape,
+                                     Poll::Interrupted interrupted) const = 0;
+  virtual std::unique_ptr<Run> start(Tape<T>& tape, const BackwardCall<T>& call,
+                                     Poll::Interrupted interrupted) const = 0;
+  /// With the weights packed last. `between` may ask for zoneout and clipping; null: for neither.
+  virtual std::unique_ptr<Stream<T>> stream(Index batch, const Between<T>* between) const = 0;
 };
 
 /// The cell called `name`; null where there is none. projection: R of a cell that projects.

@@ -52,10 +52,10 @@ class Rows {
     each([&](Index step, Index row, Index n) { std::copy_n(from + source(step, row) * ld, width, to + n * width); });
   }
 
-  /// The way back; padding becomes zero.
+  /// The way back, from rows `ld_from` apart; padding becomes zero.
   template <class T>
-  void scatter(T* to, Index ld, const T* from, Index width) const {
-    each([&](Index step, Index row, Index n) { std::copy_n(from + n * width, width, to + source(step, row) * ld); });
+  void scatter(T* to, Index ld, const T* from, Index ld_from, Index width) const {
+    each([&](Index step, Index row, Index n) { std::copy_n(from + n * ld_from, width, to + source(step, row) * ld); });
     if (packed_) return;
     for (Index r = 0; r < batch(); ++r) {
       for (Index t = lengths_[std::size_t(r)]; t < steps_; ++t)

@@ -7,56 +7,9 @@
 
 #include "core/math.h"
 #include "sequence/between.h"
-#include "sequence/weights.h"
+#include "sequence/lines.h"
 
 namespace bptt::sequence {
-
-/// lines[row, Map(n)] = start + from[row,:] * panels for N gates, start: `bias` ([blocks][A][W]), else what is there
-/// where `add`, else zero.
-template <class Map, int N, int A, class T>
-void line_products(T* lines, Index width, Index Hp, const T* from, Index ld, const T* panels, Index K, const T* bias,
-                   bool add, const RowBlocks& rows) {
-  constexpr int W = Vec<T>::kSize;
-  for (Index j = 0; j < Hp / W; ++j) {
-    for (Index i = 0; i < rows.count; ++i) {
-      const Index row = rows.begin(i);
-      dispatch<kTileRows>(rows.size(i), [&](auto height) {
-        constexpr int R = height;
-        Vec<T> acc[R][N];
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-          for (int n = 0; n < N; ++n) {
-            acc[r][n] = bias  ? Vec<T>::load(bias + (j * A + Map::at(n)) * W)
-                        : add ? Vec<T>::load(lines + (row + r) * width + Map::at(n) * Hp + j * W)
-                              : Vec<T>(T(0));
-          }
-        }
-        accumulate<Identity, N, N>(acc, from + row * ld, ld, panels + j * K * N * W, 0, K);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-          for (int n = 0; n < N; ++n) acc[r][n].store(lines + (row + r) * width + Map::at(n) * Hp + j * W);
-        }
-      });
-    }
-  }
-}
-
-/// The map of one gate to a line.
-template <int Line>
-struct Only {
-  static constexpr int at(int) { return Line; }
-};
-
-/// The first n lanes; the others become zero.
-template <class T>
-BPTT_INLINE Vec<T> first_lanes(Vec<T> x, Index n) {
-  if (n >= Vec<T>::kSize) return x;
-  alignas(64) T values[Vec<T>::kSize];
-  x.store(values);
-  return Vec<T>::load(values, n);
-}
 
 /// f(place, lanes) for each register of `count` lines of H values.
 template <class T, class F>
@@ -104,11 +57,12 @@ struct StagedForward {
     if constexpr (Traits<Cell>::kStaged) {
       const Index end = rows.first + rows.total;
       if (rows.count == 0) return;
-      if (x)
-        line_products<InputMap<Cell>, G, A>(lines, L * w.Hp, w.Hp, x, w.I, w.x.data(), w.I, w.bias.data(), false, rows);
+      if (x) {
+        products<G>(Cell::x_acc(0), x, w.I, w.x.data(), w.I, rows,
+                    [&](const T*, int n, Index block) { return Vec<T>::load(w.bias.data() + (block * A + n) * W); });
+      }
       constexpr bool kShared = Cell::h_acc(0) == Cell::x_acc(0);
-      line_products<HiddenMap<Cell>, kH, A>(lines, L * w.Hp, w.Hp, h, w.R, w.h.data(), w.R,
-                                            static_cast<const T*>(nullptr), kShared, rows);
+      products<kH>(Cell::h_acc(0), h, w.R, w.h.data(), w.R, rows, std::conditional_t<kShared, There, Zero>{});
       stages<0>(rows, end);
       leave(rows, end);
     }
@@ -117,12 +71,27 @@ struct StagedForward {
  private:
   T* line(Index row, int i) const { return lines + (row * L + i) * w.Hp; }
 
+  /// N lines from `first` = start(line, n, block) + from[row,:] * panels.
+  template <int N, class Start>
+  void products(int first, const T* from, Index ld, const T* panels, Index K, const RowBlocks& rows,
+                const Start& start) const {
+    for (Index j = 0; j < w.blocks; ++j) {
+      block_products<Identity, N, N>(line(0, first) + j * W, L * w.Hp, w.Hp, from, ld, panels + j * K * N * W, K, rows,
+                                     [&](const T* line, int n) { return start(line, n, j); });
+    }
+  }
+  struct There {
+    Vec<T> operator()(const T* line, int, Index) const { return Vec<T>::load(line); }
+  };
+  struct Zero {
+    Vec<T> operator()(const T*, int, Index) const { return Vec<T>(T(0)); }
+  };
+
   template <int Stage>
   void stages(const RowBlocks& rows, Index end) const {
     constexpr cells::Link link = Cell::kBefore[Stage];
     if constexpr (link.job == cells::Job::kProduct) {
-      line_products<Only<link.to>, 1, A>(lines, L * w.Hp, w.Hp, line(0, link.from), L * w.Hp, w.second.data(), w.R,
-                                         static_cast<const T*>(nullptr), true, rows);
+      products<1>(link.to, line(0, link.from), L * w.Hp, w.second.data(), w.R, rows, There{});
     }
     for (Index row = rows.first; row < end; ++row) {
       if constexpr (link.job == cells::Job::kNormalise) {

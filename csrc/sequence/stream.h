@@ -46,7 +46,7 @@ class CellStream final : public Stream<T> {
     // c without padding, in the memory of the padded one
     ForwardCall<T> call{{1, batch_}, x, {h0, c_.data()}, y, {h1, c_.data()}, &between_};
     Plan plan;
-    Forward<Cell, T>(*weights_, call, nullptr, plan).run([] { return false; });
+    Forward<Cell, T>(weights_, call, nullptr, plan, [] { return false; }).run();
   }
 
   void get_state(T* const* states) const override {

@@ -3,6 +3,7 @@
 // memory: no equation and no loop over time stands here.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <limits>
 #include <memory>
@@ -17,13 +18,21 @@ namespace bptt::sequence {
 constexpr int kMaxStates = 2;  // h, c
 constexpr int kScales = 4;     // most groups that a row normalises
 
+/// A layer's parameters, or their gradients, as users hold them: weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H],
+/// vectors [P,H] (less the bias, where that is one of them), projection [R,H]. The last three are null for zeros, or
+/// where there is no such thing.
+template <class U>
+struct Flat {
+  U *weight_ih, *weight_hh, *bias, *vectors, *projection;
+};
+
 /// What is asked of the states between two steps (between.h).
 template <class T>
 struct Between {
   const T* keep = nullptr;              // [rows of all steps], 0 where a row begins anew before the step; null: nowhere
   const T* anew[kMaxStates] = {};       // [H] what it begins with; null: zeros
   double zoneout[kMaxStates] = {0, 0};  // probabilities that a unit keeps its old value
-  double dropout = 0;                   // of units of h in the product
+  double dropout = 0;                   // of units of h in the product, in training
   T clip = std::numeric_limits<T>::infinity();           // of states
   T clip_gradient = std::numeric_limits<T>::infinity();  // of the gradients of pre-activations
   bool training = false;
@@ -55,11 +64,7 @@ struct BackwardCall {
   const T* dfinal[kMaxStates];        // [B,R], [B,H]
   T* dx;                              // [rows,I]
   T* dinitial[kMaxStates];            // as dfinal
-  T* dweight_ih;                      // [G*H,I]
-  T* dweight_hh;                      // [G*H,R]
-  T* dbias;                           // [G*H] or null
-  T* dvectors;                        // [P,H], a bias among them apart, or null
-  T* dprojection;                     // [R,H] or null
+  Flat<T> d;                          // the gradients of the parameters
   std::atomic<bool>* stop = nullptr;  // as in ForwardCall
   T* danew[kMaxStates] = {};          // [R], [H], or null
 };
@@ -88,6 +93,7 @@ struct Tape {
   Buffer<T> left_h;                     // h as it leaves the cell [rows,Hp], where that is not y
   Buffer<T> scales;                     // [rows,kScales] of cells that normalise
   Buffer<T> saved;                      // c entering each segment [segments,B,Hp]
+  Buffer<T> dropout;                    // d of recurrent dropout [B,Hp], where there is some
   std::shared_ptr<const void> weights;  // those of the forward pass, whatever has been packed since
 
   Index gates_width = 0, Hp = 0;  // of a row of gates and of states
@@ -102,13 +108,17 @@ struct Tape {
   Index row(Index t) const { return call.time.begin(t) - call.time.begin(first); }
   /// Its memory, once it has been used.
   void release() {
-    for (Buffer<T>* b : {&gates, &states, &operand, &entering_h, &entering_c, &left_h, &scales, &saved}) *b = {};
+    for (Buffer<T>* b : buffers()) *b = {};
   }
   Index bytes() const {
     Index values = 0;
-    for (const Buffer<T>* b : {&gates, &states, &operand, &entering_h, &entering_c, &left_h, &scales, &saved})
-      values += b->size();
+    for (const Buffer<T>* b : const_cast<Tape&>(*this).buffers()) values += b->size();
     return values * Index(sizeof(T));
+  }
+
+ private:
+  std::array<Buffer<T>*, 9> buffers() {
+    return {&gates, &states, &operand, &entering_h, &entering_c, &left_h, &scales, &saved, &dropout};
   }
 };
 

@@ -7,9 +7,15 @@
 
 #include <array>
 
-#include "sequence/staged_forward.h"
+#include "sequence/weights.h"
 
 namespace bptt::sequence {
+
+/// The map of one gate to a line.
+template <int Line>
+struct Only {
+  static constexpr int at(int) { return Line; }
+};
 
 template <class Cell, class T>
 class WeightGradient {
@@ -38,9 +44,9 @@ class WeightGradient {
   /// Where there is nothing to add.
   void set_zero() {
     dwx_.clear();
-    std::fill_n(call_.dweight_ih, G * w_.H * w_.I, T(0));
-    std::fill_n(call_.dweight_hh, G * w_.H * w_.R, T(0));
-    if (call_.dprojection) std::fill_n(call_.dprojection, w_.R * w_.H, T(0));
+    std::fill_n(call_.d.weight_ih, G * w_.H * w_.I, T(0));
+    std::fill_n(call_.d.weight_hh, G * w_.H * w_.R, T(0));
+    if (call_.d.projection) std::fill_n(call_.d.projection, w_.R * w_.H, T(0));
   }
 
   /// Adds `rows` rows, the first ones of all where `fresh`: dg [rows,kRowValues,Hp], x [rows,I], and the hidden states
@@ -50,13 +56,13 @@ class WeightGradient {
     for (Index r = 0; r < rows; r += kRows, fresh = false) {
       const Index n = std::min(kRows, rows - r);
       const T* g = dg + r * kRow * w_.Hp;
-      add_rows<HiddenMap<Cell>>(call_.dweight_hh, w_.H, kHiddenGates<Cell>, w_.R, g, h + r * w_.R, w_.R, n, fresh,
+      add_rows<HiddenMap<Cell>>(call_.d.weight_hh, w_.H, kHiddenGates<Cell>, w_.R, g, h + r * w_.R, w_.R, n, fresh,
                                 panel, thread, threads);
       if constexpr (Traits<Cell>::kStaged) add_staged(g, n, fresh, panel, thread, threads);
       if (transposed_)
         add_transposed(g, x + r * w_.I, n, fresh, panel, thread, threads);
       else
-        add_rows<InputMap<Cell>>(call_.dweight_ih, w_.H, G, w_.I, g, x + r * w_.I, w_.I, n, fresh, panel, thread,
+        add_rows<InputMap<Cell>>(call_.d.weight_ih, w_.H, G, w_.I, g, x + r * w_.I, w_.I, n, fresh, panel, thread,
                                  threads);
       add_bias(g, n, thread, threads);
     }
@@ -66,9 +72,9 @@ class WeightGradient {
   void write() const {
     for (int g = 0; g < G; ++g) {
       if (transposed_)
-        transpose(call_.dweight_ih + g * w_.H * w_.I, w_.I, dwx_.data() + g * w_.Hp, G * w_.Hp, w_.I, w_.H);
-      if (call_.dbias && !Traits<Cell>::kBiasIsVectors)
-        std::copy_n(db_.data() + g * w_.Hp, w_.H, call_.dbias + g * w_.H);
+        transpose(call_.d.weight_ih + g * w_.H * w_.I, w_.I, dwx_.data() + g * w_.Hp, G * w_.Hp, w_.I, w_.H);
+      if (call_.d.bias && !Traits<Cell>::kBiasIsVectors)
+        std::copy_n(db_.data() + g * w_.Hp, w_.H, call_.d.bias + g * w_.H);
     }
   }
 
@@ -107,11 +113,11 @@ class WeightGradient {
   void add_staged(const T* dg, Index rows, bool fresh, T* panel, int thread, int threads) const {
     if constexpr (Traits<Cell>::kSecond) {
       constexpr cells::Link link = Cell::kBefore[Cell::kStages - 1];
-      add_rows<Only<link.to>>(call_.dweight_hh + kHiddenGates<Cell> * w_.H * w_.R, w_.H, 1, w_.R, dg,
+      add_rows<Only<link.to>>(call_.d.weight_hh + kHiddenGates<Cell> * w_.H * w_.R, w_.H, 1, w_.R, dg,
                               dg + link.from * w_.Hp, kRow * w_.Hp, rows, fresh, panel, thread, threads);
     }
     if constexpr (Traits<Cell>::kProjects) {
-      add_rows<Only<Cell::kM + 1>>(call_.dprojection, w_.R, 1, w_.H, dg, dg + Cell::kM * w_.Hp, kRow * w_.Hp, rows,
+      add_rows<Only<Cell::kM + 1>>(call_.d.projection, w_.R, 1, w_.H, dg, dg + Cell::kM * w_.Hp, kRow * w_.Hp, rows,
                                    fresh, panel, thread, threads);
     }
   }

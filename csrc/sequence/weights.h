@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A cell's weights in the order in which the time loops read them; packed once and used until the weights change.
-// In: weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H], vectors [P,H] (less the bias, where that is one of them),
-// projection [R,H], the last three null for zeros or nothing; row g*H + j belongs to gate g of unit j; R is the width
-// of h, H but for a projected one.
+// In: Flat, whose row g*H + j belongs to gate g of unit j; R is the width of h, H but for a projected one.
 //
 // The last block, where H is no multiple of W: if its accumulators fit into fewer registers than there are gates, they
 // lie side by side without gaps, [k][tail_width][W], accumulator i of its unit j at i*tail + j. With H = 50 and W = 16
@@ -76,7 +74,7 @@ struct Weights {
   Panels<T> second_back, project_back;  // H deep, R columns; R deep, H columns
   Buffer<T> x_narrow;                   // [I,G,Hp] in the place of x_back where I <= kNarrow
 
-  Weights(Index I, Index H, Index R, const Flat<T>& from, bool training)
+  Weights(Index I, Index H, Index R, const Flat<const T>& from, bool training)
       : I(I),
         H(H),
         R(R),
@@ -134,7 +132,7 @@ struct Weights {
   }
 
   /// What only cells of several stages have.
-  void pack_staged(const Flat<T>& from, bool training) {
+  void pack_staged(const Flat<const T>& from, bool training) {
     if (Traits<Cell>::kProjects) {
       project = Panels<T>(H, R);
       project.pack_transposed(from.projection, H);
@@ -159,7 +157,7 @@ struct Weights {
     }
   }
 
-  void pack_vectors(const Flat<T>& from) {
+  void pack_vectors(const Flat<const T>& from) {
     constexpr int kOwn = P - (Traits<Cell>::kBiasIsVectors ? G : 0);
     bias.clear();
     vectors.clear();

@@ -30,8 +30,8 @@ class Tape:
 
     @property
     def nbytes(self) -> int: ...
-    def kept(self, index: int) -> NDArray[Any]:
-        """The value number `index` that the cell keeps, or (-1) its second state as it leaves the cell, [T,B,H]."""
+    def kept(self, indices: list[int], kernel: int = 0) -> list[NDArray[Any]]:
+        """Values that a cell keeps, by number, or (-1) its second state as it leaves the cell, [T,B,H] each."""
 
 @final
 class Rows:
@@ -63,6 +63,8 @@ class Setup:
         clip: float = ...,
         clip_gradient: float = ...,
         seed: int = 0,
+        input_dropout: float = 0.0,
+        input_seed: int = 0,
         segment: int = 0,
     ) -> None: ...
 
@@ -110,7 +112,7 @@ class Recurrence:
     ) -> tuple[NDArray[Any], _State, Tape | None]:
         """x [T,B,I], state h or (h, c), [1,B,H] each -> y [T,B,H], final state, tape (None unless training)."""
 
-    def stream(self, batch: int, setup: Setup | None = None) -> Stream:
+    def stream(self, batch: int, setup: Setup = ...) -> Stream:
         """Step by step with the weights packed last, `batch` rows; zoneout and clip of `setup`."""
 
     def backward(
@@ -119,23 +121,31 @@ class Recurrence:
         """dy [T,B,H] and dstate -> dx and the initial state's gradient; overwrites grads, flat as in `pack`."""
 
 def forward(
-    directions: list[Recurrence],
+    kernels: list[Recurrence],
+    directions: int,
     x: NDArray[Any],
     states: list[Any],
     training: bool,
     setups: list[Setup],
-) -> tuple[NDArray[Any], list[Any], list[Tape]]:
-    """The directions of a layer together: x [T,B,I] or packed [sum,I] -> y [T,B,D*R], final states, tapes."""
+) -> tuple[NDArray[Any], list[Any], Tape | None]:
+    """A stack, layer by layer, each with its directions: x [T,B,I] or packed [sum,I] -> y [T,B,D*R], final states, tape.
+
+    Layers of one direction run side by side, on a core each, where that is estimated to be faster.
+    """
 
 def backward(
-    directions: list[Recurrence],
-    tapes: list[Tape],
+    kernels: list[Recurrence],
+    directions: int,
+    tape: Tape,
     dy: NDArray[Any],
     dstates: list[Any],
     grads: list[NDArray[Any]],
     danew: list[Any] = ...,
 ) -> tuple[NDArray[Any], list[Any]]:
     """dy and dstates -> dx and the initial states' gradients; overwrites grads, and danew, gradients of `anew`."""
+
+def beside(kernels: list[Recurrence], directions: int, steps: int, batch: int, setup: Setup) -> bool:
+    """Whether the layers of a call that long and wide will run side by side."""
 
 @final
 class LinearStream:
@@ -152,9 +162,6 @@ class EmbeddingStream:
     def __init__(self, weight: NDArray[_T], batch: int) -> None: ...
     def __call__(self, x: NDArray[np.int64]) -> NDArray[Any]:
         """x [B] -> y [B,E], the same read-only array each time; x [T,B] -> a new y."""
-
-def dropout(x: NDArray[_T], p: float, seed: int) -> NDArray[_T]:
-    """x [N] -> x m / (1 - p), m ~ Bernoulli(1 - p), a function of the seed and the place."""
 
 def linear_forward(x: NDArray[_T], weight: NDArray[_T], bias: NDArray[_T] | None) -> NDArray[_T]:
     """x [N,I], weight [O,I], bias [O] -> [N,O]."""

@@ -5,42 +5,55 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bptt._dispatch import core
+
 if TYPE_CHECKING:
     from bptt import _core
+    from bptt.layers.recurrent import Recurrent
 
 
 def estimate(
-    natives: list[_core.Recurrence],
-    setups: list[list[_core.Setup]],
-    sizes: list[tuple[int, int]],  # input and output widths of each layer, all directions
-    states: int,  # widths of a kernel's states together
+    kernels: list[_core.Recurrence],
+    setups: list[_core.Setup],
+    layer: Recurrent,
     steps: int,
     batch: int,
     rows: int,  # steps of all rows together
-    itemsize: int,
     ordered: bool,  # rows are given lengths, or packed
     training: bool,
 ) -> int:
     """Bytes beside x, y, their gradients, the parameters and theirs."""
-    D = len(setups[0])
-    held = work = 0
-    for k, each in enumerate(setups):
-        width_in, width_out = sizes[k]
-        parts: list[dict[str, Any]] = [
-            native.memory(steps, batch, setup, training)
-            for native, setup in zip(natives[k * D : (k + 1) * D], each, strict=True)
-        ]
-        held += sum(part["weights"] + part["tape"] for part in parts)
-        held += D * batch * 2 * states * (2 if ordered else 1) * itemsize  # initial, final; and in the rows' order
-        copies = 0  # of x by direction, of y and its gradient, of the gradient of x
-        back = 0
-        for d in range(D):
-            copied = ordered or d > 0
-            copies += rows * (width_in * copied + width_out // D * (copied or D > 1))
-            back += rows * (width_in + width_out // D) * (copied or D > 1)
-        held += copies * itemsize * training
-        between = steps * batch * width_out * itemsize if k + 1 < len(setups) else 0
-        held += between * training
-        scratch = sum(part["scratch"] for part in parts) + (back if training else copies) * itemsize
-        work = max(work, scratch + between)
-    return held + work
+    D, L, R = layer.num_directions, layer.num_layers, layer.output_size
+    itemsize = layer.params.dtype.itemsize
+    inputs = [layer.input_size] + [D * R] * (L - 1)
+    parts: list[dict[str, Any]] = [
+        kernel.memory(steps, batch, setup, training) for kernel, setup in zip(kernels, setups, strict=True)
+    ]
+    beside = core.beside(kernels, D, steps, batch, setups[0])
+    states = R + layer.hidden_size * ("c" in layer._states)
+    held = sum(part["weights"] + part["tape"] for part in parts)
+    held += len(parts) * batch * 2 * states * (2 if ordered else 1) * itemsize  # initial, final; and in rows' order
+    dropped = training and bool(layer._between.dropout)
+    output = (rows if D == 1 else steps * batch) * D * R  # what a layer hands on
+    together, each = 0, []  # values: of the whole pass; of one layer at a time
+    for k in range(L):
+        inside = D == 1 and k > 0  # x is in the kernels' order
+        turned = [not inside and (ordered or d > 0) for d in range(D)]  # by direction, whether x and dx are not
+        outputs = rows * D * R * (D > 1 or (ordered and k == L - 1))
+        copies = rows * inputs[k] * sum(other or (dropped and k > 0) for other in turned) + outputs
+        back = rows * inputs[k] * sum(turned) + outputs
+        if training:
+            read = k > 0 and not (D > 1 and (ordered or dropped))  # the tape needs it
+            together += copies + output * read
+        scratch = sum(part["scratch"] for part in parts[k * D : (k + 1) * D]) // itemsize
+        ends = (k > 0) + (k + 1 < L)  # layers before and behind
+        if training:  # in one direction gradients of outputs take the place of each other
+            each.append(scratch + back + output * ends * (D > 1))
+        else:
+            each.append(scratch + copies + output * ends * (not beside))
+    work = sum(each) if beside else max(each)
+    if training and D == 1:
+        work += output * (L > 1)
+    elif beside:
+        work += output * (L - 1)
+    return held + (together + work) * itemsize

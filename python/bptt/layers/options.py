@@ -76,9 +76,9 @@ class Between:
 
     @property
     def plain(self) -> bool:
-        """Whether the states are handed on as they are, and nothing is dropped or computed twice."""
+        """Whether one layer hands its states on as they are, and computes nothing twice."""
         return (
-            not (self.dropout or self.recurrent_dropout or any(self.zoneout))
+            not (self.recurrent_dropout or any(self.zoneout))
             and math.isinf(self.clip_state)
             and math.isinf(self.clip_grad_per_step)
             and self.checkpoint is None

@@ -19,7 +19,7 @@ from bptt.layers.base import Layer
 from bptt.layers.kernels import Kernels
 from bptt.layers.layout import lay_out
 from bptt.layers.memory import estimate
-from bptt.layers.options import Between, mixed
+from bptt.layers.options import Between
 from bptt.layers.setups import Setups
 from bptt.layers.states import States
 from bptt.layers.stream import StackStream
@@ -187,7 +187,7 @@ class Recurrent(Layer):
         grads = self._gradients(grads)
         if tape.plain and not self.batch_first:
             try:
-                return (*tape.recurrences[0].backward(tape.natives[0], dy, dstate, grads.flat), grads)
+                return (*tape.recurrences[0].backward(tape.native, dy, dstate, grads.flat), grads)
             except (TypeError, ValueError):
                 pass  # not exact: converted below, or named
         sizes = tape.shown.sizes if tape.shown else None
@@ -198,7 +198,7 @@ class Recurrent(Layer):
         B = int(sizes[0]) if sizes is not None and len(sizes) else dy.shape[1] if sizes is None else 0
         dstate = self._states_of.native(where, "dstate", dstate, B, batched)
         if tape.plain:
-            dx, dinitial = tape.recurrences[0].backward(tape.natives[0], dy, dstate, grads.flat)
+            dx, dinitial = tape.recurrences[0].backward(tape.native, dy, dstate, grads.flat)
         else:
             dx, dinitial = self._backward(tape, dy, dstate, grads)
         given = Packed(dx, sizes) if sizes is not None else self._as_given(dx, batched)
@@ -220,11 +220,8 @@ class Recurrent(Layer):
         where = self._where("estimate_memory")
         T, B = check_size(where, "steps", steps, 0), check_size(where, "batch_size", batch_size, 0)
         setups, rows = self._setups.planned(where, T, B, lengths)
-        sizes = [(self._input_of(k), self.output_size * self.num_directions) for k in range(self.num_layers)]
         natives = self._kernels.packed(self.params, training)
-        itemsize = self.params.dtype.itemsize
-        states = self.output_size + self.hidden_size * ("c" in self._states)
-        return estimate(natives, setups, sizes, states, T, B, rows, itemsize, lengths is not None, training)
+        return estimate(natives, setups, self, T, B, rows, lengths is not None, training)
 
     def load_state_dict(self, state: Mapping[str, ArrayIn]) -> None:
         """Set all parameters, or none where anything does not fit.
@@ -293,7 +290,7 @@ class Recurrent(Layer):
         if plain and not self.batch_first:
             try:
                 y, final, native = recurrences[0].forward(x, state, training)
-                return y, final, None if native is None else RecurrentTape(self, recurrences, [native], y.shape)
+                return y, final, None if native is None else RecurrentTape(self, recurrences, native, y.shape)
             except (TypeError, ValueError):
                 pass  # not exact: converted below, or named
         where = self._where()
@@ -311,18 +308,13 @@ class Recurrent(Layer):
         native_state = self._states_of.native(where, "state", state, B, batched)
         if plain:
             y, final, native = recurrences[0].forward(x, native_state, training)
-            natives, seed = [] if native is None else [native], 0
         else:
-            y, final, natives, seed = self._forward(
-                where, recurrences, x, native_state, lengths, resets, shown, training
-            )
+            y, final, native = self._forward(where, recurrences, x, native_state, lengths, resets, shown, training)
         y = y if sizes is not None else self._as_given(y, batched)
         tape = None
-        if training:
+        if native is not None:
             learnt = state is None and self.learn_initial_state
-            tape = RecurrentTape(
-                self, recurrences, natives, y.shape, plain=plain, shown=shown, seed=seed, learnt=learnt
-            )  # fmt: skip
+            tape = RecurrentTape(self, recurrences, native, y.shape, plain=plain, shown=shown, learnt=learnt)
         return Packed(y, sizes) if sizes is not None else y, self._states_of.given(final, batched), tape
 
     def _expected_x(self, sizes: Array | None) -> str:
@@ -340,38 +332,26 @@ class Recurrent(Layer):
         resets: ArrayIn | None,
         shown: Shape,
         training: bool,
-    ) -> tuple[Array, Any, list[_core.Tape], int]:
-        """All layers, one after the other; the directions of each together."""
+    ) -> tuple[Array, Any, _core.Tape | None]:
+        """All layers and directions, in the native module."""
         if state is None and self.learn_initial_state:
             state = self._states_of.learnt(x.shape[1] if shown.sizes is None else int(shown.sizes[:1].sum()))
         seed = self._between.next_call() if training and self._between.random else 0
         setups = self._setups.make(where, x, shown, lengths, resets, seed)
-        D, finals, tapes = self.num_directions, [], []
-        for k, each in enumerate(setups):
-            span = slice(k * D, (k + 1) * D)
-            if k and training and self._between.dropout:
-                x = core.dropout(x.reshape(-1), self._between.dropout, mixed(seed, -k)).reshape(x.shape)
-            x, last, natives = core.forward(recurrences[span], x, self._states_of.part(state, span), training, each)
-            finals += last
-            tapes += natives
-        return x, self._states_of.joined(finals), tapes, seed
+        states = self._states_of.parts(state)
+        y, finals, native = core.forward(recurrences, self.num_directions, x, states, training, setups)
+        return y, self._states_of.joined(finals), native
 
     def _backward(self, tape: RecurrentTape, dy: Array, dstate: Any, grads: Params) -> tuple[Array, Any]:
-        D, flat = self.num_directions, grads.flat
-        initials: list[Any] = []
-        danew = [self._states_of.new_anew(grads.dtype) for _ in tape.natives] if self.learn_initial_state else []
-        for layer in reversed(range(self.num_layers)):
-            span = slice(layer * D, (layer + 1) * D)
-            windows = [flat[start:stop] for start, stop in self._kernels.spans[span]]
-            dy, before = core.backward(
-                tape.recurrences[span], tape.natives[span], dy, self._states_of.part(dstate, span), windows, danew[span]
-            )
-            initials = before + initials
-            if layer and self._between.dropout:
-                dy = core.dropout(dy.reshape(-1), self._between.dropout, mixed(tape.seed, -layer)).reshape(dy.shape)
+        states, flat = self._states_of, grads.flat
+        windows = [flat[start:stop] for start, stop in self._kernels.spans]
+        danew = [states.new_anew(grads.dtype) for _ in windows] if self.learn_initial_state else []
+        dx, initials = core.backward(
+            tape.recurrences, self.num_directions, tape.native, dy, states.parts(dstate), windows, danew
+        )
         if self.learn_initial_state:
-            self._states_of.add_learnt(grads, danew, initials if tape.learnt else None)
-        return dy, self._states_of.joined(initials)
+            states.add_learnt(grads, danew, initials if tape.learnt else None)
+        return dx, states.joined(initials)
 
     def _time_major(self, x: Array) -> Array:
         if x.ndim == 2:

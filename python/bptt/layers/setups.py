@@ -25,12 +25,12 @@ class Setups:
     def __init__(self, between: Between, states: States, layers: int, directions: int, batch_first: bool) -> None:
         self._between, self._states, self._layers, self._directions = between, states, layers, directions
         self._batch_first = batch_first
-        self._last: tuple[tuple[int, int] | None, list[list[_core.Setup]]] = (None, [])
+        self._last: tuple[tuple[int, int] | None, list[_core.Setup]] = (None, [])
 
     def make(
         self, where: str, x: Array, shown: Shape, lengths: ArrayIn | None, resets: ArrayIn | None, seed: int
-    ) -> list[list[_core.Setup]]:
-        """By layer and direction. x [T,B,I], or [sum,I] of packed rows; seed: of the masks, 0 without."""
+    ) -> list[_core.Setup]:
+        """Layer by layer, for each direction. x [T,B,I], or [sum,I] of packed rows; seed: of the masks, 0 without."""
         sizes = shown.sizes
         steps, B = x.shape[:2] if sizes is None else (len(sizes), int(sizes[:1].sum()))
         same = lengths is None and resets is None and sizes is None and not seed and self._states.anew(0) is None
@@ -43,26 +43,23 @@ class Setups:
             self._last = ((steps, B), made)
         return made
 
-    def planned(self, where: str, steps: int, B: int, lengths: ArrayIn | None) -> tuple[list[list[_core.Setup]], int]:
+    def planned(self, where: str, steps: int, B: int, lengths: ArrayIn | None) -> tuple[list[_core.Setup], int]:
         """The setups of a call to come, and the steps of all its rows together."""
         rows = self._rows(where, steps, B, lengths, None)
         return self._made(rows, None, steps, 0), rows[0].total if rows[0] else steps * B
 
-    def _made(
-        self, rows: list[_core.Rows | None], resets: Array | None, steps: int, seed: int
-    ) -> list[list[_core.Setup]]:
+    def _made(self, rows: list[_core.Rows | None], resets: Array | None, steps: int, seed: int) -> list[_core.Setup]:
         D = self._directions
         return [
-            [
-                core.Setup(
-                    rows=rows[d],
-                    resets=resets,
-                    anew=self._states.anew(k * D + d),
-                    **self._between.setup(mixed(seed, k * D + d + 1), steps),
-                )
-                for d in range(D)
-            ]
-            for k in range(self._layers)
+            core.Setup(
+                rows=rows[k % D],
+                resets=resets,
+                anew=self._states.anew(k),
+                input_dropout=self._between.dropout if k >= D else 0.0,  # of what another layer hands on
+                input_seed=mixed(seed, k // D * D + 1),  # both directions see the same
+                **self._between.setup(mixed(seed, k + 1), steps),
+            )
+            for k in range(self._layers * D)
         ]
 
     def _rows(

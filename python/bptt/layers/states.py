@@ -42,14 +42,13 @@ class States:
             return state
         return tuple(s[:, 0] for s in state) if isinstance(state, tuple) else state[:, 0]
 
-    def part(self, state: Any, span: slice) -> list[Any]:
-        """The states of some kernels, [1,B,H] each."""
+    def parts(self, state: Any) -> list[Any]:
+        """The states of each kernel, [1,B,H]."""
         if state is None:
-            return [None] * (span.stop - span.start)
-        indices = range(span.start, span.stop)
+            return [None] * self._count
         if isinstance(state, tuple):
-            return [tuple(s[k : k + 1] for s in state) for k in indices]
-        return [state[k : k + 1] for k in indices]
+            return [tuple(s[k : k + 1] for s in state) for k in range(self._count)]
+        return [state[k : k + 1] for k in range(self._count)]
 
     def joined(self, parts: list[Any]) -> Any:
         """The states of all kernels as one, [count,B,H]."""

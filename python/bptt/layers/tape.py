@@ -56,30 +56,29 @@ class Shape(NamedTuple):
 
 
 class RecurrentTape(Tape):
-    """What one forward pass keeps: native tapes, layer by layer, a tape for each direction; used up by one backward."""
+    """What one forward pass keeps, of all layers and directions; used up by one backward."""
 
-    __slots__ = ("learnt", "natives", "plain", "recurrences", "seed", "shape", "shown")
+    __slots__ = ("learnt", "native", "plain", "recurrences", "shape", "shown")
 
     def __init__(
         self,
         layer: Any,
         recurrences: list[_core.Recurrence],
-        natives: list[_core.Tape],
+        native: _core.Tape,
         shape: tuple[int, ...],
         *,
         plain: bool = True,
         shown: Shape | None = None,
-        seed: int = 0,
         learnt: bool = False,
     ) -> None:
         self.layer = layer
-        self.recurrences, self.natives, self.shape, self.plain = recurrences, natives, shape, plain
-        self.shown, self.seed, self.learnt = shown, seed, learnt
+        self.recurrences, self.native, self.shape, self.plain = recurrences, native, shape, plain
+        self.shown, self.learnt = shown, learnt
 
     @property
     def nbytes(self) -> int:
         """The memory that the tape holds, in bytes."""
-        return sum(native.nbytes for native in self.natives)
+        return self.native.nbytes
 
     def gates(self, layer: int = 0, direction: int = 0) -> dict[str, Array]:
         """All gates of one layer and direction at all steps, each [T,B,H] (of packed rows [sum,H]), by name.
@@ -99,11 +98,10 @@ class RecurrentTape(Tape):
         at = check_size("gates", "layer", layer, 0) * owner.num_directions + check_size(
             "gates", "direction", direction, 0
         )
-        if direction >= owner.num_directions or at >= len(self.natives):
+        if direction >= owner.num_directions or at >= len(self.recurrences):
             has = f"{owner.num_layers} layers and {owner.num_directions} directions"
             raise ValueError(f"gates: there is no layer {layer}, direction {direction}, expected one of {has}")
-        named = {name: self.natives[at].kept(i) for i, name in enumerate(owner._kept)}
-        if "c" in owner._states:
-            named["c"] = self.natives[at].kept(-1)
+        places = {name: i for i, name in enumerate(owner._kept)} | ({"c": -1} if "c" in owner._states else {})
+        named = dict(zip(places, self.native.kept(list(places.values()), at), strict=True))
         batched = self.shown is None or self.shown.batched
         return {name: owner._as_given(array, batched) for name, array in named.items()}

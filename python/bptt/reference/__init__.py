@@ -15,7 +15,7 @@ from bptt.reference.cells import CELLS, Cell
 from bptt.reference.dense import dropout, embedding_backward, embedding_forward, linear_backward, linear_forward
 from bptt.reference.loop import Between, Tape, backward, forward
 from bptt.reference.losses import cross_entropy, mse
-from bptt.reference.masks import philox, recurrent_dropout_mask, zoneout_masks
+from bptt.reference.masks import input_dropout_mask, philox, recurrent_dropout_mask, zoneout_masks
 from bptt.reference.steps import adam_step, sgd_step
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "embedding_backward",
     "embedding_forward",
     "forward",
+    "input_dropout_mask",
     "linear_backward",
     "linear_forward",
     "mse",

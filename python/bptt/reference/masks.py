@@ -2,8 +2,9 @@
 """Random masks as functions of a counter and a key: Philox4x32-7 (Salmon et al. 2011), in integers of NumPy.
 
 The counter of a decision is (unit // 2, row, step, kind), the word 2 (unit % 2) + state; kind 0 is zoneout (state 0 for
-h, 1 for c), 1 recurrent dropout (step 0, state 0); the key is the call's seed, 64 bits. A decision of probability p is
-word < floor(2^32 p).
+h, 1 for c), 1 recurrent dropout (step 0, state 0), 2 dropout of a layer's input, whose element j has the word of unit
+16 (j // 32) + j % 16 and state j // 16 % 2; the key is the call's seed, 64 bits. A decision of probability p is word <
+floor(2^32 p).
 """
 
 import numpy as np
@@ -65,3 +66,15 @@ def recurrent_dropout_mask(seed: int, B: int, H: int, p: float) -> Array:
     """
     word, _ = _words(seed, 1, B, H, 1)
     return np.where(word[0] < np.uint64(int(p * 2**32)), 0.0, 1 / (1 - p))
+
+
+def input_dropout_mask(seed: int, T: int, B: int, width: int, p: float) -> Array:
+    """Return m / (1 - p) [T,B,width]: 0 with probability p, else 1 / (1 - p).
+
+    >>> sorted(set(input_dropout_mask(1, 2, 3, 40, 0.5).ravel().tolist()))
+    [0.0, 2.0]
+    """
+    blocks = -(-width // 32)
+    halves = [word.reshape(T, B, blocks, 1, 16) for word in _words(seed, T, B, 16 * blocks, 2)]
+    word = np.concatenate(halves, axis=3).reshape(T, B, 32 * blocks)[..., :width]
+    return np.where(word < np.uint64(int(p * 2**32)), 0.0, 1 / (1 - p))

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+// The general way into a layer: a stack of layers, each of one direction or two, with what Setups ask for. The plain
+// way is Recurrence's own.
+//
+// Both cores, where one layer alone does not use them well: two directions run side by side; so do layers of one
+// direction, piece by piece (sequence/wavefront.h). Those hand on rows in the kernels' order; with two directions each
+// layer has its outputs as the caller sees rows, since the one behind reads them in both orders.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "bindings/recurrence.h"
+#include "sequence/wavefront.h"
+
+namespace bptt::bindings {
+
+class Stack {
+ public:
+  /// Layer by layer.
+  Stack(std::vector<PyRecurrence*> all, Index directions) : all_(std::move(all)), D_(directions) {
+    if (D_ < 1 || all_.empty() || Index(all_.size()) % D_ != 0)
+      throw py::value_error("Stack: expected at least one layer, and each with all directions");
+    require(all_, "direction");
+    for (std::size_t i = 0; i < all_.size(); ++i) {
+      const PyRecurrence& r = *all_[i];
+      if (!r.packed_) throw py::value_error("Stack: there are no weights, expected a call of pack first");
+      if (r.input() != (Index(i) < D_ ? all_[0]->input() : width()) || r.output() != all_[0]->output() ||
+          r.is_double() != all_[0]->is_double())
+        throw py::value_error("Stack: sizes or dtypes differ, expected those of one stack");
+    }
+  }
+
+  py::tuple forward(const py::array& x, const std::vector<py::object>& states, bool training,
+                    const std::vector<Setup*>& setups) const {
+    if (states.size() != all_.size() || setups.size() != all_.size())
+      throw py::value_error("forward: expected a state and a setup for each direction");
+    require(setups, "setup");
+    return all_[0]->is_double() ? forward_as<double>(x, states, training, setups)
+                                : forward_as<float>(x, states, training, setups);
+  }
+
+  py::tuple backward(PyTape& tape, const py::array& dy, const std::vector<py::object>& dstates,
+                     std::vector<py::array>& grads, const std::vector<py::object>& danew) const {
+    if (dstates.size() != all_.size() || grads.size() != all_.size())
+      throw py::value_error("backward: expected a state and gradients for each direction");
+    if (!danew.empty() && danew.size() != all_.size())
+      throw py::value_error("backward: expected danew for each direction, or none");
+    return all_[0]->is_double() ? backward_as<double>(tape, dy, dstates, grads, danew)
+                                : backward_as<float>(tape, dy, dstates, grads, danew);
+  }
+
+  /// Whether layers of one direction run side by side, in a call of that many steps and rows.
+  bool beside(const sequence::Timeline& time, bool segmented) const {
+    const int threads = Pool::size();
+    if (D_ > 1 || layers() == 1 || segmented || threads == 1 || time.total() == 0) return false;
+    const auto pieces = Index(sequence::pieces(time).size()) - 1;
+    std::vector<double> each;
+    double serial = 0;
+    for (Index k = 0; k < layers(); ++k) {
+      each.push_back(seconds(k, time, 1));
+      serial += seconds(k, time, threads);
+    }
+    return sequence::beside_time(each, threads, pieces) < serial;
+  }
+
+ private:
+  template <class P>
+  static void require(const std::vector<P*>& all, const char* what) {
+    for (const P* each : all) {
+      if (!each) throw py::type_error(std::string("Stack: a ") + what + " is None");
+    }
+  }
+
+  Index layers() const { return Index(all_.size()) / D_; }
+  Index width() const { return D_ * all_[0]->output(); }
+  double seconds(Index layer, const sequence::Timeline& time, int threads) const {
+    const Index rows = time.steps > 0 ? ceil_div(time.total(), time.steps) : time.batch;
+    const sequence::Plan plan =
+        all_[std::size_t(layer * D_)]->visit([&](auto& r) { return r.plan(time.steps, rows, threads); });
+    return double(time.steps) * plan.step_time_s;
+  }
+
+  template <class T>
+  const sequence::Recurrence<T>& kernel(Index layer, Index direction) const {
+    return all_[std::size_t(layer * D_ + direction)]->template as<T>("Stack");
+  }
+
+  /// job(direction, threads) for the directions of a layer: side by side on a core each where that is estimated to be
+  /// no slower than one after the other on all of them. False where one was called off.
+  template <class Job>
+  bool run_directions(Index layer, const sequence::Timeline& time, const Job& job) const {
+    const int threads = Pool::size(), D = int(D_);
+    bool complete = true;
+    if (D == 1 || threads < D || seconds(layer, time, 1) > D * seconds(layer, time, threads)) {
+      for (int d = 0; d < D; ++d) complete = complete && job(d, threads);
+      return complete;
+    }
+    std::atomic<bool> all{true};
+    Pool::instance().run(D, [&](int thread, Barrier& barrier) {
+      for (int d = thread; d < D && all; d += barrier.size()) {
+        if (!job(d, 1)) all = false;
+      }
+    });
+    return all;
+  }
+
+  /// The layers of one direction side by side: before(layer, first step, end), the steps, after(...). Going back, the
+  /// last layer and the last steps are the first.
+  template <class Before, class After>
+  static bool run_layers(const std::vector<std::unique_ptr<sequence::Run>>& runs, const sequence::Timeline& time,
+                         bool back, const Before& before, const After& after) {
+    const std::vector<Index> cuts = sequence::pieces(time);
+    const int L = int(runs.size()), pieces = int(cuts.size()) - 1;
+    const auto layer_at = [&](int place) { return back ? L - 1 - place : place; };
+    return sequence::run_wavefront(
+        L, pieces, Pool::size(),
+        [&](int place, int n) {
+          const int layer = layer_at(place), piece = back ? pieces - 1 - n : n;
+          const Index begin = cuts[std::size_t(piece)], end = cuts[std::size_t(piece + 1)];
+          before(layer, begin, end);
+          if (!runs[std::size_t(layer)]->advance(begin, end)) return false;
+          after(layer, begin, end);
+          return true;
+        },
+        [&](int place, int n) { runs[std::size_t(layer_at(place))]->settle(n + 1 == pieces); });
+  }
+
+  template <class T>
+  py::tuple forward_as(const py::array& x, const std::vector<py::object>& states, bool training,
+                       const std::vector<Setup*>& setups) const {
+    const Outer outer = Outer::of(x, setups[0]->rows.get(), "Recurrence.forward: x");
+    const T* from = outer.read<T>(x, all_[0]->input(), "Recurrence.forward: x");
+    std::unique_ptr<PyTape> tape = PyRecurrence::new_tape<T>();
+    tape->plain = false;
+    auto& passes = std::get<Passes<T>>(tape->passes);
+    for (std::size_t i = 0; i < all_.size(); ++i) {
+      if (!(Outer::of(x, setups[i]->rows.get(), "Recurrence.forward: x") == outer))
+        throw py::value_error("Stack: the rows of the directions differ, expected those of one pass");
+      all_[i]->add_pass<T>(*tape).prepare(all_[i]->as<T>("forward"), all_[i]->input(), outer, states[i], *setups[i],
+                                          training);
+    }
+    py::array_t<T> y = outer.make<T>(width());
+    T* to = y.mutable_data();
+    bool complete;
+    {
+      py::gil_scoped_release release;
+      complete = forward_all(passes, outer, from, to, training, setups[0]->segment);
+    }
+    if (!complete) throw py::error_already_set();
+    py::list last;
+    for (const auto& pass : passes.all) last.append(pass->last());
+    if (!training) return py::make_tuple(y, last, py::none());
+    passes.arrays.push_back(x);
+    if (D_ == 1 && !setups[0]->rows) {  // the tape reads it again
+      make_read_only(y);
+      passes.arrays.push_back(y);
+    }
+    return py::make_tuple(y, last, std::move(tape));
+  }
+
+  template <class T>
+  bool forward_all(Passes<T>& passes, const Outer& outer, const T* x, T* y, bool training, Index segment) const {
+    std::atomic<bool> stop{false};
+    const sequence::Timeline& time = passes.all[0]->time();
+    const bool beside = this->beside(time, segment > 0);
+    const Index L = layers(), W = width();
+    passes.outputs.resize(std::size_t(L - 1));
+    std::vector<std::unique_ptr<sequence::Run>> runs;
+    Lines<const T> in{x, all_[0]->input(), false};
+    Lines<T> out{};
+    for (Index k = 0; k < L; ++k) {
+      const auto pass = [&](Index d) -> Pass<T>& { return *passes.all[std::size_t(k * D_ + d)]; };
+      out = {y, W, false};
+      if (k + 1 < L) {
+        Buffer<T>& own = passes.outputs[std::size_t(k)];
+        own = Buffer<T>(checked_mul(D_ == 1 ? time.total() : outer.rows, W));
+        out = {own.data(), W, D_ == 1};
+      }
+      const auto part = [&](Index d) { return Lines<T>{out.data + d * (W / D_), W, out.ordered}; };
+      for (Index d = 0; d < D_; ++d) pass(d).open(in, part(d), &stop);
+      in = {out.data, out.ld, out.ordered};
+      if (beside) {
+        runs.push_back(pass(0).start(kernel<T>(k, 0), training));
+        continue;
+      }
+      if (!run_directions(k, time, [&](int d, int threads) {
+            return pass(d).forward(kernel<T>(k, d), training, segment, threads);
+          }))
+        return false;
+      bool kept = training && D_ == 1;  // the layer's input: also the y that the tape of the layer before reads again
+      for (Index d = 0; d < D_; ++d) {
+        pass(d).close(part(d));
+        kept = kept || (training && !pass(d).has_copied_x());
+        if (!training) pass(d).release();
+      }
+      if (k > 0 && !kept) passes.outputs[std::size_t(k - 1)] = {};
+    }
+    if (!beside) return true;
+    const auto pass = [&](Index k) -> Pass<T>& { return *passes.all[std::size_t(k)]; };
+    const bool complete = run_layers(
+        runs, time, false, [&](Index k, Index begin, Index end) { pass(k).feed(begin, end); },
+        [](Index, Index, Index) {});
+    for (Index k = 0; k < L; ++k) pass(k).close(out);
+    return complete;
+  }
+
+  template <class T>
+  py::tuple backward_as(PyTape& tape, const py::array& dy, const std::vector<py::object>& dstates,
+                        std::vector<py::array>& grads, const std::vector<py::object>& danew) const {
+    std::vector<BackwardCall<T>> calls;
+    std::vector<States> last, initial;
+    for (std::size_t i = 0; i < all_.size(); ++i) {
+      const auto& r = all_[i]->as<T>("backward");
+      const Index B = all_[i]->own<T>(tape, false, i).time().batch;
+      calls.push_back(all_[i]->gradients(r, grads[i]));
+      last.push_back(read_states<T>(dstates[i], r, B, calls[i].dfinal, "Recurrence.backward: dstate"));
+      initial.push_back(new_states<T>(r, B, calls[i].dinitial));
+      for (int s = 0; !danew.empty() && s < r.states(); ++s) {
+        py::array part = state_part(danew[i], s, r.states(), "Recurrence.backward: danew");
+        calls[i].danew[s] = write<T>(part, {r.width(s)}, "Recurrence.backward: danew");
+      }
+    }
+    auto& passes = std::get<Passes<T>>(tape.passes);
+    const Outer& outer = passes.all[0]->outer();
+    const T* from = outer.read<T>(dy, width(), "Recurrence.backward: dy");
+    py::array_t<T> dx = outer.make<T>(all_[0]->input());
+    T* to = dx.mutable_data();
+    PyRecurrence::use(tape);
+    bool complete;
+    {
+      py::gil_scoped_release release;
+      complete = backward_all(passes, outer, calls, from, to);
+    }
+    PyRecurrence::forget<T>(tape);
+    if (!complete) throw py::error_already_set();
+    py::list before;
+    for (std::size_t i = 0; i < all_.size(); ++i) before.append(as_state(initial[i], passes.all[i]->states()));
+    return py::make_tuple(dx, before);
+  }
+
+  template <class T>
+  bool backward_all(Passes<T>& passes, const Outer& outer, const std::vector<BackwardCall<T>>& calls, const T* dy,
+                    T* dx) const {
+    std::atomic<bool> stop{false};
+    const sequence::Timeline& time = passes.all[0]->time();
+    const bool beside = this->beside(time, passes.all[0]->tape.segmented());
+    const Index L = layers(), W = width();
+    std::vector<std::unique_ptr<sequence::Run>> runs;
+    // From layer to layer. In one direction a step's dx takes the place of its dy, which nobody needs any more.
+    Buffer<T> between;
+    Lines<const T> in{dy, W, false};
+    Lines<T> out{};
+    for (Index k = L - 1; k >= 0; --k) {
+      const auto pass = [&](Index d) -> Pass<T>& { return *passes.all[std::size_t(k * D_ + d)]; };
+      Buffer<T> read;
+      out = {dx, all_[0]->input(), false};
+      if (k > 0) {
+        if (D_ > 1 || between.size() == 0) {
+          read = std::move(between);
+          between = Buffer<T>(checked_mul(D_ == 1 ? time.total() : outer.rows, W));
+        }
+        out = {between.data(), W, D_ == 1};
+      }
+      for (Index d = 0; d < D_; ++d) {
+        const Lines<const T> part{in.data + d * (W / D_), W, in.ordered};
+        pass(d).open_back(calls[std::size_t(k * D_ + d)], part, out, d > 0, &stop);
+      }
+      in = {out.data, out.ld, out.ordered};
+      if (beside) {
+        runs.insert(runs.begin(), pass(0).start_back(kernel<T>(k, 0)));
+        continue;
+      }
+      const bool complete =
+          run_directions(k, time, [&](int d, int threads) { return pass(d).backward(kernel<T>(k, d), threads); });
+      for (Index d = 0; d < D_; ++d) {
+        pass(d).close_back(out, d > 0);
+        pass(d).release();
+      }
+      if (!complete) return false;
+      const Index unread = D_ == 1 ? k : k - 1;  // in one direction the tape of the layer that wrote it reads it, too
+      if (unread >= 0 && unread + 1 < L) passes.outputs[std::size_t(unread)] = {};
+    }
+    if (!beside) return true;
+    const auto pass = [&](Index k) -> Pass<T>& { return *passes.all[std::size_t(k)]; };
+    const bool complete = run_layers(
+        runs, time, true, [](Index, Index, Index) {},
+        [&](Index k, Index begin, Index end) { pass(k).feed_back(begin, end); });
+    for (Index k = 0; k < L; ++k) {
+      pass(k).close_back(out, false);
+      pass(k).release();
+    }
+    passes.outputs.clear();
+    return complete;
+  }
+
+  std::vector<PyRecurrence*> all_;
+  Index D_;
+};
+
+}  // namespace bptt::bindings

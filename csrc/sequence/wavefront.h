@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Layers of a stack side by side: while one core has steps 8 to 15 of the first layer, another has steps 0 to 7 of the
+// second. A layer's steps are cut into pieces; a piece may go on once the layer before has done the same one.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "core/threads.h"
+#include "sequence/timeline.h"
+
+namespace bptt::sequence {
+
+/// Where pieces begin, and the last one ends. They are parts of chunks, which sums over time keep; sixteen or more,
+/// since a layer begins one piece after the layer before, but of 8 rows or more, so that the products of a piece read
+/// each weight for several rows.
+inline std::vector<Index> pieces(const Timeline& time) {
+  constexpr Index kLeast = 16, kRows = 8;
+  const Index length = ceil_div(time.steps, kLeast);
+  std::vector<Index> cuts{time.steps};
+  for (Index end = time.steps; end > 0;) {
+    const Index begin = chunk_begin(time, end), rows = time.begin(end) - time.begin(begin);
+    const Index n = std::max<Index>(1, std::min((end - begin) / length, rows / kRows));
+    for (Index i = n; i-- > 0;) cuts.push_back(begin + (end - begin) * i / n);
+    end = begin;
+  }
+  std::reverse(cuts.begin(), cuts.end());
+  return cuts;
+}
+
+/// Which pieces of which layers are done, and which layers somebody is at work on.
+class Wavefront {
+ public:
+  Wavefront(int layers, int pieces) : layers_(layers), pieces_(pieces), all_(new Layer[std::size_t(layers)]) {}
+
+  /// A layer whose next piece can be done, which is the caller's until `give`; -1: none now. `mine`, the caller's last,
+  /// comes first, since this core's cache has its weights, unless another one has fallen behind it.
+  int take(int mine) {
+    int best = ready(mine) ? mine : -1;
+    for (int k = 0; k < layers_; ++k) {
+      if (ready(k) && (best < 0 || done(k) + (best == mine ? kAhead : 0) < done(best))) best = k;
+    }
+    if (best < 0) return -1;
+    int next = 2 * done(best);  // even, and unchanged since: nobody has it
+    return ready(best) && all_[best].state.compare_exchange_strong(next, next + 1) ? best : -1;
+  }
+  /// The piece is done, for the next layer to see; the layer stays the caller's until `give`.
+  void publish(int layer) { all_[layer].state += 2; }
+  void give(int layer) { --all_[layer].state; }
+
+  /// The next piece of a layer.
+  int done(int layer) const { return all_[layer].state / 2; }
+  bool finished() const { return done(layers_ - 1) == pieces_; }
+
+ private:
+  static constexpr int kAhead = 4;
+  struct alignas(64) Layer {
+    std::atomic<int> state{0};  // twice the pieces done, and one more while somebody has the layer
+  };
+
+  bool ready(int k) const {
+    const int state = all_[k].state;
+    return state % 2 == 0 && state / 2 < pieces_ && (k == 0 || done(k - 1) > state / 2);
+  }
+
+  const int layers_, pieces_;
+  std::unique_ptr<Layer[]> all_;
+};
+
+/// job(layer, piece) for all of them on that many threads; where one is false, the rest is called off. `rest`, of the
+/// same, is what the next layer need not wait for.
+template <class Job, class Rest>
+bool run_wavefront(int layers, int pieces, int threads, const Job& job, const Rest& rest) {
+  Wavefront front(layers, pieces);
+  std::atomic<bool> complete{true};
+  Pool::instance().run(std::min(threads, layers), [&](int thread, Barrier&) {
+    try {
+      for (int mine = thread;;) {
+        int layer = -1;
+        spin_until([&] { return (layer = front.take(mine)) >= 0 || front.finished() || !complete; });
+        if (layer < 0 || !complete) return;
+        const int piece = front.done(layer);
+        if (!job(layer, piece)) complete = false;
+        front.publish(layer);
+        if (complete) rest(layer, piece);
+        front.give(layer);
+        mine = layer;
+      }
+    } catch (...) {
+      complete = false;  // the others stop, the pool rethrows
+      throw;
+    }
+  });
+  return complete;
+}
+
+}  // namespace bptt::sequence

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers of a stack side by side: the same bits as one after the other, and a way out of a call that is called off."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bptt
+from bptt._dispatch import core
+from kernels import assert_same_bits
+from stacks import KINDS, Case, Results, threads
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+LENGTHS = np.array([90, 100, 31])
+# Of one layer so narrow two threads can make nothing; chunks of 128 rows are one piece of a call, or many.
+WAYS: dict[str, tuple[int, int, dict[str, Any]]] = {  # T, B, options
+    "two layers": (100, 1, {"num_layers": 2}),
+    "three layers": (300, 2, {"num_layers": 3}),
+    "ragged": (100, 3, {"num_layers": 2, "lengths": LENGTHS}),
+    "masks": (
+        100, 3, {
+            "num_layers": 5, "lengths": LENGTHS, "dropout": 0.3, "recurrent_dropout": 0.2, "zoneout": 0.1,
+            "clip_state": 0.5, "clip_grad_per_step": 0.2, "learn_initial_state": True,
+        },
+    ),
+}  # fmt: skip
+
+
+def case_of(kind: str, way: str) -> Case:
+    T, B, options = WAYS[way]
+    return Case.random(kind, "float32", T, B, I=9, hidden_size=11, **options)
+
+
+def results(case: Case) -> Results:
+    """Training and inference by a copy, which draws the masks that the case's own layer would."""
+    fresh = case.but(layer=copy.deepcopy(case.layer))
+    return fresh.run() | {f"inferred {name}": value for name, value in fresh.infer().items()}
+
+
+def beside(case: Case) -> bool:
+    """Whether the layers of that call run side by side."""
+    layer, (T, B, _) = case.layer, case.x.shape
+    rows = None if case.lengths is None else core.Rows(case.lengths, T, False)
+    return core.beside(layer._kernels.packed(layer.params, True), 1, T, B, core.Setup(rows=rows))
+
+
+@every_kind
+@pytest.mark.parametrize("way", WAYS)
+def test_side_by_side_changes_no_bit(kind: str, way: str) -> None:
+    case = case_of(kind, way)
+    with threads(1):
+        assert not beside(case)
+        expected = results(case)
+    for n in (2, 3, 7):
+        with threads(n):
+            assert beside(case)
+            assert_same_bits(results(case), expected)
+
+
+def test_two_callers_share_the_pool() -> None:
+    """The pool is one caller's: the other runs its layers alone, in turn."""
+    cases = [case_of("gru", way) for way in WAYS] * 5
+    with threads(1):
+        expected = [results(case) for case in cases]
+    with threads(2), ThreadPoolExecutor(4) as pool:
+        for got, want in zip(pool.map(results, cases), expected, strict=True):
+            assert_same_bits(got, want)
+
+
+def test_what_gains_nothing_is_done_in_turn() -> None:
+    """One core, two directions, checkpoints, steps too few to be cut, nothing at all."""
+    case = case_of("lstm", "two layers")
+    kernels = case.layer._kernels.packed(case.layer.params, True)
+    with threads(2):
+        assert core.beside(kernels, 1, 100, 1, core.Setup())
+        for steps, batch, setup in ((100, 1, core.Setup(segment=10)), (10, 1, core.Setup()), (0, 1, core.Setup())):
+            assert not core.beside(kernels, 1, steps, batch, setup)
+        both = bptt.LSTM(9, 11, num_layers=2, bidirectional=True)
+        assert not core.beside(both._kernels.packed(both.params, True), 2, 100, 1, core.Setup())
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals to a thread")
+@pytest.mark.parametrize("training", [False, True])
+def test_an_interrupt_ends_all_layers(training: bool) -> None:
+    layer = bptt.GRU(32, 32, num_layers=2, seed=0)
+    x = np.zeros((400_000, 1, 32), np.float32)  # 0.4 s for a pass on one fast core, a quarter of that until the signal
+    tape, dy = None, x
+    if training:
+        _, _, tape = layer.forward(x)
+    timer = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    start = time.perf_counter()
+    with threads(2), pytest.raises(KeyboardInterrupt):
+        timer.start()
+        for _ in range(100):
+            if tape is None:
+                layer(x)
+            else:
+                layer.backward(tape, dy)
+                _, _, tape = layer.forward(x)
+    timer.join()
+    assert time.perf_counter() - start < 10 or sys.gettrace()
+    assert layer(x[:5])[0].shape == (5, 1, 32)  # the pool is free again
