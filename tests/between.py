@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt import reference
-from kernels import Case, by_name, as_state, as_tuple
+from kernels import Case, as_state, as_tuple, by_name
 
 SEED = 0x1234_5678_9ABC_DEF0
 

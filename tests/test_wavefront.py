@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import copy
 import signal
-import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -90,23 +88,19 @@ def test_what_gains_nothing_is_done_in_turn() -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals to a thread")
-@pytest.mark.parametrize("training", [False, True])
-def test_an_interrupt_ends_all_layers(training: bool) -> None:
-    layer = bptt.GRU(32, 32, num_layers=2, seed=0)
-    x = np.zeros((400_000, 1, 32), np.float32)  # 0.4 s for a pass on one fast core, a quarter of that until the signal
-    tape, dy = None, x
-    if training:
-        _, _, tape = layer.forward(x)
-    timer = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
-    start = time.perf_counter()
-    with threads(2), pytest.raises(KeyboardInterrupt):
-        timer.start()
-        for _ in range(100):
-            if tape is None:
-                layer(x)
-            else:
-                layer.backward(tape, dy)
-                _, _, tape = layer.forward(x)
+@pytest.mark.parametrize("n", [1, 2])
+def test_an_interrupt_ends_all_layers(n: int) -> None:
+    """Asked about ten times a second, in a call of some tenths: what is written at its end is not."""
+    layer = bptt.GRU(64, 64, num_layers=2, seed=0)
+    x = np.zeros((200_000, 1, 64), np.float32)
+    y, _, tape = layer.forward(x)
+    grads = layer.params.zeros_like()
+    with grads.edit() as g:
+        g.flat[:] = np.nan
+    timer = threading.Timer(0.02, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    with threads(n), pytest.raises(KeyboardInterrupt):
+        layer.backward(tape, y, grads=grads)
     timer.join()
-    assert time.perf_counter() - start < 10 or sys.gettrace()
-    assert layer(x[:5])[0].shape == (5, 1, 32)  # the pool is free again
+    assert np.isnan(grads["bias_hn_l0"]).all()
+    assert layer(x[:5])[0].shape == (5, 1, 64)  # the pool is free again

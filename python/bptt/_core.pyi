@@ -128,7 +128,7 @@ def forward(
     training: bool,
     setups: list[Setup],
 ) -> tuple[NDArray[Any], list[Any], Tape | None]:
-    """A stack, layer by layer, each with its directions: x [T,B,I] or packed [sum,I] -> y [T,B,D*R], final states, tape.
+    """A stack, layer by layer, each with its directions: x [T,B,I] or packed [sum,I] -> y [T,B,D*R], states, tape.
 
     Layers of one direction run side by side, on a core each, where that is estimated to be faster.
     """
