@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bptt._dispatch import core
 
@@ -26,7 +26,7 @@ def estimate(
     D, L, R = layer.num_directions, layer.num_layers, layer.output_size
     itemsize = layer.params.dtype.itemsize
     inputs = [layer.input_size] + [D * R] * (L - 1)
-    parts: list[dict[str, Any]] = [
+    parts: list[dict[str, int]] = [
         kernel.memory(steps, batch, setup, training) for kernel, setup in zip(kernels, setups, strict=True)
     ]
     beside = core.beside(kernels, D, steps, batch, setups[0])
