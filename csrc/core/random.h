@@ -95,6 +95,7 @@ struct Philox {
 template <class T, int N>
 BPTT_INLINE void choose(const std::uint32_t (&word)[N], double p, T value, T other, T (&mask)[N]) {
   const auto limit = std::uint32_t(p * 4294967296.0);  // p < 1
+#pragma GCC unroll 1  // a loop, else it is taken apart into branches, which random bits mislead
   for (int i = 0; i < N; ++i) mask[i] = word[i] < limit ? value : other;
 }
 
