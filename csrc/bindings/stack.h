@@ -178,20 +178,23 @@ class Stack {
         own = Buffer<T>(checked_mul(D_ == 1 ? time.total() : outer.rows, W));
         out = {own.data(), W, D_ == 1};
       }
-      const auto part = [&](Index d) { return Lines<T>{out.data + d * (W / D_), W, out.ordered}; };
-      for (Index d = 0; d < D_; ++d) pass(d).open(in, part(d), &stop);
-      in = {out.data, out.ld, out.ordered};
       if (beside) {
+        pass(0).open(in, out, &stop);
         runs.push_back(pass(0).start(kernel<T>(k, 0), training));
+        in = {out.data, out.ld, out.ordered};
         continue;
       }
-      if (!run_directions(k, time, [&](int d, int threads) {
-            return pass(d).forward(kernel<T>(k, d), training, segment, threads);
-          }))
-        return false;
+      const bool complete = run_directions(k, time, [&](int d, int threads) {
+        const Lines<T> part{out.data + d * (W / D_), W, out.ordered};
+        pass(d).open(in, part, &stop);
+        if (!pass(d).forward(kernel<T>(k, d), training, segment, threads)) return false;
+        pass(d).close(part);
+        return true;
+      });
+      if (!complete) return false;
+      in = {out.data, out.ld, out.ordered};
       bool kept = training && D_ == 1;  // the layer's input: also the y that the tape of the layer before reads again
       for (Index d = 0; d < D_; ++d) {
-        pass(d).close(part(d));
         kept = kept || (training && !pass(d).has_copied_x());
         if (!training) pass(d).release();
       }
@@ -263,17 +266,21 @@ class Stack {
         }
         out = {between.data(), W, D_ == 1};
       }
-      for (Index d = 0; d < D_; ++d) {
+      const auto open = [&](Index d) {
         const Lines<const T> part{in.data + d * (W / D_), W, in.ordered};
         pass(d).open_back(calls[std::size_t(k * D_ + d)], part, out, d > 0, &stop);
-      }
-      in = {out.data, out.ld, out.ordered};
+      };
       if (beside) {
+        open(0);
         runs.insert(runs.begin(), pass(0).start_back(kernel<T>(k, 0)));
+        in = {out.data, out.ld, out.ordered};
         continue;
       }
-      const bool complete =
-          run_directions(k, time, [&](int d, int threads) { return pass(d).backward(kernel<T>(k, d), threads); });
+      const bool complete = run_directions(k, time, [&](int d, int threads) {
+        open(d);
+        return pass(d).backward(kernel<T>(k, d), threads);
+      });
+      in = {out.data, out.ld, out.ordered};
       for (Index d = 0; d < D_; ++d) {
         pass(d).close_back(out, d > 0);
         pass(d).release();
