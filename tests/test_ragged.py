@@ -138,7 +138,7 @@ def ordered(case: Case) -> Case:
 @every_shape
 def test_packed_rows_are_padded_ones(kind: str, dtype: str, layers: int, both: bool) -> None:
     resets = np.random.default_rng(0).random((T, len(ORDER))) < 0.2
-    each: tuple[dict[str, Any], ...] = ({}, {"zoneout": 0.2, "recurrent_dropout": 0.3})
+    each: tuple[dict[str, Any], ...] = ({}, {"zoneout": 0.2, "recurrent_dropout": 0.3, "dropout": 0.4})
     for options in each:
         case = ordered(ragged(kind, dtype, layers, both, **options)).but(resets=resets)
         expected = case.run()
