@@ -40,12 +40,7 @@ struct ForwardStep {
 
     alignas(64) T a[R][U * A][W];
     spill(acc, a);
-    if (crossing) return cross(a[0][0], W, W, row, R, block, U);
-#pragma GCC unroll 1
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 1
-      for (int u = 0; u < U; ++u) cell<false>(a[r][u * A], W, W, row + r, block + u);
-    }
+    cells(a[0][0], A * W, W, W, row, R, block, U);
   }
 
   /// The R rows of a row block, the packed last block of units, in N registers.
@@ -64,12 +59,7 @@ struct ForwardStep {
     accumulate<Identity, N, N>(acc, h0 + row * w.H, w.H, w.h.data() + block * w.H * G * W, 0, w.H);
     alignas(64) T a[R][N][W];
     spill(acc, a);
-    if (crossing) {
-      for (int r = 0; r < R; ++r) cross(a[r][0], units, units, row + r, 1, block, 1);
-      return;
-    }
-#pragma GCC unroll 1
-    for (int r = 0; r < R; ++r) cell<false>(a[r][0], units, units, row + r, block);
+    cells(a[0][0], N * W, units, units, row, R, block, 1);
   }
 
  private:
@@ -88,10 +78,18 @@ struct ForwardStep {
     }
   }
 
-  /// The cells of a tile, one text for all tiles: a [rows][blocks][A] runs of `lanes`, `stride` apart.
-  BPTT_NOINLINE void cross(const T* a, Index stride, Index lanes, Index row, int rows, Index block, int blocks_) const {
+  /// The cells of a tile: A runs of `lanes`, `stride` apart, for each row and block, which lie `step` apart.
+  void cells(const T* a, Index step, Index stride, Index lanes, Index row, int rows, Index block, int blocks) const {
+    if (crossing)
+      each<true>(a, step, stride, lanes, row, rows, block, blocks);
+    else
+      each<false>(a, step, stride, lanes, row, rows, block, blocks);
+  }
+  template <bool Crosses>  // one text for tiles of all sizes
+  BPTT_NOINLINE void each(const T* a, Index step, Index stride, Index lanes, Index row, int rows, Index block,
+                          int blocks) const {
     for (int r = 0; r < rows; ++r) {
-      for (int u = 0; u < blocks_; ++u, a += A * stride) cell<true>(a, stride, lanes, row + r, block + u);
+      for (int u = 0; u < blocks; ++u, a += step) cell<Crosses>(a, stride, lanes, row + r, block + u);
     }
   }
 
