@@ -29,11 +29,14 @@ void register_recurrence(py::module_& m) {
       py::arg("danew") = std::vector<py::object>());
   m.def(
       "beside",
-      [](std::vector<PyRecurrence*> kernels, Index directions, Index steps, Index batch, const Setup& setup) {
+      [](std::vector<PyRecurrence*> kernels, Index directions, Index steps, Index batch, const Setup& setup,
+         bool training) {
         const sequence::Timeline time = setup.rows ? setup.rows->timeline() : sequence::Timeline{steps, batch};
-        return Stack(std::move(kernels), directions).beside(time, setup.segment > 0);
+        const bool segmented = training && sequence::cut(time, setup.segment).size() > 2;
+        return Stack(std::move(kernels), directions).beside(time, segmented);
       },
-      py::arg("kernels"), py::arg("directions"), py::arg("steps"), py::arg("batch"), py::arg("setup"));
+      py::arg("kernels"), py::arg("directions"), py::arg("steps"), py::arg("batch"), py::arg("setup"),
+      py::arg("training"));
   py::class_<PyTape>(m, "Tape", py::is_final(), py::module_local())
       .def_property_readonly("nbytes", &PyTape::bytes)
       .def("kept", &PyTape::kept, py::arg("indices"), py::arg("kernel") = 0);
@@ -45,7 +48,8 @@ void register_recurrence(py::module_& m) {
       .def(py::init<const std::string&, const std::string&, Index, Index, bool, Index>(), py::arg("cell"),
            py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("bias"), py::arg("proj_size") = 0)
       .def("plan", &PyRecurrence::plan, py::arg("steps"), py::arg("batch"))
-      .def("memory", &PyRecurrence::memory, py::arg("steps"), py::arg("batch"), py::arg("setup"), py::arg("training"))
+      .def("memory", &PyRecurrence::memory, py::arg("steps"), py::arg("batch"), py::arg("setup"), py::arg("training"),
+           py::arg("threads") = 0)
       .def("pack", &PyRecurrence::pack, py::arg("params"), py::arg("training"))
       .def("forward", &PyRecurrence::forward, py::arg("x"), py::arg("state").none(true), py::arg("training"))
       .def("stream", &PyRecurrence::stream, py::arg("batch"), py::arg("setup") = Setup())

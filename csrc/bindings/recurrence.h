@@ -22,6 +22,11 @@ struct Passes {
   std::vector<Buffer<T>> outputs;  // y of each layer but the last, which the next one reads
   std::vector<py::array> arrays;   // of the caller, which tapes point into
 
+  /// Memory back to the arena, once nobody needs it.
+  void release() {
+    for (const auto& pass : all) pass->release();
+    outputs.clear();
+  }
   Index bytes() const {
     Index n = 0;
     for (const auto& pass : all) n += pass->bytes();
@@ -112,8 +117,9 @@ class PyRecurrence {
     return visit([&](auto& r) { return forward_as(r, x, state, training); });
   }
 
-  py::dict memory(Index steps, Index batch, const Setup& setup, bool training) const {
-    return visit([&](auto& r) { return memory_as(r, steps, batch, setup, training); });
+  /// threads: 0 for those that calls may use.
+  py::dict memory(Index steps, Index batch, const Setup& setup, bool training, int threads) const {
+    return visit([&](auto& r) { return memory_as(r, steps, batch, setup, training, threads); });
   }
 
   PyStream stream(Index batch, const Setup& setup) const {
@@ -235,11 +241,12 @@ class PyRecurrence {
   }
 
   template <class T>
-  py::dict memory_as(const sequence::Recurrence<T>& r, Index steps, Index batch, const Setup& setup,
-                     bool training) const {
+  py::dict memory_as(const sequence::Recurrence<T>& r, Index steps, Index batch, const Setup& setup, bool training,
+                     int threads) const {
     const sequence::Between<T> between = setup.between<T>(training);
     const sequence::Timeline time = setup.rows ? setup.rows->timeline() : sequence::Timeline{steps, batch};
-    const auto m = r.memory(time, setup.segment, setup.crosses(training) ? &between : nullptr, training);
+    const auto m = r.memory(time, setup.segment, setup.crosses(training) ? &between : nullptr, training,
+                            threads > 0 ? threads : Pool::size().load());
     py::dict d;
     d["weights"] = m.weights, d["tape"] = m.tape, d["scratch"] = m.scratch;
     return d;

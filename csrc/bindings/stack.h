@@ -51,7 +51,8 @@ class Stack {
                                 : backward_as<float>(tape, dy, dstates, grads, danew);
   }
 
-  /// Whether layers of one direction run side by side, in a call of that many steps and rows.
+  /// Whether layers of one direction run side by side, in a call of that many steps and rows. Tapes of several segments
+  /// hold one at a time.
   bool beside(const sequence::Timeline& time, bool segmented) const {
     const int threads = Pool::size();
     if (D_ > 1 || layers() == 1 || segmented || threads == 1 || time.total() == 0) return false;
@@ -110,12 +111,12 @@ class Stack {
   /// last layer and the last steps are the first.
   template <class Before, class After>
   static bool run_layers(const std::vector<std::unique_ptr<sequence::Run>>& runs, const sequence::Timeline& time,
-                         bool back, const Before& before, const After& after) {
+                         bool back, std::atomic<bool>& stop, const Before& before, const After& after) {
     const std::vector<Index> cuts = sequence::pieces(time);
     const int L = int(runs.size()), pieces = int(cuts.size()) - 1;
     const auto layer_at = [&](int place) { return back ? L - 1 - place : place; };
     return sequence::run_wavefront(
-        L, pieces, Pool::size(),
+        L, pieces, Pool::size(), &interrupted, stop,
         [&](int place, int n) {
           const int layer = layer_at(place), piece = back ? pieces - 1 - n : n;
           const Index begin = cuts[std::size_t(piece)], end = cuts[std::size_t(piece + 1)];
@@ -136,8 +137,9 @@ class Stack {
     tape->plain = false;
     auto& passes = std::get<Passes<T>>(tape->passes);
     for (std::size_t i = 0; i < all_.size(); ++i) {
-      if (!(Outer::of(x, setups[i]->rows.get(), "Recurrence.forward: x") == outer))
-        throw py::value_error("Stack: the rows of the directions differ, expected those of one pass");
+      const auto& rows = setups[i]->rows;
+      if (!(Outer::of(x, rows.get(), "Recurrence.forward: x") == outer) || rows != setups[i % std::size_t(D_)]->rows)
+        throw py::value_error("Stack: the rows of layers or directions differ, expected those of one pass");
       all_[i]->add_pass<T>(*tape).prepare(all_[i]->as<T>("forward"), all_[i]->input(), outer, states[i], *setups[i],
                                           training);
     }
@@ -164,7 +166,7 @@ class Stack {
   bool forward_all(Passes<T>& passes, const Outer& outer, const T* x, T* y, bool training, Index segment) const {
     std::atomic<bool> stop{false};
     const sequence::Timeline& time = passes.all[0]->time();
-    const bool beside = this->beside(time, segment > 0);
+    const bool beside = this->beside(time, training && sequence::cut(time, segment).size() > 2);
     const Index L = layers(), W = width();
     passes.outputs.resize(std::size_t(L - 1));
     std::vector<std::unique_ptr<sequence::Run>> runs;
@@ -203,9 +205,9 @@ class Stack {
     if (!beside) return true;
     const auto pass = [&](Index k) -> Pass<T>& { return *passes.all[std::size_t(k)]; };
     const bool complete = run_layers(
-        runs, time, false, [&](Index k, Index begin, Index end) { pass(k).feed(begin, end); },
+        runs, time, false, stop, [&](Index k, Index begin, Index end) { pass(k).feed(begin, end); },
         [](Index, Index, Index) {});
-    for (Index k = 0; k < L; ++k) pass(k).close(out);
+    for (Index k = 0; complete && k < L; ++k) pass(k).close(out);
     return complete;
   }
 
@@ -235,6 +237,7 @@ class Stack {
     {
       py::gil_scoped_release release;
       complete = backward_all(passes, outer, calls, from, to);
+      passes.release();
     }
     PyRecurrence::forget<T>(tape);
     if (!complete) throw py::error_already_set();
@@ -280,25 +283,21 @@ class Stack {
         open(d);
         return pass(d).backward(kernel<T>(k, d), threads);
       });
+      if (!complete) return false;
       in = {out.data, out.ld, out.ordered};
       for (Index d = 0; d < D_; ++d) {
         pass(d).close_back(out, d > 0);
         pass(d).release();
       }
-      if (!complete) return false;
       const Index unread = D_ == 1 ? k : k - 1;  // in one direction the tape of the layer that wrote it reads it, too
       if (unread >= 0 && unread + 1 < L) passes.outputs[std::size_t(unread)] = {};
     }
     if (!beside) return true;
     const auto pass = [&](Index k) -> Pass<T>& { return *passes.all[std::size_t(k)]; };
     const bool complete = run_layers(
-        runs, time, true, [](Index, Index, Index) {},
+        runs, time, true, stop, [](Index, Index, Index) {},
         [&](Index k, Index begin, Index end) { pass(k).feed_back(begin, end); });
-    for (Index k = 0; k < L; ++k) {
-      pass(k).close_back(out, false);
-      pass(k).release();
-    }
-    passes.outputs.clear();
+    for (Index k = 0; complete && k < L; ++k) pass(k).close_back(out, false);
     return complete;
   }
 

@@ -64,8 +64,10 @@ class Backward final : public Run {
     }
     std::unique_ptr<Forward<Cell, T>> again;
     if (tape_.segmented()) {
-      again = std::make_unique<Forward<Cell, T>>(std::static_pointer_cast<const Packed>(tape_.weights), tape_.call,
-                                                 &tape_, plan_, interrupted_);
+      ForwardCall<T> call = tape_.call;
+      call.stop = call_.stop;
+      again = std::make_unique<Forward<Cell, T>>(std::static_pointer_cast<const Packed>(tape_.weights), call, &tape_,
+                                                 plan_, interrupted_);
     }
     for (Index i = Index(tape_.cuts.size()) - 2; i >= 0; --i) {
       const Index begin = tape_.cuts[std::size_t(i)], end = tape_.cuts[std::size_t(i + 1)];
@@ -102,6 +104,7 @@ class Backward final : public Run {
   static constexpr Index kRow = kRowValues<Cell>;
 
   void finish() {
+    const FlushDenormals flush;  // as in the loop, on whatever thread
     constexpr int W = Vec<T>::kSize;
     const Index B = time_.batch, active = time_.rows(0);
     Buffer<T> products(checked_mul(B, w_.Hp));
@@ -307,7 +310,7 @@ class Backward final : public Run {
   const Between<T>* between_;
   const Plan plan_;
   const Poll::Interrupted interrupted_;
-  Poll poll_;               // asked by thread 0
+  Poll poll_;               // asked by thread 0, or by who has the piece
   Index reached_, summed_;  // in pieces: the first step that is done, and the first that the weights' gradients have
   Buffer<T> dstates_, dvectors_, danew_;
   Buffer<T> first_;        // the hidden states before the steps of the first chunk, in one piece

@@ -42,6 +42,7 @@ class Forward final : public Run {
   }
 
   void begin() {
+    const FlushDenormals flush;  // as in the loop, on whatever thread
     keep_ = tape_ && !tape_->segmented();
     if (tape_ && call_.between && call_.between->dropout > 0)
       tape_->dropout = dropout_mask(*call_.between, call_.time.batch, w_.Hp);
@@ -58,6 +59,7 @@ class Forward final : public Run {
 
   /// The i-th segment once more, for the backward pass; the same bits.
   bool replay(Index i) {
+    const FlushDenormals flush;
     const Index begin = tape_->cuts[std::size_t(i)];
     keep_ = true;
     tape_->first = begin;
@@ -224,7 +226,7 @@ class Forward final : public Run {
   const ForwardCall<T> call_;
   Tape<T>* tape_;
   const Plan plan_;
-  Poll poll_;          // asked by thread 0
+  Poll poll_;          // asked by thread 0, or by who has the piece
   bool keep_ = false;  // this pass writes the tape's buffers
   Buffer<T> scratch_, states_, operand_, entering_h_, ended_;
   Buffer<T> made_, scales_;  // of cells of several stages

@@ -40,6 +40,14 @@ struct ForwardStep {
 
     alignas(64) T a[R][U * A][W];
     spill(acc, a);
+    // The shortest of steps feels a call: RNN B=1 H=32 58 -> 55 ns; with more gates it is quicker (LSTM 171 -> 166).
+    if constexpr (R * A == 1) {
+      if (!crossing) {
+#pragma GCC unroll 1
+        for (int u = 0; u < U; ++u) cell<false>(a[0][u * A], W, W, row, block + u);
+        return;
+      }
+    }
     cells(a[0][0], A * W, W, W, row, R, block, U);
   }
 

@@ -58,8 +58,8 @@ class CellRecurrence final : public Recurrence<T> {
     return std::make_unique<Backward<Cell, T>>(tape, call, plan(tape.call.time, 1), interrupted);
   }
 
-  typename Recurrence<T>::Memory memory(const Timeline& time, Index segment, const Between<T>* between,
-                                        bool training) const override {
+  typename Recurrence<T>::Memory memory(const Timeline& time, Index segment, const Between<T>* between, bool training,
+                                        int threads) const override {
     if (Traits<Cell>::kStaged && !between) between = &none();
     const Index Hp = padded(hidden_), B = time.batch, L = kRowValues<Cell>, G = Cell::G;
     Index bytes[3] = {};
@@ -71,7 +71,7 @@ class CellRecurrence final : public Recurrence<T> {
     if (Traits<Cell>::kProjects) add(0, hidden_ * padded(recurrent_));
     const std::vector<Index> cuts = cut(time, training ? segment : 0);
     if (!training || cuts.size() > 2) {  // a forward pass without a tape, or with one of another segment
-      const Plan p = plan(time, Pool::size());
+      const Plan p = plan(time, threads);
       if (p.hoisted || Traits<Cell>::kStaged) add(2, (p.hoisted ? p.chunk : 1) * B * L * Hp);
       if (Cell::S > 1) add(2, B * Hp);
       if (between) add(2, 2 * B * recurrent_);
@@ -91,7 +91,7 @@ class CellRecurrence final : public Recurrence<T> {
     if (!between) add(2, std::min(time.steps, chunk_steps(time)) * B * hidden_);
     if (cuts.size() > 2) add(2, B * L * Hp), add(2, Cell::S * B * hidden_);
     if (Traits<Cell>::kStaged) add(2, B * L * Hp), add(2, 2 * (Cell::S + 1) * B * Hp);
-    for (const Index n : WeightGradient<Cell, T>::sizes(input_, hidden_, Pool::size())) add(2, n);
+    for (const Index n : WeightGradient<Cell, T>::sizes(input_, hidden_, threads)) add(2, n);
     return {bytes[0], bytes[1], std::max(forward, bytes[2])};
   }
 

@@ -10,8 +10,8 @@ namespace bptt::sequence {
 /// One block of units of NA lines: start(line, n) + from[row,:] * panel, where Map orders N weights for each k into the
 /// NA accumulators. `lines` points to the block in the first line of the first row, rows are `width` apart.
 template <class Map, int N, int NA, class T, class Start>
-void block_products(T* lines, Index width, Index Hp, const T* from, Index ld, const T* panel, Index K,
-                    const RowBlocks& rows, const Start& start) {
+BPTT_NOINLINE void block_products(T* lines, Index width, Index Hp, const T* from, Index ld, const T* panel, Index K,
+                                  const RowBlocks& rows, const Start& start) {
   for (Index i = 0; i < rows.count; ++i) {
     const Index row = rows.begin(i);
     T* to = lines + row * width;

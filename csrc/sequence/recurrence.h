@@ -55,7 +55,8 @@ class Recurrence {
   struct Memory {
     Index weights, tape, scratch;
   };
-  virtual Memory memory(const Timeline& time, Index segment, const Between<T>* between, bool training) const = 0;
+  virtual Memory memory(const Timeline& time, Index segment, const Between<T>* between, bool training,
+                        int threads) const = 0;
   /// With `tape`, fills it for a backward pass; in segments of about `segment` steps where that is not 0. False when
   /// called off.
   virtual bool forward(const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,

@@ -17,7 +17,7 @@ namespace bptt::sequence {
 /// each weight for several rows.
 inline std::vector<Index> pieces(const Timeline& time) {
   constexpr Index kLeast = 16, kRows = 8;
-  const Index length = ceil_div(time.steps, kLeast);
+  const Index length = std::max<Index>(1, time.steps / kLeast);
   std::vector<Index> cuts{time.steps};
   for (Index end = time.steps; end > 0;) {
     const Index begin = chunk_begin(time, end), rows = time.begin(end) - time.begin(begin);
@@ -68,17 +68,22 @@ class Wavefront {
   std::unique_ptr<Layer[]> all_;
 };
 
-/// job(layer, piece) for all of them on that many threads; where one is false, the rest is called off. `rest`, of the
-/// same, is what the next layer need not wait for.
+/// job(layer, piece) for all of them on that many threads; where one is false, or the call is interrupted, the rest is
+/// called off. `rest`, of the same, is what the next layer need not wait for.
 template <class Job, class Rest>
-bool run_wavefront(int layers, int pieces, int threads, const Job& job, const Rest& rest) {
+bool run_wavefront(int layers, int pieces, int threads, Poll::Interrupted interrupted, std::atomic<bool>& stop,
+                   const Job& job, const Rest& rest) {
   Wavefront front(layers, pieces);
   std::atomic<bool> complete{true};
   Pool::instance().run(std::min(threads, layers), [&](int thread, Barrier&) {
+    Poll poll(interrupted, 1e-5, &stop);  // who waits asks, too: only the caller's thread hears of an interrupt
     try {
       for (int mine = thread;;) {
         int layer = -1;
-        spin_until([&] { return (layer = front.take(mine)) >= 0 || front.finished() || !complete; });
+        spin_until([&] {
+          if (poll()) complete = false;
+          return (layer = front.take(mine)) >= 0 || front.finished() || !complete;
+        });
         if (layer < 0 || !complete) return;
         const int piece = front.done(layer);
         if (!job(layer, piece)) complete = false;

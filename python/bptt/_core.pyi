@@ -97,8 +97,8 @@ class Recurrence:
     def plan(self, steps: int, batch: int) -> dict[str, Any]:
         """How a call is spread: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""
 
-    def memory(self, steps: int, batch: int, setup: Setup, training: bool) -> dict[str, int]:
-        """Bytes of a pass beside its arrays: weights (packed), tape, scratch."""
+    def memory(self, steps: int, batch: int, setup: Setup, training: bool, threads: int = 0) -> dict[str, int]:
+        """Bytes of a pass beside its arrays: weights (packed), tape, scratch; threads: 0 for all that calls may use."""
 
     def pack(self, params: NDArray[Any], training: bool) -> None:
         """The flat parameters into the kernels' layout; `training` adds the backward layout.
@@ -144,7 +144,7 @@ def backward(
 ) -> tuple[NDArray[Any], list[Any]]:
     """dy and dstates -> dx and the initial states' gradients; overwrites grads, and danew, gradients of `anew`."""
 
-def beside(kernels: list[Recurrence], directions: int, steps: int, batch: int, setup: Setup) -> bool:
+def beside(kernels: list[Recurrence], directions: int, steps: int, batch: int, setup: Setup, training: bool) -> bool:
     """Whether the layers of a call that long and wide will run side by side."""
 
 @final

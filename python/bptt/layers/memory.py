@@ -26,10 +26,11 @@ def estimate(
     D, L, R = layer.num_directions, layer.num_layers, layer.output_size
     itemsize = layer.params.dtype.itemsize
     inputs = [layer.input_size] + [D * R] * (L - 1)
+    beside = core.beside(kernels, D, steps, batch, setups[0], training)
     parts: list[dict[str, int]] = [
-        kernel.memory(steps, batch, setup, training) for kernel, setup in zip(kernels, setups, strict=True)
+        kernel.memory(steps, batch, setup, training, 1 if beside else 0)
+        for kernel, setup in zip(kernels, setups, strict=True)
     ]
-    beside = core.beside(kernels, D, steps, batch, setups[0])
     states = R + layer.hidden_size * ("c" in layer._states)
     held = sum(part["weights"] + part["tape"] for part in parts)
     held += len(parts) * batch * 2 * states * (2 if ordered else 1) * itemsize  # initial, final; and in rows' order
