@@ -77,11 +77,12 @@ class States:
 
     def learnt(self, B: int) -> Any:
         """The initial state that was learnt, for B rows."""
-        params = self._layer.params
-        rows = [
-            np.stack([np.tile(params[self._named(k)[i]], (B, 1)).reshape(B, size) for k in range(self._count)])
-            for i, size in enumerate(self._widths)
-        ]
+        params, rows = self._layer.params, []
+        for i, size in enumerate(self._widths):
+            state = np.empty((self._count, B, size), params.dtype)
+            for k in range(self._count):
+                state[k] = params[self._named(k)[i]]
+            rows.append(state)
         return tuple(rows) if len(rows) > 1 else rows[0]
 
     def add_learnt(self, grads: Params, danew: list[Any], dinitial: list[Any] | None) -> None:
