@@ -166,7 +166,7 @@ class Stack {
   bool forward_all(Passes<T>& passes, const Outer& outer, const T* x, T* y, bool training, Index segment) const {
     std::atomic<bool> stop{false};
     const sequence::Timeline& time = passes.all[0]->time();
-    const bool beside = this->beside(time, training && sequence::cut(time, segment).size() > 2);
+    const bool together = beside(time, training && sequence::cut(time, segment).size() > 2);
     const Index L = layers(), W = width();
     passes.outputs.resize(std::size_t(L - 1));
     std::vector<std::unique_ptr<sequence::Run>> runs;
@@ -180,7 +180,7 @@ class Stack {
         own = Buffer<T>(checked_mul(D_ == 1 ? time.total() : outer.rows, W));
         out = {own.data(), W, D_ == 1};
       }
-      if (beside) {
+      if (together) {
         pass(0).open(in, out, &stop);
         runs.push_back(pass(0).start(kernel<T>(k, 0), training));
         in = {out.data, out.ld, out.ordered};
@@ -202,7 +202,7 @@ class Stack {
       }
       if (k > 0 && !kept) passes.outputs[std::size_t(k - 1)] = {};
     }
-    if (!beside) return true;
+    if (!together) return true;
     const auto pass = [&](Index k) -> Pass<T>& { return *passes.all[std::size_t(k)]; };
     const bool complete = run_layers(
         runs, time, false, stop, [&](Index k, Index begin, Index end) { pass(k).feed(begin, end); },
@@ -251,7 +251,7 @@ class Stack {
                     T* dx) const {
     std::atomic<bool> stop{false};
     const sequence::Timeline& time = passes.all[0]->time();
-    const bool beside = this->beside(time, passes.all[0]->tape.segmented());
+    const bool together = beside(time, passes.all[0]->tape.segmented());
     const Index L = layers(), W = width();
     std::vector<std::unique_ptr<sequence::Run>> runs;
     // From layer to layer. In one direction a step's dx takes the place of its dy, which nobody needs any more.
@@ -273,7 +273,7 @@ class Stack {
         const Lines<const T> part{in.data + d * (W / D_), W, in.ordered};
         pass(d).open_back(calls[std::size_t(k * D_ + d)], part, out, d > 0, &stop);
       };
-      if (beside) {
+      if (together) {
         open(0);
         runs.insert(runs.begin(), pass(0).start_back(kernel<T>(k, 0)));
         in = {out.data, out.ld, out.ordered};
@@ -292,7 +292,7 @@ class Stack {
       const Index unread = D_ == 1 ? k : k - 1;  // in one direction the tape of the layer that wrote it reads it, too
       if (unread >= 0 && unread + 1 < L) passes.outputs[std::size_t(unread)] = {};
     }
-    if (!beside) return true;
+    if (!together) return true;
     const auto pass = [&](Index k) -> Pass<T>& { return *passes.all[std::size_t(k)]; };
     const bool complete = run_layers(
         runs, time, true, stop, [](Index, Index, Index) {},
