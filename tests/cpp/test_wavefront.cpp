@@ -2,7 +2,9 @@
 // Layers side by side: every piece once, after the one before it and after the same one of the layer before, on any
 // number of threads; and a way out where a piece fails. What threads hand to each other is plain memory, so that a
 // thread sanitizer sees what is not ordered.
+#include <chrono>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "sequence/wavefront.h"
