@@ -106,7 +106,7 @@ class Pass {
   }
 
   bool forward(const sequence::Recurrence<T>& r, bool training, Index segment, int threads) {
-    feed(0, call_.time.steps);
+    all_steps(threads, [&](Index begin, Index end) { feed(begin, end); });
     return r.forward(call_, training ? &tape : nullptr, segment, threads, &interrupted);
   }
   std::unique_ptr<sequence::Run> start(const sequence::Recurrence<T>& r, bool training) {
@@ -149,7 +149,7 @@ class Pass {
 
   bool backward(const sequence::Recurrence<T>& r, int threads) {
     const bool complete = r.backward(tape, back_, threads, &interrupted);
-    feed_back(0, call_.time.steps);
+    all_steps(threads, [&](Index begin, Index end) { feed_back(begin, end); });
     return complete;
   }
   std::unique_ptr<sequence::Run> start_back(const sequence::Recurrence<T>& r) {
@@ -231,6 +231,16 @@ class Pass {
   template <class U>
   bool differs(const Lines<U>& lines) const {
     return rows_ && !lines.ordered;
+  }
+
+  /// f(begin, end) for all steps at once, where something is dropped: on all threads where it is much.
+  template <class F>
+  void all_steps(int threads, const F& f) const {
+    if (drop_.p == 0) return;
+    Pool::instance().run(time().total() * input_ < 65536 ? 1 : threads, [&](int thread, Barrier& barrier) {
+      const Share steps(time().steps, thread, barrier.size());
+      f(steps.begin, steps.end);
+    });
   }
 
   /// y = x m / (1 - p) of some steps; masks belong to the caller's rows and times.
