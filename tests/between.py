@@ -79,17 +79,17 @@ def run(core: Any, case: Case, setting: Setting, threads: int = 1) -> dict[str, 
             clip_gradient=setting.clip_gradient, seed=SEED, segment=setting.segment,
         )  # fmt: skip
         recurrence = case.recurrence(core)
-        y, finals, tape = core.forward([recurrence], 1, case.x, [case.state], True, [setup])
+        y, final, tape = core.forward([recurrence], 1, case.x, case.state, True, [setup])
         flat = np.full_like(case.flat, np.nan)
         danew = tuple(np.full(s.shape[1], np.nan, s.dtype) for s in case.states)
         given = [danew if len(danew) > 1 else danew[0]] if setting.anew else []
-        dx, dinitials = core.backward([recurrence], 1, tape, case.dy, [as_state(case.dstates)], [flat], given)
+        dx, dinitial = core.backward([recurrence], 1, tape, case.dy, as_state(case.dstates), [flat], given)
     finally:
         core.set_num_threads(before)
     grads = case.named(flat)
     if setting.anew:
         grads |= {f"anew_{name}": d for name, d in zip(states, danew, strict=True)}
-    return by_name(y, as_tuple(finals[0]), dx, as_tuple(dinitials[0]), grads)
+    return by_name(y, as_tuple(final), dx, as_tuple(dinitial), grads)
 
 
 def between(case: Case, setting: Setting) -> reference.Between:

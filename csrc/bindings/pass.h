@@ -57,17 +57,18 @@ class Pass {
   Pass(const Pass&) = delete;  // the kernels point into it
 
   /// A pass on the caller's own arrays.
-  void prepare(const sequence::Recurrence<T>& r, const Outer& outer, States given) {
-    outer_ = outer, width_ = widths(r), hidden_ = r.width(1), given_ = std::move(given);
+  void prepare(const sequence::Recurrence<T>& r, const Outer& outer) {
+    outer_ = outer, width_ = widths(r), hidden_ = r.width(1);
     call_.time = {outer.steps, outer.batch};
   }
 
-  void prepare(const sequence::Recurrence<T>& r, Index input, const Outer& outer, const py::object& state,
-               const Setup& setup, bool training) {
+  /// With the GIL; initial and final states [B,.].
+  void prepare(const sequence::Recurrence<T>& r, Index input, const Outer& outer, const T* const* initial,
+               T* const* final, const Setup& setup, bool training) {
+    prepare(r, outer);
     rows_ = setup.rows, input_ = input;
-    prepare(r, outer, read_states<T>(state, widths(r), outer.batch, initial_, "Recurrence.forward: state"));
     if (rows_) call_.time = rows_->timeline();
-    last_ = new_states<T>(width_, outer.batch, final_);
+    std::copy_n(initial, states(), initial_), std::copy_n(final, states(), final_);
     if (training) drop_ = {setup.input_dropout, Philox(setup.input_seed)};
     if (setup.crosses(training)) prepare_between(setup, training);
   }
@@ -119,7 +120,6 @@ class Pass {
     for (int i = 0; i < states(); ++i) rows_->scatter_states(final_[i], final_rows_[i].data(), width_[std::size_t(i)]);
   }
 
-  py::object last() const { return as_state(last_, states()); }
   /// Whether nobody but this pass has what it reads.
   bool has_copied_x() const { return x_.size() > 0; }
 
@@ -184,8 +184,6 @@ class Pass {
     for (int i = 0; i < sequence::kMaxStates; ++i)
       initial_rows_[i] = {}, final_rows_[i] = {}, dfinal_rows_[i] = {}, dinitial_rows_[i] = {};
   }
-  /// The caller's states, which the tape points into; with the GIL.
-  void forget() { given_ = {}; }
 
   /// Values that the tape keeps of each row, as users see rows: [T,B,H], or [sum,H].
   py::array kept(sequence::Kept<T> from) const {
@@ -275,7 +273,6 @@ class Pass {
   const T* source_ = nullptr;                  // x before dropout
   const T* initial_[sequence::kMaxStates];
   T *final_[sequence::kMaxStates], *dinitial_[sequence::kMaxStates];
-  States given_, last_;
   Buffer<T> x_, y_, keep_, dy_, dx_, anew_[sequence::kMaxStates];
   Buffer<T> initial_rows_[sequence::kMaxStates], final_rows_[sequence::kMaxStates];
   Buffer<T> dfinal_rows_[sequence::kMaxStates], dinitial_rows_[sequence::kMaxStates];

@@ -13,20 +13,20 @@ void register_recurrence(py::module_& m) {
   register_setup(m);
   m.def(
       "forward",
-      [](std::vector<PyRecurrence*> kernels, Index directions, const py::array& x,
-         const std::vector<py::object>& states, bool training, const std::vector<Setup*>& setups) {
-        return Stack(std::move(kernels), directions).forward(x, states, training, setups);
+      [](std::vector<PyRecurrence*> kernels, Index directions, const py::array& x, const py::object& state,
+         bool training, const std::vector<Setup*>& setups) {
+        return Stack(std::move(kernels), directions).forward(x, state, training, setups);
       },
-      py::arg("kernels"), py::arg("directions"), py::arg("x"), py::arg("states"), py::arg("training"),
+      py::arg("kernels"), py::arg("directions"), py::arg("x"), py::arg("state").none(true), py::arg("training"),
       py::arg("setups"));
   m.def(
       "backward",
       [](std::vector<PyRecurrence*> kernels, Index directions, PyTape& tape, const py::array& dy,
-         const std::vector<py::object>& dstates, std::vector<py::array> grads, const std::vector<py::object>& danew) {
-        return Stack(std::move(kernels), directions).backward(tape, dy, dstates, grads, danew);
+         const py::object& dstate, std::vector<py::array> grads, const std::vector<py::object>& danew) {
+        return Stack(std::move(kernels), directions).backward(tape, dy, dstate, grads, danew);
       },
-      py::arg("kernels"), py::arg("directions"), py::arg("tape"), py::arg("dy"), py::arg("dstates"), py::arg("grads"),
-      py::arg("danew") = std::vector<py::object>());
+      py::arg("kernels"), py::arg("directions"), py::arg("tape"), py::arg("dy"), py::arg("dstate").none(true),
+      py::arg("grads"), py::arg("danew") = std::vector<py::object>());
   m.def(
       "beside",
       [](std::vector<PyRecurrence*> kernels, Index directions, Index steps, Index batch, const Setup& setup,

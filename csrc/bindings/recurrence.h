@@ -20,7 +20,7 @@ template <class T>
 struct Passes {
   std::vector<std::unique_ptr<Pass<T>>> all;
   std::vector<Buffer<T>> outputs;  // y of each layer but the last, which the next one reads
-  std::vector<py::array> arrays;   // of the caller, which tapes point into
+  std::vector<py::object> arrays;  // of the caller, which tapes point into
 
   /// Memory back to the arena, once nobody needs it.
   void release() {
@@ -195,17 +195,18 @@ class PyRecurrence {
     const Outer outer = Outer::of(x, nullptr, "Recurrence.forward: x");
     const Index T_ = outer.steps, B = outer.batch;
     ForwardCall<T> call{{T_, B}, outer.read<T>(x, input_, "Recurrence.forward: x"), {}, nullptr, {}};
-    States initial = read_states<T>(state, r, B, call.initial, "Recurrence.forward: state");
+    const Widths width = widths(r);
+    const States initial = read_states<T>(state, width, 1, B, call.initial, "Recurrence.forward: state");
     py::array_t<T> y = outer.make<T>(r.width(0));
     call.y = y.mutable_data();
-    const States last = new_states<T>(r, B, call.final);
+    const States last = new_states<T>(width, 1, B, call.final);
     std::unique_ptr<PyTape> tape;
     Pass<T>* pass = nullptr;
     if (training) {
       tape = new_tape<T>();
       pass = &add_pass<T>(*tape);
-      pass->prepare(r, outer, std::move(initial));
-      std::get<Passes<T>>(tape->passes).arrays = {x, y};
+      pass->prepare(r, outer);
+      std::get<Passes<T>>(tape->passes).arrays = {x, y, initial[0]};  // of the other states the tape has copies
     }
     bool complete;
     {
@@ -224,10 +225,11 @@ class PyRecurrence {
     const Index T_ = pass.time().steps, B = pass.time().batch;
     BackwardCall<T> call = gradients(r, grads);
     call.dy = read<T>(dy, {T_, B, r.width(0)}, "Recurrence.backward: dy");
-    const States last = read_states<T>(dstate, r, B, call.dfinal, "Recurrence.backward: dstate");
+    const Widths width = widths(r);
+    const States last = read_states<T>(dstate, width, 1, B, call.dfinal, "Recurrence.backward: dstate");
     py::array_t<T> dx = empty<T>({T_, B, input_});
     call.dx = dx.mutable_data();
-    const States initial = new_states<T>(r, B, call.dinitial);
+    const States initial = new_states<T>(width, 1, B, call.dinitial);
     use(py_tape);
     bool complete;
     {
@@ -235,7 +237,7 @@ class PyRecurrence {
       complete = r.backward(pass.tape, call, Pool::size(), &interrupted);
       pass.release();  // before the next layer needs as much
     }
-    forget<T>(py_tape);
+    std::get<Passes<T>>(py_tape.passes).arrays.clear();  // with the GIL
     if (!complete) throw py::error_already_set();
     return py::make_tuple(dx, as_state(initial, r.states()));
   }
@@ -281,14 +283,6 @@ class PyRecurrence {
       throw py::value_error("Recurrence.backward: tape is of another layer, expected one of this layer's forward");
     }
     return *passes->all[i];
-  }
-
-  /// The caller's arrays, which nobody needs any more; with the GIL.
-  template <class T>
-  static void forget(PyTape& tape) {
-    auto& passes = std::get<Passes<T>>(tape.passes);
-    passes.arrays.clear();
-    for (const auto& pass : passes.all) pass->forget();
   }
 
   static void use(PyTape& tape) {

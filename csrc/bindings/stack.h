@@ -27,28 +27,26 @@ class Stack {
       const PyRecurrence& r = *all_[i];
       if (!r.packed_) throw py::value_error("Stack: there are no weights, expected a call of pack first");
       if (r.input() != (Index(i) < D_ ? all_[0]->input() : width()) || r.output() != all_[0]->output() ||
-          r.is_double() != all_[0]->is_double())
+          r.hidden_ != all_[0]->hidden_ || r.is_double() != all_[0]->is_double())
         throw py::value_error("Stack: sizes or dtypes differ, expected those of one stack");
     }
   }
 
-  py::tuple forward(const py::array& x, const std::vector<py::object>& states, bool training,
+  py::tuple forward(const py::array& x, const py::object& state, bool training,
                     const std::vector<Setup*>& setups) const {
-    if (states.size() != all_.size() || setups.size() != all_.size())
-      throw py::value_error("forward: expected a state and a setup for each direction");
+    if (setups.size() != all_.size()) throw py::value_error("forward: expected a setup for each direction");
     require(setups, "setup");
-    return all_[0]->is_double() ? forward_as<double>(x, states, training, setups)
-                                : forward_as<float>(x, states, training, setups);
+    return all_[0]->is_double() ? forward_as<double>(x, state, training, setups)
+                                : forward_as<float>(x, state, training, setups);
   }
 
-  py::tuple backward(PyTape& tape, const py::array& dy, const std::vector<py::object>& dstates,
-                     std::vector<py::array>& grads, const std::vector<py::object>& danew) const {
-    if (dstates.size() != all_.size() || grads.size() != all_.size())
-      throw py::value_error("backward: expected a state and gradients for each direction");
+  py::tuple backward(PyTape& tape, const py::array& dy, const py::object& dstate, std::vector<py::array>& grads,
+                     const std::vector<py::object>& danew) const {
+    if (grads.size() != all_.size()) throw py::value_error("backward: expected gradients for each direction");
     if (!danew.empty() && danew.size() != all_.size())
       throw py::value_error("backward: expected danew for each direction, or none");
-    return all_[0]->is_double() ? backward_as<double>(tape, dy, dstates, grads, danew)
-                                : backward_as<float>(tape, dy, dstates, grads, danew);
+    return all_[0]->is_double() ? backward_as<double>(tape, dy, dstate, grads, danew)
+                                : backward_as<float>(tape, dy, dstate, grads, danew);
   }
 
   /// Whether layers of one direction run side by side, in a call of that many steps and rows. Tapes of several segments
@@ -129,19 +127,26 @@ class Stack {
   }
 
   template <class T>
-  py::tuple forward_as(const py::array& x, const std::vector<py::object>& states, bool training,
+  py::tuple forward_as(const py::array& x, const py::object& state, bool training,
                        const std::vector<Setup*>& setups) const {
     const Outer outer = Outer::of(x, setups[0]->rows.get(), "Recurrence.forward: x");
     const T* from = outer.read<T>(x, all_[0]->input(), "Recurrence.forward: x");
     std::unique_ptr<PyTape> tape = PyRecurrence::new_tape<T>();
     tape->plain = false;
     auto& passes = std::get<Passes<T>>(tape->passes);
+    const T* before[sequence::kMaxStates];
+    T* after[sequence::kMaxStates];
+    const Widths width_of = widths(kernel<T>(0, 0));
+    const auto n = Index(all_.size());
+    const States initial = read_states<T>(state, width_of, n, outer.batch, before, "Recurrence.forward: state");
+    const States last = new_states<T>(width_of, n, outer.batch, after);
     for (std::size_t i = 0; i < all_.size(); ++i) {
       const auto& rows = setups[i]->rows;
       if (!(Outer::of(x, rows.get(), "Recurrence.forward: x") == outer) || rows != setups[i % std::size_t(D_)]->rows)
         throw py::value_error("Stack: the rows of layers or directions differ, expected those of one pass");
-      all_[i]->add_pass<T>(*tape).prepare(all_[i]->as<T>("forward"), all_[i]->input(), outer, states[i], *setups[i],
+      all_[i]->add_pass<T>(*tape).prepare(all_[i]->as<T>("forward"), all_[i]->input(), outer, before, after, *setups[i],
                                           training);
+      next(before, width_of, outer.batch), next(after, width_of, outer.batch);
     }
     py::array_t<T> y = outer.make<T>(width());
     T* to = y.mutable_data();
@@ -151,15 +156,14 @@ class Stack {
       complete = forward_all(passes, outer, from, to, training, setups[0]->segment);
     }
     if (!complete) throw py::error_already_set();
-    py::list last;
-    for (const auto& pass : passes.all) last.append(pass->last());
-    if (!training) return py::make_tuple(y, last, py::none());
-    passes.arrays.push_back(x);
+    const py::object final = as_state(last, count(width_of));
+    if (!training) return py::make_tuple(y, final, py::none());
+    passes.arrays = {x, initial[0]};    // of the other states tapes have copies
     if (D_ == 1 && !setups[0]->rows) {  // the tape reads it again
       make_read_only(y);
       passes.arrays.push_back(y);
     }
-    return py::make_tuple(y, last, std::move(tape));
+    return py::make_tuple(y, final, std::move(tape));
   }
 
   template <class T>
@@ -211,17 +215,29 @@ class Stack {
     return complete;
   }
 
+  /// From the states of one kernel to those of the next.
+  template <class Pointer>
+  static void next(Pointer* states, const Widths& width, Index batch) {
+    for (int i = 0; i < count(width); ++i) states[i] += batch * width[std::size_t(i)];
+  }
+
   template <class T>
-  py::tuple backward_as(PyTape& tape, const py::array& dy, const std::vector<py::object>& dstates,
-                        std::vector<py::array>& grads, const std::vector<py::object>& danew) const {
+  py::tuple backward_as(PyTape& tape, const py::array& dy, const py::object& dstate, std::vector<py::array>& grads,
+                        const std::vector<py::object>& danew) const {
+    const T* after[sequence::kMaxStates];
+    T* before[sequence::kMaxStates];
+    const Widths width_of = widths(kernel<T>(0, 0));
+    const auto n = Index(all_.size());
+    const Index batch = all_[0]->own<T>(tape, false, 0).time().batch;
+    const States last = read_states<T>(dstate, width_of, n, batch, after, "Recurrence.backward: dstate");
+    const States initial = new_states<T>(width_of, n, batch, before);
     std::vector<BackwardCall<T>> calls;
-    std::vector<States> last, initial;
     for (std::size_t i = 0; i < all_.size(); ++i) {
       const auto& r = all_[i]->as<T>("backward");
-      const Index B = all_[i]->own<T>(tape, false, i).time().batch;
+      all_[i]->own<T>(tape, false, i);
       calls.push_back(all_[i]->gradients(r, grads[i]));
-      last.push_back(read_states<T>(dstates[i], r, B, calls[i].dfinal, "Recurrence.backward: dstate"));
-      initial.push_back(new_states<T>(r, B, calls[i].dinitial));
+      std::copy_n(after, r.states(), calls[i].dfinal), std::copy_n(before, r.states(), calls[i].dinitial);
+      next(after, width_of, batch), next(before, width_of, batch);
       for (int s = 0; !danew.empty() && s < r.states(); ++s) {
         py::array part = state_part(danew[i], s, r.states(), "Recurrence.backward: danew");
         calls[i].danew[s] = write<T>(part, {r.width(s)}, "Recurrence.backward: danew");
@@ -239,11 +255,9 @@ class Stack {
       complete = backward_all(passes, outer, calls, from, to);
       passes.release();
     }
-    PyRecurrence::forget<T>(tape);
+    passes.arrays.clear();  // with the GIL
     if (!complete) throw py::error_already_set();
-    py::list before;
-    for (std::size_t i = 0; i < all_.size(); ++i) before.append(as_state(initial[i], passes.all[i]->states()));
-    return py::make_tuple(dx, before);
+    return py::make_tuple(dx, as_state(initial, count(width_of)));
   }
 
   template <class T>

@@ -28,46 +28,37 @@ inline py::array state_part(const py::object& state, int i, int n, const char* n
   return as_array(py::reinterpret_borrow<py::tuple>(state)[std::size_t(i)], name);
 }
 
-/// None is zeros, made here and nowhere else.
+/// States of n kernels [n,B,.], h first. None is zeros, made here and nowhere else.
 template <class T, class Pointer>
-States read_states(const py::object& state, const Widths& width, Index B, Pointer* values, const char* name) {
+States read_states(const py::object& state, const Widths& width, Index n, Index B, Pointer* values, const char* name) {
   States states;
-  const int n = count(width);
-  for (int i = 0; i < n; ++i) {
+  const int parts = count(width);
+  for (int i = 0; i < parts; ++i) {
     py::object& part = states[std::size_t(i)];
     const Index H = width[std::size_t(i)];
     if (!state.is_none()) {
-      part = state_part(state, i, n, name);
+      part = state_part(state, i, parts, name);
     } else if (i > 0 && H == width[0]) {
       part = states[0];
     } else {
-      py::array_t<T> zeros = empty<T>({1, B, H});
-      std::fill_n(zeros.mutable_data(), B * H, T(0));
+      py::array_t<T> zeros = empty<T>({n, B, H});
+      std::fill_n(zeros.mutable_data(), n * B * H, T(0));
       part = std::move(zeros);
     }
-    values[i] = read<T>(py::reinterpret_borrow<py::array>(part), {1, B, H}, name);
+    values[i] = read<T>(py::reinterpret_borrow<py::array>(part), {n, B, H}, name);
   }
   return states;
 }
-template <class T, class Pointer>
-States read_states(const py::object& state, const sequence::Recurrence<T>& r, Index B, Pointer* values,
-                   const char* name) {
-  return read_states<T>(state, widths(r), B, values, name);
-}
 
 template <class T>
-States new_states(const Widths& width, Index B, T** values) {
+States new_states(const Widths& width, Index n, Index B, T** values) {
   States states;
   for (int i = 0; i < count(width); ++i) {
-    py::array_t<T> made = empty<T>({1, B, width[std::size_t(i)]});
+    py::array_t<T> made = empty<T>({n, B, width[std::size_t(i)]});
     values[i] = made.mutable_data();
     states[std::size_t(i)] = std::move(made);
   }
   return states;
-}
-template <class T>
-States new_states(const sequence::Recurrence<T>& r, Index B, T** values) {
-  return new_states<T>(widths(r), B, values);
 }
 
 inline py::object as_state(const States& states, int count) {

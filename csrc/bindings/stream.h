@@ -70,7 +70,7 @@ class PyStream {
   template <class T>
   py::object get_state_as(const sequence::Stream<T>& stream) const {
     T* values[sequence::kMaxStates];
-    const States states = new_states<T>(width_, batch_, values);
+    const States states = new_states<T>(width_, 1, batch_, values);
     stream.get_state(values);
     return as_state(states, count(width_));
   }
@@ -78,7 +78,7 @@ class PyStream {
   template <class T>
   void set_state_as(sequence::Stream<T>& stream, const py::object& state) {
     const T* values[sequence::kMaxStates];
-    const States keep = read_states<T>(state, width_, batch_, values, "Stream.state");
+    const States keep = read_states<T>(state, width_, 1, batch_, values, "Stream.state");
     stream.set_state(values);
   }
 

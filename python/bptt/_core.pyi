@@ -124,13 +124,14 @@ def forward(
     kernels: list[Recurrence],
     directions: int,
     x: NDArray[Any],
-    states: list[Any],
+    state: _State | None,
     training: bool,
     setups: list[Setup],
-) -> tuple[NDArray[Any], list[Any], Tape | None]:
-    """A stack, layer by layer, each with its directions: x [T,B,I] or packed [sum,I] -> y [T,B,D*R], states, tape.
+) -> tuple[NDArray[Any], _State, Tape | None]:
+    """A stack, layer by layer, each with its directions: x [T,B,I] or packed [sum,I] -> y [T,B,D*R], state, tape.
 
-    Layers of one direction run side by side, on a core each, where that is estimated to be faster.
+    A state is h [L*D,B,R], or (h, c). Layers of one direction run side by side, on a core each, where that is estimated
+    to be faster.
     """
 
 def backward(
@@ -138,11 +139,11 @@ def backward(
     directions: int,
     tape: Tape,
     dy: NDArray[Any],
-    dstates: list[Any],
+    dstate: _State | None,
     grads: list[NDArray[Any]],
     danew: list[Any] = ...,
-) -> tuple[NDArray[Any], list[Any]]:
-    """dy and dstates -> dx and the initial states' gradients; overwrites grads, and danew, gradients of `anew`."""
+) -> tuple[NDArray[Any], _State]:
+    """dy and dstate -> dx and the initial state's gradient; overwrites grads, and danew, gradients of `anew`."""
 
 def beside(kernels: list[Recurrence], directions: int, steps: int, batch: int, setup: Setup, training: bool) -> bool:
     """Whether the layers of a call that long and wide will run side by side."""

@@ -338,20 +338,16 @@ class Recurrent(Layer):
             state = self._states_of.learnt(x.shape[1] if shown.sizes is None else int(shown.sizes[:1].sum()))
         seed = self._between.next_call() if training and self._between.random else 0
         setups = self._setups.make(where, x, shown, lengths, resets, seed)
-        states = self._states_of.parts(state)
-        y, finals, native = core.forward(recurrences, self.num_directions, x, states, training, setups)
-        return y, self._states_of.joined(finals), native
+        return core.forward(recurrences, self.num_directions, x, state, training, setups)
 
     def _backward(self, tape: RecurrentTape, dy: Array, dstate: Any, grads: Params) -> tuple[Array, Any]:
         states, flat = self._states_of, grads.flat
         windows = [flat[start:stop] for start, stop in self._kernels.spans]
         danew = [states.new_anew(grads.dtype) for _ in windows] if self.learn_initial_state else []
-        dx, initials = core.backward(
-            tape.recurrences, self.num_directions, tape.native, dy, states.parts(dstate), windows, danew
-        )
+        dx, dinitial = core.backward(tape.recurrences, self.num_directions, tape.native, dy, dstate, windows, danew)
         if self.learn_initial_state:
-            states.add_learnt(grads, danew, initials if tape.learnt else None)
-        return dx, states.joined(initials)
+            states.add_learnt(grads, danew, dinitial if tape.learnt else None)
+        return dx, dinitial
 
     def _time_major(self, x: Array) -> Array:
         if x.ndim == 2:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recurrent layer's states: as users hold them, h [L*D,B,H] or (h, c), and as the kernels take them, by direction."""
+"""A recurrent layer's states, h [L*D,B,H] or (h, c): as users hold them, checked, and what was learnt of them."""
 
 from __future__ import annotations
 
@@ -42,22 +42,6 @@ class States:
             return state
         return tuple(s[:, 0] for s in state) if isinstance(state, tuple) else state[:, 0]
 
-    def parts(self, state: Any) -> list[Any]:
-        """The states of each kernel, [1,B,H]."""
-        if state is None:
-            return [None] * self._count
-        if isinstance(state, tuple):
-            return [tuple(s[k : k + 1] for s in state) for k in range(self._count)]
-        return [state[k : k + 1] for k in range(self._count)]
-
-    def joined(self, parts: list[Any]) -> Any:
-        """The states of all kernels as one, [count,B,H]."""
-        if len(parts) == 1:
-            return parts[0]
-        if len(self._names) > 1:
-            return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
-        return np.concatenate(parts)
-
     def _named(self, k: int) -> list[str]:
         """The parameters that hold what kernel k learnt to begin with."""
         S = len(self._names)
@@ -85,12 +69,10 @@ class States:
             rows.append(state)
         return tuple(rows) if len(rows) > 1 else rows[0]
 
-    def add_learnt(self, grads: Params, danew: list[Any], dinitial: list[Any] | None) -> None:
-        """Gradients of what was learnt: from the resets, and from the start where it was taken from there."""
+    def add_learnt(self, grads: Params, danew: list[Any], dinitial: Any) -> None:
+        """Gradients of what was learnt: from resets, and from the start where it was taken from there (else None)."""
+        starts = dinitial if isinstance(dinitial, tuple) else (dinitial,)
         for k in range(self._count):
             for i, name in enumerate(self._named(k)):
                 total: Array = danew[k][i] if len(self._names) > 1 else danew[k]
-                if dinitial is not None:
-                    start = dinitial[k][i] if len(self._names) > 1 else dinitial[k]
-                    total = total + start[0].sum(axis=0)
-                grads[name] = total
+                grads[name] = total if dinitial is None else total + starts[i][k].sum(axis=0)
