@@ -3,7 +3,7 @@
 
 `python -m benchmarks.features` measures all of them in one run, plain and feature alternating, and writes the ratios
 into the last columns of the table in docs/features.md, whose rows are named like `FEATURES`. The plain cell has one
-thread; what is said to use both cores has two, where there are two. Three minutes.
+thread; what is said to use both cores has two, where there are two. Two minutes.
 """
 
 from __future__ import annotations

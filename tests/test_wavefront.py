@@ -20,7 +20,7 @@ from stacks import KINDS, Case, Results, threads
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 LENGTHS = np.array([90, 100, 31])
-# Of one layer so narrow two threads can make nothing; chunks of 128 rows are one piece of a call, or many.
+# Layers so narrow that two threads gain nothing within one; calls of one chunk of 128 rows, and of several.
 WAYS: dict[str, tuple[int, int, dict[str, Any]]] = {  # T, B, options
     "two layers": (100, 1, {"num_layers": 2}),
     "three layers": (300, 2, {"num_layers": 3}),

@@ -33,7 +33,7 @@ void register_recurrence(py::module_& m) {
          bool training) {
         const sequence::Timeline time = setup.rows ? setup.rows->timeline() : sequence::Timeline{steps, batch};
         const bool segmented = training && sequence::cut(time, setup.segment).size() > 2;
-        return Stack(std::move(kernels), directions).beside(time, segmented);
+        return !Stack(std::move(kernels), directions).beside(time, segmented).empty();
       },
       py::arg("kernels"), py::arg("directions"), py::arg("steps"), py::arg("batch"), py::arg("setup"),
       py::arg("training"));

@@ -49,19 +49,20 @@ class Stack {
                                 : backward_as<float>(tape, dy, dstate, grads, danew);
   }
 
-  /// Whether layers of one direction run side by side, in a call of that many steps and rows. Tapes of several segments
-  /// hold one at a time.
-  bool beside(const sequence::Timeline& time, bool segmented) const {
+  /// The cuts into pieces of a call of that many steps and rows whose layers, of one direction, run side by side; empty
+  /// where they run in turn. Tapes of several segments hold one at a time.
+  std::vector<Index> beside(const sequence::Timeline& time, bool segmented) const {
     const int threads = Pool::size();
-    if (D_ > 1 || layers() == 1 || segmented || threads == 1 || time.total() == 0) return false;
-    const auto pieces = Index(sequence::pieces(time).size()) - 1;
+    if (D_ > 1 || layers() == 1 || segmented || threads == 1 || time.total() == 0) return {};
+    std::vector<Index> cuts = sequence::pieces(time);
     std::vector<double> each;
     double serial = 0;
     for (Index k = 0; k < layers(); ++k) {
       each.push_back(seconds(k, time, 1));
       serial += seconds(k, time, threads);
     }
-    return sequence::beside_time(each, threads, pieces) < serial;
+    const bool gains = sequence::beside_time(each, threads, Index(cuts.size()) - 1) < serial;
+    return gains ? cuts : std::vector<Index>{};
   }
 
  private:
@@ -105,25 +106,20 @@ class Stack {
     return all;
   }
 
-  /// The layers of one direction side by side: before(layer, first step, end), the steps, after(...). Going back, the
-  /// last layer and the last steps are the first.
-  template <class Before, class After>
-  static bool run_layers(const std::vector<std::unique_ptr<sequence::Run>>& runs, const sequence::Timeline& time,
-                         bool back, std::atomic<bool>& stop, const Before& before, const After& after) {
-    const std::vector<Index> cuts = sequence::pieces(time);
+  /// The layers of one direction side by side: job(layer, run, first step, end) for all pieces. Going back, the last
+  /// layer and the last steps are the first.
+  template <class Job>
+  static bool run_layers(const std::vector<std::unique_ptr<sequence::Run>>& runs, const std::vector<Index>& cuts,
+                         bool back, std::atomic<bool>& stop, const Job& job) {
     const int L = int(runs.size()), pieces = int(cuts.size()) - 1;
-    const auto layer_at = [&](int place) { return back ? L - 1 - place : place; };
+    const auto layer_at = [&](int place) { return std::size_t(back ? L - 1 - place : place); };
     return sequence::run_wavefront(
         L, pieces, Pool::size(), &interrupted, stop,
         [&](int place, int n) {
-          const int layer = layer_at(place), piece = back ? pieces - 1 - n : n;
-          const Index begin = cuts[std::size_t(piece)], end = cuts[std::size_t(piece + 1)];
-          before(layer, begin, end);
-          if (!runs[std::size_t(layer)]->advance(begin, end)) return false;
-          after(layer, begin, end);
-          return true;
+          const std::size_t layer = layer_at(place), piece = std::size_t(back ? pieces - 1 - n : n);
+          return job(layer, *runs[layer], cuts[piece], cuts[piece + 1]);
         },
-        [&](int place, int n) { runs[std::size_t(layer_at(place))]->settle(n + 1 == pieces); });
+        [&](int place, int n) { runs[layer_at(place)]->settle(n + 1 == pieces); });
   }
 
   template <class T>
@@ -170,7 +166,7 @@ class Stack {
   bool forward_all(Passes<T>& passes, const Outer& outer, const T* x, T* y, bool training, Index segment) const {
     std::atomic<bool> stop{false};
     const sequence::Timeline& time = passes.all[0]->time();
-    const bool together = beside(time, training && sequence::cut(time, segment).size() > 2);
+    const std::vector<Index> cuts = beside(time, training && sequence::cut(time, segment).size() > 2);
     const Index L = layers(), W = width();
     passes.outputs.resize(std::size_t(L - 1));
     std::vector<std::unique_ptr<sequence::Run>> runs;
@@ -184,7 +180,7 @@ class Stack {
         own = Buffer<T>(checked_mul(D_ == 1 ? time.total() : outer.rows, W));
         out = {own.data(), W, D_ == 1};
       }
-      if (together) {
+      if (!cuts.empty()) {
         pass(0).open(in, out, &stop);
         runs.push_back(pass(0).start(kernel<T>(k, 0), training));
         in = {out.data, out.ld, out.ordered};
@@ -206,12 +202,13 @@ class Stack {
       }
       if (k > 0 && !kept) passes.outputs[std::size_t(k - 1)] = {};
     }
-    if (!together) return true;
-    const auto pass = [&](Index k) -> Pass<T>& { return *passes.all[std::size_t(k)]; };
-    const bool complete = run_layers(
-        runs, time, false, stop, [&](Index k, Index begin, Index end) { pass(k).feed(begin, end); },
-        [](Index, Index, Index) {});
-    for (Index k = 0; complete && k < L; ++k) pass(k).close(out);
+    if (cuts.empty()) return true;
+    const bool complete =
+        run_layers(runs, cuts, false, stop, [&](std::size_t k, sequence::Run& run, Index begin, Index end) {
+          passes.all[k]->feed(begin, end);
+          return run.advance(begin, end);
+        });
+    for (std::size_t k = 0; complete && k < runs.size(); ++k) passes.all[k]->close(out);
     return complete;
   }
 
@@ -265,7 +262,7 @@ class Stack {
                     T* dx) const {
     std::atomic<bool> stop{false};
     const sequence::Timeline& time = passes.all[0]->time();
-    const bool together = beside(time, passes.all[0]->tape.segmented());
+    const std::vector<Index> cuts = beside(time, passes.all[0]->tape.segmented());
     const Index L = layers(), W = width();
     std::vector<std::unique_ptr<sequence::Run>> runs;
     // From layer to layer. In one direction a step's dx takes the place of its dy, which nobody needs any more.
@@ -287,7 +284,7 @@ class Stack {
         const Lines<const T> part{in.data + d * (W / D_), W, in.ordered};
         pass(d).open_back(calls[std::size_t(k * D_ + d)], part, out, d > 0, &stop);
       };
-      if (together) {
+      if (!cuts.empty()) {
         open(0);
         runs.insert(runs.begin(), pass(0).start_back(kernel<T>(k, 0)));
         in = {out.data, out.ld, out.ordered};
@@ -306,12 +303,14 @@ class Stack {
       const Index unread = D_ == 1 ? k : k - 1;  // in one direction the tape of the layer that wrote it reads it, too
       if (unread >= 0 && unread + 1 < L) passes.outputs[std::size_t(unread)] = {};
     }
-    if (!together) return true;
-    const auto pass = [&](Index k) -> Pass<T>& { return *passes.all[std::size_t(k)]; };
-    const bool complete = run_layers(
-        runs, time, true, stop, [](Index, Index, Index) {},
-        [&](Index k, Index begin, Index end) { pass(k).feed_back(begin, end); });
-    for (Index k = 0; complete && k < L; ++k) pass(k).close_back(out, false);
+    if (cuts.empty()) return true;
+    const bool complete =
+        run_layers(runs, cuts, true, stop, [&](std::size_t k, sequence::Run& run, Index begin, Index end) {
+          const bool done = run.advance(begin, end);
+          if (done) passes.all[k]->feed_back(begin, end);
+          return done;
+        });
+    for (std::size_t k = 0; complete && k < runs.size(); ++k) passes.all[k]->close_back(out, false);
     return complete;
   }
 
