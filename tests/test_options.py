@@ -84,6 +84,24 @@ def test_any_number_of_threads_gives_the_same_bits(kind: str) -> None:
         assert_same_bits(results[2], results[0])
 
 
+def not_in_segments(case: Case) -> int:
+    """Bytes that a tape holds of whole sequences, checkpoints or not: x and y in the kernels' order, y between layers.
+
+    Also `keep`, one value a row and direction where there are resets.
+    """
+    layer, ordered = case.layer, case.lengths is not None
+    D, R, rows = layer.num_directions, layer.output_size, case.x.shape[0] * case.x.shape[1]
+    packed = int(case.lengths.sum()) if ordered else rows
+    values = 0
+    for k in range(layer.num_layers):
+        width = case.x.shape[2] if k == 0 else D * R
+        dropped = k > 0 and "dropout" in case.options
+        copies = [ordered or d > 0 or dropped for d in range(D)]  # of x, by direction
+        values += packed * (width * sum(copies) + R * D * (D > 1 or ordered) + D * (case.resets is not None))
+        values += rows * width * (k > 0 and not all(copies))
+    return values * layer.params.dtype.itemsize
+
+
 @every_kind
 @pytest.mark.parametrize("name", ["plain", "all"])
 @pytest.mark.parametrize(("layers", "both"), [(1, False), (2, True)])
@@ -103,12 +121,12 @@ def test_checkpoints_change_no_bit(kind: str, name: str, layers: int, both: bool
                 }
                 case = Case.random(kind, "float32", steps, batch, **options).but(**more)
                 results.append(case.run())
-                y, _, tape = case.layer.forward(case.x, case.state, case.lengths, case.resets)
-                sizes.append(tape.nbytes - (layers - 1) * y.nbytes)  # less what layers hand on, which stays
+                _, _, tape = case.layer.forward(case.x, case.state, case.lengths, case.resets)
+                sizes.append(tape.nbytes - not_in_segments(case))
             for result in results[1:]:
                 assert_same_bits(result, results[0])
             if steps == 200:
-                assert max(sizes[1:4]) < 0.7 * sizes[0]
+                assert max(sizes[1:4]) < 0.5 * sizes[0]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rnn_relu"])  # which has kinks
