@@ -57,6 +57,7 @@ PYBIND11_MODULE(BPTT_MODULE, m, py::mod_gil_not_used()) {
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("get_num_threads", [] { return Pool::size().load(); });
   m.def("memory_in_use", [] { return Arena::instance().in_use(); });
+  m.def("memory_held", [] { return Arena::instance().held(); });
   m.def("release_memory", [] { return Arena::instance().release(); });
   register_math(m);
   register_recurrence(m);

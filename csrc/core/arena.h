@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory for tapes, packed weights and scratch: 64-byte aligned blocks that go back to a process-wide list when they
-// are released and are handed out again, so that a steady state allocates nothing and takes no page faults. The list
-// only grows until release() empties it. Blocks are not cleared.
+// Memory for tapes, packed weights and scratch: 64-byte aligned blocks. A released block stays in a process-wide list
+// and is handed out again, so that a steady state allocates nothing and takes no page faults. Blocks are not cleared.
+// The arena holds at most 5/4 of what was in use at the peak, and 16 MiB: beyond that, and where the system has no more
+// memory, it returns the free blocks that have waited longest.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 #include <limits>
-#include <map>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -23,6 +23,9 @@
 #if defined(_MSC_VER)
 #include <malloc.h>
 #endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 #include "core/vec.h"
 
@@ -36,58 +39,103 @@ inline Index checked_mul(Index a, Index b) {
 
 class Arena {
  public:
+  /// What a caller asked for, rounded to a size class, and what the block has: up to twice as much.
+  struct Block {
+    void* data = nullptr;
+    std::size_t asked = 0, bytes = 0;
+  };
+
   static Arena& instance() {
     static Arena* arena = create();  // never destroyed: buffers may be released at interpreter exit
     return *arena;
   }
 
-  /// A block of at least `bytes`; `bytes` becomes its true size. Not inlined, as give: there are hundreds of buffers.
-  BPTT_NOINLINE void* take(std::size_t& bytes) {
-    bytes = size_class(bytes);
+  /// Not inlined, as give: there are hundreds of buffers.
+  BPTT_NOINLINE Block take(std::size_t bytes) {
+    Block block;
+    block.asked = size_class(bytes);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      auto& free = free_[bytes];
-      if (!free.empty()) {
-        void* block = free.back();
-        free.pop_back();
-        count(bytes);
-        return block;
+      auto fit = std::lower_bound(free_.begin(), free_.end(), block.asked, Smaller());
+      if (fit != free_.end() && fit->bytes / 2 <= block.asked) {
+        fit = std::upper_bound(fit, free_.end(), fit->bytes, Smaller()) - 1;  // the last one given is in the cache
+        block.bytes = fit->bytes;
+        block.data = fit->data;
+        free_.erase(fit);
+      } else {
+        make_room(block.asked);
+        block.bytes = block.asked;
+        block.data = allocate(block.bytes);
+        while (!block.data && !free_.empty()) {
+          drop_oldest();
+          block.data = allocate(block.bytes);
+        }
+        if (!block.data) throw std::bad_alloc();
+        held_ += block.bytes;
       }
+      in_use_ += block.asked;
+      most_ = std::max(most_, in_use_);
+      peak_ = std::max(peak_, in_use_);
     }
-    void* block = allocate(bytes);
-    std::lock_guard<std::mutex> lock(mutex_);
-    count(bytes);
+    poison(block.data, block.bytes);
+    unpoison(block.data, bytes);
     return block;
   }
 
-  BPTT_NOINLINE void give(void* block, std::size_t bytes) noexcept {
+  BPTT_NOINLINE void give(const Block& block) noexcept {
+    poison(block.data, block.bytes);
     std::lock_guard<std::mutex> lock(mutex_);
-    in_use_ -= bytes;
+    in_use_ -= block.asked;
     try {
-      free_[bytes].push_back(block);
+      const auto place = std::upper_bound(free_.begin(), free_.end(), block.bytes, Smaller());
+      free_.insert(place, Free{block.data, block.bytes, ++clock_});
     } catch (...) {
-      deallocate(block);
+      deallocate(block.data, block.bytes);
+      held_ -= block.bytes;
     }
   }
 
-  /// Bytes in blocks that are not free, and their most since the last question.
+  /// Bytes in use, and the peak since the last call.
   std::pair<std::size_t, std::size_t> in_use() {
     std::lock_guard<std::mutex> lock(mutex_);
     return {in_use_, std::exchange(peak_, in_use_)};
   }
 
+  /// Bytes that the system gave: in use or free.
+  std::size_t held() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return held_;
+  }
+
   /// Returns every free block to the system; the number of bytes.
   std::size_t release() {
     std::lock_guard<std::mutex> lock(mutex_);
-    std::size_t total = 0;
-    for (auto& [bytes, blocks] : free_) {
-      for (void* block : blocks) deallocate(block), total += bytes;
-    }
-    free_.clear();
-    return total;
+    const std::size_t before = held_;
+    while (!free_.empty()) drop_oldest();
+    most_ = in_use_;
+    return before - held_;
+  }
+
+  /// Eighths of a power of two, so that sequences of nearly equal length share blocks; at most 12.5 % is unused.
+  static std::size_t size_class(std::size_t bytes) {
+    std::size_t step = kAlign;
+    while (step * 16 <= bytes) step *= 2;
+    return (bytes + step - 1) / step * step + (bytes == 0 ? kAlign : 0);
   }
 
  private:
+  struct Free {
+    void* data;
+    std::size_t bytes;
+    std::uint64_t since;
+  };
+  struct Smaller {
+    bool operator()(const Free& a, std::size_t bytes) const { return a.bytes < bytes; }
+    bool operator()(std::size_t bytes, const Free& b) const { return bytes < b.bytes; }
+  };
+
+  static constexpr std::size_t kAlign = 64, kHugePage = std::size_t(2) << 20, kSlack = std::size_t(16) << 20;
+
   /// A fork waits until no thread is inside, so that the child's lock is free.
   static Arena* create() {
     Arena* arena = new Arena;
@@ -98,47 +146,78 @@ class Arena {
     return arena;
   }
 
-  void count(std::size_t bytes) {
-    in_use_ += bytes;
-    peak_ = std::max(peak_, in_use_);
+  /// Returns free blocks until another one of `bytes` keeps the bound.
+  void make_room(std::size_t bytes) {
+    const std::size_t most = std::max(most_, in_use_ + bytes);
+    while (!free_.empty() && held_ + bytes > most + most / 4 + kSlack) drop_oldest();
   }
 
-  static constexpr std::size_t kAlign = 64, kHugePage = std::size_t(2) << 20;
-
- public:
-  /// Eighths of a power of two, so that sequences of nearly equal length share blocks; at most 12.5 % is unused.
-  static std::size_t size_class(std::size_t bytes) {
-    std::size_t step = kAlign;
-    while (step * 16 <= bytes) step *= 2;
-    return (bytes + step - 1) / step * step + (bytes == 0 ? kAlign : 0);
+  void drop_oldest() {
+    const auto oldest =
+        std::min_element(free_.begin(), free_.end(), [](const Free& a, const Free& b) { return a.since < b.since; });
+    deallocate(oldest->data, oldest->bytes);
+    held_ -= oldest->bytes;
+    free_.erase(oldest);
   }
 
- private:
+  /// Null where the system has no more. Large blocks come from the system itself on Linux: malloc would keep them.
   static void* allocate(std::size_t bytes) {
 #if defined(_MSC_VER)
-    void* block = _aligned_malloc(bytes, kAlign);
+    return _aligned_malloc(bytes, kAlign);
+#elif defined(__linux__)
+    if (bytes >= kHugePage) return allocate_pages(bytes);
+    return std::aligned_alloc(kAlign, bytes);
 #else
-    const std::size_t align = bytes >= kHugePage ? kHugePage : kAlign;
-    void* block = std::aligned_alloc(align, (bytes + align - 1) / align * align);
+    return std::aligned_alloc(kAlign, bytes);
 #endif
-    if (!block) throw std::bad_alloc();
-#if defined(__linux__)
-    if (bytes >= kHugePage) madvise(block, bytes, MADV_HUGEPAGE);
-#endif
-    return block;
   }
 
-  static void deallocate(void* block) {
+  static void deallocate(void* block, [[maybe_unused]] std::size_t bytes) {
+    unpoison(block, bytes);
 #if defined(_MSC_VER)
     _aligned_free(block);
 #else
+#if defined(__linux__)
+    if (bytes >= kHugePage) {
+      munmap(block, bytes);
+      return;
+    }
+#endif
     std::free(block);
 #endif
   }
 
+#if defined(__linux__)
+  /// Aligned to a huge page: more is mapped, and what is beyond the block returned.
+  static void* allocate_pages(std::size_t bytes) {
+    const std::size_t mapped = bytes + kHugePage;
+    void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return nullptr;
+    const auto start = reinterpret_cast<std::uintptr_t>(memory);
+    const std::uintptr_t block = (start + kHugePage - 1) / kHugePage * kHugePage;
+    if (block > start) munmap(memory, block - start);
+    if (start + mapped > block + bytes) munmap(reinterpret_cast<void*>(block + bytes), start + mapped - block - bytes);
+    madvise(reinterpret_cast<void*>(block), bytes, MADV_HUGEPAGE);
+    return reinterpret_cast<void*>(block);
+  }
+#endif
+
+  // Under AddressSanitizer a free block, and what a block has beyond the bytes asked for, must not be touched.
+  static void poison([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_POISON_MEMORY_REGION(block, bytes);
+#endif
+  }
+  static void unpoison([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_UNPOISON_MEMORY_REGION(block, bytes);
+#endif
+  }
+
   std::mutex mutex_;
-  std::map<std::size_t, std::vector<void*>> free_;
-  std::size_t in_use_ = 0, peak_ = 0;
+  std::vector<Free> free_;  // by size, and of one size in the order in which they were given
+  std::uint64_t clock_ = 0;
+  std::size_t held_ = 0, in_use_ = 0, most_ = 0, peak_ = 0;
 };
 
 /// `size` values of type T from the arena, released with the object.
@@ -146,36 +225,33 @@ template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(Index size) : bytes_(std::size_t(checked_mul(size, sizeof(T)))), size_(size) {
-    data_ = static_cast<T*>(Arena::instance().take(bytes_));
-  }
+  explicit Buffer(Index size)
+      : block_(Arena::instance().take(std::size_t(checked_mul(size, sizeof(T))))), size_(size) {}
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer&& other) noexcept {
     Buffer(std::move(other)).swap(*this);
     return *this;
   }
   ~Buffer() {
-    if (data_) Arena::instance().give(data_, bytes_);
+    if (block_.data) Arena::instance().give(block_);
   }
 
   void swap(Buffer& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
+    std::swap(block_, other.block_);
     std::swap(size_, other.size_);
   }
   void clear() {
-    if (size_ > 0) std::memset(static_cast<void*>(data_), 0, std::size_t(size_) * sizeof(T));
+    if (size_ > 0) std::memset(block_.data, 0, std::size_t(size_) * sizeof(T));
   }
 
-  T* data() { return data_; }
-  const T* data() const { return data_; }
-  T& operator[](Index i) { return data_[i]; }
-  const T& operator[](Index i) const { return data_[i]; }
+  T* data() { return static_cast<T*>(block_.data); }
+  const T* data() const { return static_cast<const T*>(block_.data); }
+  T& operator[](Index i) { return data()[i]; }
+  const T& operator[](Index i) const { return data()[i]; }
   Index size() const { return size_; }
 
  private:
-  T* data_ = nullptr;
-  std::size_t bytes_ = 0;
+  Arena::Block block_;
   Index size_ = 0;
 };
 

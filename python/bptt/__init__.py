@@ -11,7 +11,7 @@
 """
 
 from bptt import init, losses, optim
-from bptt._runtime import config, get_num_threads, set_num_threads, show_config
+from bptt._runtime import config, get_num_threads, release_memory, set_num_threads, show_config
 from bptt.layers import GRU, LSTM, RNN, Dropout, Embedding, Linear, Packed, Sequential
 from bptt.params import Params
 from bptt.train import History, fit
@@ -35,6 +35,7 @@ __all__ = [
     "init",
     "losses",
     "optim",
+    "release_memory",
     "set_num_threads",
     "show_config",
 ]
