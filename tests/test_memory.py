@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 import tracemalloc
 from typing import Any
 
@@ -63,3 +66,57 @@ def test_a_hundred_thousand_steps_train_in_a_hundred_megabytes() -> None:
     layer = bptt.LSTM(64, 64, checkpoint="sqrt", seed=0)
     assert taken(layer, 100_000, 1, None, True) < 100e6
     assert bptt.LSTM(64, 64, seed=0).estimate_memory(100_000, 1) > 100e6
+
+
+def test_memory_held_stays_near_the_peak_when_lengths_fall() -> None:
+    """Each call needs blocks of another size; those of earlier calls are used again or go back to the system."""
+    layer = bptt.LSTM(64, 64, seed=0)
+    bptt.release_memory()
+    before, peak = core.memory_held(), layer.estimate_memory(2000, 32)
+    for T in range(2000, 99, -50):
+        x = np.zeros((T, 32, 64), np.float32)
+        y, _, tape = layer.forward(x)
+        layer.backward(tape, y)
+        assert core.memory_held() - before < 1.25 * peak + 2**24, T
+    assert bptt.release_memory() > 0
+    assert core.memory_held() - before < 2**21  # the packed weights, in use
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS and /proc")
+def test_free_blocks_are_given_back_before_memory_is_said_to_be_short() -> None:
+    """With room for one and a half calls: each call leaves free blocks that the next one is too long to use."""
+    code = """
+import resource
+import numpy as np, bptt
+from bptt._dispatch import core
+layer = bptt.LSTM(64, 64, seed=0)
+def call(T):
+    x = np.zeros((T, 32, 64), np.float32)
+    y, _, tape = layer.forward(x)
+    layer.backward(tape, y)
+call(10)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = used + int(2.0 * layer.estimate_memory(6000, 32))
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+for T in (600, 1300, 2700, 6000):
+    call(T)
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "done\n", done.stderr
+
+
+def test_estimates_of_absurd_lengths_come_at_once() -> None:
+    layer = bptt.LSTM(64, 64, 2, bidirectional=True, seed=0)
+    checkpointed = bptt.LSTM(64, 64, 2, checkpoint=1, seed=0)
+    tracemalloc.start()
+    start = time.perf_counter()
+    for T in (10**9, 2**40):
+        assert layer.estimate_memory(T, 1) > 2 * T * 64 * 4
+        assert checkpointed.estimate_memory(T, 1) > T * 64 * 4
+    with pytest.raises(MemoryError):
+        layer.estimate_memory(2**60, 8)
+    took, memory = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert took < 1
+    assert memory < 2**20

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "core/arena.h"
 #include "core/vec.h"
 
 namespace bptt::bindings {
@@ -55,8 +56,9 @@ const T* read(const py::array& a, Sizes shape, const char* name) {
     throw py::value_error(std::string(name) + " has shape " + to_string(shape_of(a)) + ", expected " +
                           to_string(shape));
   }
-  if (!(a.flags() & py::array::c_style))
-    throw py::value_error(std::string(name) + " is strided, expected C-contiguous");
+  constexpr int kExact = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  if ((a.flags() & kExact) != kExact)
+    throw py::value_error(std::string(name) + " is strided or not aligned, expected C-contiguous and aligned");
   return static_cast<const T*>(a.data());
 }
 
@@ -76,15 +78,23 @@ inline Index axis(const py::array& a, int ndim, int axis, const char* name) {
   return a.shape(axis);
 }
 
-/// A new array. By NumPy's own function: pybind11's constructor takes twice as long (0.2 us).
+/// A new array. By NumPy's own function: pybind11's constructor takes twice as long (0.2 us). Where there is no memory
+/// for it, the arena returns its free blocks first.
 template <class T>
 py::array_t<T> empty(Sizes shape) {
   const auto& numpy = py::detail::npy_api::get();
-  py::object dtype = dtype_of<T>();
   static_assert(sizeof(Index) == sizeof(Py_intptr_t), "sizes are 64 bits wide");
-  PyObject* made =
-      numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, dtype.release().ptr(), int(shape.size()),
-                                  reinterpret_cast<const Py_intptr_t*>(shape.begin()), nullptr, nullptr, 0, nullptr);
+  const auto make = [&] {
+    py::object dtype = dtype_of<T>();
+    return numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, dtype.release().ptr(), int(shape.size()),
+                                       reinterpret_cast<const Py_intptr_t*>(shape.begin()), nullptr, nullptr, 0,
+                                       nullptr);
+  };
+  PyObject* made = make();
+  if (!made && PyErr_ExceptionMatches(PyExc_MemoryError) && Arena::instance().release() > 0) {
+    PyErr_Clear();
+    made = make();
+  }
   if (!made) throw py::error_already_set();
   return py::reinterpret_steal<py::array_t<T>>(made);
 }
@@ -106,6 +116,17 @@ auto for_dtype(const py::array& a, const char* name, F&& f) {
 inline bool interrupted() {
   py::gil_scoped_acquire gil;
   return PyErr_CheckSignals() != 0;
+}
+
+/// Runs a job without the GIL; false, where it was called off, becomes the exception that is set.
+template <class Job>
+void without_gil(const Job& job) {
+  bool complete;
+  {
+    py::gil_scoped_release release;
+    complete = job();
+  }
+  if (!complete) throw py::error_already_set();
 }
 
 }  // namespace bptt::bindings

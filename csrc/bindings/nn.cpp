@@ -24,10 +24,7 @@ py::array linear_forward(const py::array& x, const py::array& weight, const std:
     const T* b = bias ? read<T>(*bias, {O}, "linear_forward: bias") : nullptr;
     py::array_t<T> y = empty<T>({N, O});
     T* out = y.mutable_data();
-    {
-      py::gil_scoped_release release;
-      nn::linear_forward(out, in, w, b, N, I, O);
-    }
+    without_gil([&] { return nn::linear_forward(out, in, w, b, N, I, O, &interrupted); });
     return y;
   });
 }
@@ -45,24 +42,19 @@ py::array linear_backward(const py::array& x, const py::array& weight, const py:
     T* db = dbias ? write<T>(*dbias, {O}, "linear_backward: dbias") : nullptr;
     py::array_t<T> dx = empty<T>({N, I});
     T* din = dx.mutable_data();
-    {
-      py::gil_scoped_release release;
-      nn::linear_backward(din, dw, db, in, w, dout, N, I, O);
-    }
+    without_gil([&] { return nn::linear_backward(din, dw, db, in, w, dout, N, I, O, &interrupted); });
     return dx;
   });
 }
 
-/// ids [N], those that `mask` keeps within [0, count).
-const std::int64_t* read_ids(const py::array& ids, Index N, Index count, const bool* mask, const char* name) {
-  const std::int64_t* values = read<std::int64_t>(ids, {N}, name);
+/// Raises unless the N ids that `mask` keeps are within [0, count).
+void check_ids(const std::int64_t* ids, Index N, Index count, const bool* mask, const char* name) {
   for (Index n = 0; n < N; ++n) {
-    if ((!mask || mask[n]) && (values[n] < 0 || values[n] >= count)) {
-      throw py::value_error(std::string(name) + " has the value " + std::to_string(values[n]) + ", expected 0 to " +
+    if ((!mask || mask[n]) && (ids[n] < 0 || ids[n] >= count)) {
+      throw py::value_error(std::string(name) + " has the value " + std::to_string(ids[n]) + ", expected 0 to " +
                             std::to_string(count - 1));
     }
   }
-  return values;
 }
 
 py::array embedding_forward(const py::array& ids, const py::array& weight) {
@@ -72,9 +64,13 @@ py::array embedding_forward(const py::array& ids, const py::array& weight) {
     const Index V = axis(weight, 2, 0, "embedding_forward: weight"),
                 E = axis(weight, 2, 1, "embedding_forward: weight");
     const T* w = read<T>(weight, {V, E}, "embedding_forward: weight");
-    const std::int64_t* index = read_ids(ids, N, V, nullptr, "embedding_forward: ids");
+    const std::int64_t* index = read<std::int64_t>(ids, {N}, "embedding_forward: ids");
     py::array_t<T> y = empty<T>({N, E});
-    nn::embedding_forward(y.mutable_data(), index, w, N, E);
+    T* out = y.mutable_data();
+    without_gil([&] {
+      check_ids(index, N, V, nullptr, "embedding_forward: ids");
+      return nn::embedding_forward(out, index, w, N, E, &interrupted);
+    });
     return y;
   });
 }
@@ -87,7 +83,11 @@ void embedding_backward(const py::array& ids, const py::array& dy, py::array& dw
     const Index E = axis(dweight, 2, 1, "embedding_backward: dweight");
     const T* dout = read<T>(dy, {N, E}, "embedding_backward: dy");
     T* dw = write<T>(dweight, {V, E}, "embedding_backward: dweight");
-    nn::embedding_backward(dw, read_ids(ids, N, V, nullptr, "embedding_backward: ids"), dout, N, V, E);
+    const std::int64_t* index = read<std::int64_t>(ids, {N}, "embedding_backward: ids");
+    without_gil([&] {
+      check_ids(index, N, V, nullptr, "embedding_backward: ids");
+      return nn::embedding_backward(dw, index, dout, N, V, E, &interrupted);
+    });
   });
 }
 
@@ -102,14 +102,14 @@ py::tuple cross_entropy(const py::array& logits, const py::array& targets, const
     const Index N = axis(logits, 2, 0, "cross_entropy: logits"), C = axis(logits, 2, 1, "cross_entropy: logits");
     const T* z = read<T>(logits, {N, C}, "cross_entropy: logits");
     const bool* keep = read_mask(mask, N, "cross_entropy: mask");
-    const std::int64_t* target = read_ids(targets, N, C, keep, "cross_entropy: targets");
+    const std::int64_t* target = read<std::int64_t>(targets, {N}, "cross_entropy: targets");
     py::array_t<T> dlogits = empty<T>({N, C});
     T* dz = dlogits.mutable_data();
-    double loss;
-    {
-      py::gil_scoped_release release;
-      loss = nn::cross_entropy(dz, z, target, keep, scale, N, C);
-    }
+    double loss = 0;
+    without_gil([&] {
+      check_ids(target, N, C, keep, "cross_entropy: targets");
+      return nn::cross_entropy(&loss, dz, z, target, keep, scale, N, C, &interrupted);
+    });
     return py::make_tuple(loss, dlogits);
   });
 }
@@ -123,7 +123,9 @@ py::tuple mse(const py::array& prediction, const py::array& target, const std::o
     const T* t = read<T>(target, {N, F}, "mse: target");
     const bool* keep = read_mask(mask, N, "mse: mask");
     py::array_t<T> dprediction = empty<T>({N, F});
-    const double loss = nn::mse(dprediction.mutable_data(), p, t, keep, scale, N, F);
+    T* dp = dprediction.mutable_data();
+    double loss = 0;
+    without_gil([&] { return nn::mse(&loss, dp, p, t, keep, scale, N, F, &interrupted); });
     return py::make_tuple(loss, dprediction);
   });
 }

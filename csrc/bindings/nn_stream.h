@@ -18,7 +18,7 @@ struct LinearStep {
   Buffer<T> bias;
 
   LinearStep(const T* weight, const T* b, Index I, Index O) : panels(I, O), bias(O) {
-    panels.pack_transposed(weight, I);
+    panels.pack_transposed(weight, I, panels.all());
     if (b)
       std::copy_n(b, O, bias.data());
     else

@@ -32,8 +32,8 @@ void register_recurrence(py::module_& m) {
       [](std::vector<PyRecurrence*> kernels, Index directions, Index steps, Index batch, const Setup& setup,
          bool training) {
         const sequence::Timeline time = setup.rows ? setup.rows->timeline() : sequence::Timeline{steps, batch};
-        const bool segmented = training && sequence::cut(time, setup.segment).size() > 2;
-        return !Stack(std::move(kernels), directions).beside(time, segmented).empty();
+        const bool segmented = training && sequence::measure_cuts(time, setup.segment).segments > 1;
+        return Stack(std::move(kernels), directions).beside(time, segmented);
       },
       py::arg("kernels"), py::arg("directions"), py::arg("steps"), py::arg("batch"), py::arg("setup"),
       py::arg("training"));

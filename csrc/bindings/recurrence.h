@@ -165,16 +165,20 @@ class PyRecurrence {
   /// The parts of a flat buffer. Without bias a cell has no per-unit vectors but those that are no bias.
   template <class T>
   Parts<T> parts(const sequence::Recurrence<std::remove_const_t<T>>& r, T* flat) const {
-    const Index rows = r.gates() * hidden_;
-    T* next = flat;
-    const auto take = [&](Index n, bool there = true) { return there ? std::exchange(next, next + n) : nullptr; };
+    const Index rows = checked_mul(r.gates(), hidden_);
+    Index at = 0;
+    const auto take = [&](Index n, Index width, bool there = true) -> T* {
+      if (!there) return nullptr;
+      const Index begin = std::exchange(at, at + checked_mul(n, width));
+      return flat ? flat + begin : nullptr;
+    };
     Parts<T> p;
-    p.weight_ih = take(rows * input_);
-    p.weight_hh = take(rows * r.width(0));
-    p.bias = take(rows, bias_);
-    p.vectors = take(r.vectors() * hidden_, r.vectors() > 0 && (bias_ || !r.vectors_are_bias()));
-    p.projection = take(r.width(0) * hidden_, r.projects());
-    p.size = next - flat;
+    p.weight_ih = take(rows, input_);
+    p.weight_hh = take(rows, r.width(0));
+    p.bias = take(rows, 1, bias_);
+    p.vectors = take(r.vectors(), hidden_, r.vectors() > 0 && (bias_ || !r.vectors_are_bias()));
+    p.projection = take(r.width(0), hidden_, r.projects());
+    p.size = at;
     return p;
   }
 
@@ -186,8 +190,7 @@ class PyRecurrence {
   template <class T>
   void pack_as(sequence::Recurrence<T>& r, const py::array& params, bool training) {
     const Parts<const T> p = parts(r, read<T>(params, {flat_size(r)}, "Recurrence.pack: params"));
-    py::gil_scoped_release release;
-    r.pack(p, training);
+    without_gil([&] { return r.pack(p, training, &interrupted); });
   }
 
   template <class T>
@@ -206,14 +209,11 @@ class PyRecurrence {
       tape = new_tape<T>();
       pass = &add_pass<T>(*tape);
       pass->prepare(r, outer);
-      std::get<Passes<T>>(tape->passes).arrays = {x, y, initial[0]};  // of the other states the tape has copies
+      auto& arrays = std::get<Passes<T>>(tape->passes).arrays;
+      arrays = {x, y};
+      arrays.insert(arrays.end(), initial.begin(), initial.end());
     }
-    bool complete;
-    {
-      py::gil_scoped_release release;
-      complete = r.forward(call, pass ? &pass->tape : nullptr, 0, Pool::size(), &interrupted);
-    }
-    if (!complete) throw py::error_already_set();
+    without_gil([&] { return r.forward(call, pass ? &pass->tape : nullptr, 0, Pool::size(), &interrupted); });
     if (training) make_read_only(y);  // the tape reads it again
     return py::make_tuple(y, as_state(last, r.states()), std::move(tape));
   }
@@ -231,14 +231,12 @@ class PyRecurrence {
     call.dx = dx.mutable_data();
     const States initial = new_states<T>(width, 1, B, call.dinitial);
     use(py_tape);
-    bool complete;
-    {
-      py::gil_scoped_release release;
-      complete = r.backward(pass.tape, call, Pool::size(), &interrupted);
+    without_gil([&] {
+      const bool complete = r.backward(pass.tape, call, Pool::size(), &interrupted);
       pass.release();  // before the next layer needs as much
-    }
+      return complete;
+    });
     std::get<Passes<T>>(py_tape.passes).arrays.clear();  // with the GIL
-    if (!complete) throw py::error_already_set();
     return py::make_tuple(dx, as_state(initial, r.states()));
   }
 

@@ -49,20 +49,17 @@ class Stack {
                                 : backward_as<float>(tape, dy, dstate, grads, danew);
   }
 
-  /// The cuts into pieces of a call of that many steps and rows whose layers, of one direction, run side by side; empty
-  /// where they run in turn. Tapes of several segments hold one at a time.
-  std::vector<Index> beside(const sequence::Timeline& time, bool segmented) const {
+  /// Whether the layers of a call, of one direction, run side by side. Tapes of several segments hold one at a time.
+  bool beside(const sequence::Timeline& time, bool segmented) const {
     const int threads = Pool::size();
-    if (D_ > 1 || layers() == 1 || segmented || threads == 1 || time.total() == 0) return {};
-    std::vector<Index> cuts = sequence::pieces(time);
+    if (D_ > 1 || layers() == 1 || segmented || threads == 1 || time.total() == 0) return false;
     std::vector<double> each;
     double serial = 0;
     for (Index k = 0; k < layers(); ++k) {
       each.push_back(seconds(k, time, 1));
       serial += seconds(k, time, threads);
     }
-    const bool gains = sequence::beside_time(each, threads, Index(cuts.size()) - 1) < serial;
-    return gains ? cuts : std::vector<Index>{};
+    return sequence::beside_time(each, threads, sequence::count_pieces(time)) < serial;
   }
 
  private:
@@ -146,15 +143,11 @@ class Stack {
     }
     py::array_t<T> y = outer.make<T>(width());
     T* to = y.mutable_data();
-    bool complete;
-    {
-      py::gil_scoped_release release;
-      complete = forward_all(passes, outer, from, to, training, setups[0]->segment);
-    }
-    if (!complete) throw py::error_already_set();
+    without_gil([&] { return forward_all(passes, outer, from, to, training, setups[0]->segment); });
     const py::object final = as_state(last, count(width_of));
     if (!training) return py::make_tuple(y, final, py::none());
-    passes.arrays = {x, initial[0]};    // of the other states tapes have copies
+    passes.arrays = {x};
+    passes.arrays.insert(passes.arrays.end(), initial.begin(), initial.end());
     if (D_ == 1 && !setups[0]->rows) {  // the tape reads it again
       make_read_only(y);
       passes.arrays.push_back(y);
@@ -166,7 +159,8 @@ class Stack {
   bool forward_all(Passes<T>& passes, const Outer& outer, const T* x, T* y, bool training, Index segment) const {
     std::atomic<bool> stop{false};
     const sequence::Timeline& time = passes.all[0]->time();
-    const std::vector<Index> cuts = beside(time, training && sequence::cut(time, segment).size() > 2);
+    const bool segmented = training && sequence::measure_cuts(time, segment).segments > 1;
+    const std::vector<Index> cuts = beside(time, segmented) ? sequence::pieces(time) : std::vector<Index>();
     const Index L = layers(), W = width();
     passes.outputs.resize(std::size_t(L - 1));
     std::vector<std::unique_ptr<sequence::Run>> runs;
@@ -246,14 +240,12 @@ class Stack {
     py::array_t<T> dx = outer.make<T>(all_[0]->input());
     T* to = dx.mutable_data();
     PyRecurrence::use(tape);
-    bool complete;
-    {
-      py::gil_scoped_release release;
-      complete = backward_all(passes, outer, calls, from, to);
+    without_gil([&] {
+      const bool complete = backward_all(passes, outer, calls, from, to);
       passes.release();
-    }
+      return complete;
+    });
     passes.arrays.clear();  // with the GIL
-    if (!complete) throw py::error_already_set();
     return py::make_tuple(dx, as_state(initial, count(width_of)));
   }
 
@@ -262,7 +254,8 @@ class Stack {
                     T* dx) const {
     std::atomic<bool> stop{false};
     const sequence::Timeline& time = passes.all[0]->time();
-    const std::vector<Index> cuts = beside(time, passes.all[0]->tape.segmented());
+    const bool together = beside(time, passes.all[0]->tape.segmented());
+    const std::vector<Index> cuts = together ? sequence::pieces(time) : std::vector<Index>();
     const Index L = layers(), W = width();
     std::vector<std::unique_ptr<sequence::Run>> runs;
     // From layer to layer. In one direction a step's dx takes the place of its dy, which nobody needs any more.

@@ -60,10 +60,14 @@ class PyStream {
     const T* in = read<T>(x, {T_, batch_, input_}, "Stream: x");
     py::array_t<T> y = empty<T>({T_, batch_, width_[0]});
     T* out = y.mutable_data();
-    {
-      py::gil_scoped_release release;
-      for (Index t = 0; t < T_; ++t) stream.step(in + t * batch_ * input_, out + t * batch_ * width_[0]);
-    }
+    without_gil([&] {
+      Poll poll(&interrupted);
+      for (Index t = 0; t < T_; ++t) {
+        stream.step(in + t * batch_ * input_, out + t * batch_ * width_[0]);
+        if (poll()) return false;
+      }
+      return true;
+    });
     return std::move(y);
   }
 

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/arena.h"
+#include "core/sums.h"
 #include "core/vec.h"
 
 namespace bptt {
@@ -34,7 +35,7 @@ constexpr int tile_blocks(int rows, int per_block) {
 /// Rows of a weight-gradient tile of `columns` registers.
 constexpr int outer_rows(int columns) { return kAccumulators / columns > 8 ? 8 : kAccumulators / columns; }
 
-inline Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
+inline Index ceil_div(Index a, Index b) { return a / b + (a % b != 0); }
 
 /// Rows cut into blocks of at most kTileRows, as evenly as they go; depends on the number of rows only.
 struct RowBlocks {
@@ -55,6 +56,7 @@ struct RowBlocks {
 /// The part [begin, end) of n items that `thread` of `threads` does.
 struct Share {
   Index begin, end;
+  Share(Index begin, Index end) : begin(begin), end(end) {}
   Share(Index n, int thread, int threads) : begin(n * thread / threads), end(n * (thread + 1) / threads) {}
 };
 
@@ -220,13 +222,15 @@ struct Panels {
     }
   }
 
-  /// From the transpose of B[columns,depth] with row stride ldb.
-  void pack_transposed(const T* b, Index ldb) {
-    data.clear();
-    for (Index j = 0; j < blocks(); ++j) {
-      transpose(block(j), W, b + j * W * ldb, ldb, std::min<Index>(W, columns - j * W), depth);
+  /// From the transpose of B[columns,depth] with row stride ldb; some blocks only.
+  void pack_transposed(const T* b, Index ldb, const Share& share) {
+    for (Index j = share.begin; j < share.end; ++j) {
+      const Index n = std::min<Index>(W, columns - j * W);
+      if (n < W) std::fill_n(block(j), panel(), T(0));
+      transpose(block(j), W, b + j * W * ldb, ldb, n, depth);
     }
   }
+  Share all() const { return Share(0, blocks()); }
 };
 
 /// The k axis of A as `count` runs of `length` values, the s-th at offset[s]: gradients of gates lie so in a tape row.
@@ -306,12 +310,10 @@ void narrow_product(T* c, Index columns, const T* a, Index lda, const Segments& 
   });
 }
 
-/// C[m,n] += sum over rows of P[row,m] * Q[row,n] for m in [begin, end) and the N registers of columns that `q` holds
-/// as a panel [rows][N][W]; of the last register `last` columns are C's. Row m begins at c + m*ldc. With `fresh`, C is
-/// taken as zero and not read.
+/// to[m,n] += sum over rows of P[row,m] * Q[row,n] for m in [begin, end) and the N registers of columns that `q` holds
+/// as a panel [rows][N][W]; of the last register `last` columns are the target's.
 template <int N, class T>
-void outer(T* c, Index ldc, Index last, bool fresh, const T* p, Index ldp, const T* q, Index rows, Index begin,
-           Index end) {
+void outer(const SumTarget<T>& to, Index last, const T* p, Index ldp, const T* q, Index rows, Index begin, Index end) {
   constexpr int W = Vec<T>::kSize, M = outer_rows(N);
   const Index tiles = ceil_div(end - begin, M);
   for (Index tile = 0; tile < tiles; ++tile) {
@@ -320,17 +322,10 @@ void outer(T* c, Index ldc, Index last, bool fresh, const T* p, Index ldp, const
     dispatch<M>(int(share.end - share.begin), [&](auto height) {
       constexpr int R = height;
       Vec<T> acc[R][N];
-#pragma GCC unroll 16
+#pragma GCC unroll 32
+      for (int i = 0; i < R * N; ++i) acc[i / N][i % N] = Vec<T>(T(0));
       for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-        for (int n = 0; n < N; ++n) {
-          acc[r][n] = fresh ? Vec<T>(T(0)) : Vec<T>::load(c + (m + r) * ldc + n * W, n + 1 < N ? W : last);
-        }
-      }
-      if (tile + 1 < tiles) {
-        for (int r = 0; r < R; ++r) {
-          for (int n = 0; n < N; ++n) prefetch(c + (m + R + r) * ldc + n * W);
-        }
+        for (int n = 0; n < N; ++n) prefetch(to.sum + (m + r) * to.ld + n * W);
       }
       const T* value = p + m;
       const T* panel = q;
@@ -340,7 +335,7 @@ void outer(T* c, Index ldc, Index last, bool fresh, const T* p, Index ldp, const
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-        for (int n = 0; n < N; ++n) acc[r][n].store(c + (m + r) * ldc + n * W, n + 1 < N ? W : last);
+        for (int n = 0; n < N; ++n) to.add(acc[r][n], (m + r) * to.ld + n * W, n + 1 < N ? W : last);
       }
     });
   }

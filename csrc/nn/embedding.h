@@ -1,26 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
 // A table of vectors looked up by id: y[n] = weight[ids[n]]. weight [V,E]; ids are within [0,V), checked by the caller.
+// Each function returns false where it was called off.
 #pragma once
 
 #include <algorithm>
 
-#include "core/vec.h"
+#include "core/pieces.h"
 
 namespace bptt::nn {
 
 template <class T>
-void embedding_forward(T* y, const std::int64_t* ids, const T* weight, Index N, Index E) {
-  for (Index n = 0; n < N; ++n) std::copy_n(weight + ids[n] * E, E, y + n * E);
+bool embedding_forward(T* y, const std::int64_t* ids, const T* weight, Index N, Index E,
+                       Poll::Interrupted interrupted) {
+  return for_pieces(N, piece_of(10.0 * double(E)), 1, interrupted, [&](int, Index begin, Index end) {
+    for (Index n = begin; n < end; ++n) std::copy_n(weight + ids[n] * E, E, y + n * E);
+  });
 }
 
-/// dweight[v] = sum of dy[n] over the n with ids[n] = v, in the order of n.
+/// dweight[v] = sum of dy[n] over the n with ids[n] = v, in the order of n. Rows are taken id by id, so that a frequent
+/// id has a sum in two levels, as in core/sums.h.
 template <class T>
-void embedding_backward(T* dweight, const std::int64_t* ids, const T* dy, Index N, Index V, Index E) {
-  std::fill_n(dweight, V * E, T(0));
-  for (Index n = 0; n < N; ++n) {
-    T* sum = dweight + ids[n] * E;
-    for (Index e = 0; e < E; ++e) sum[e] += dy[n * E + e];
-  }
+bool embedding_backward(T* dweight, const std::int64_t* ids, const T* dy, Index N, Index V, Index E,
+                        Poll::Interrupted interrupted) {
+  Buffer<Index> end(V + 1), order(N);  // the rows of id v: order[end[v-1]] to order[end[v] - 1]
+  end.clear();
+  for (Index n = 0; n < N; ++n) ++end[ids[n] + 1];
+  for (Index v = 0; v < V; ++v) end[v + 1] += end[v];
+  for (Index n = 0; n < N; ++n) order[end[ids[n]]++] = n;
+  Buffer<double> total(E);
+  const double work = 10.0 * double(E) * (1 + double(N) / double(std::max<Index>(1, V)));
+  return for_pieces(V, piece_of(work), 1, interrupted, [&](int, Index first, Index last) {
+    for (Index v = first; v < last; ++v) {
+      T* sum = dweight + v * E;
+      const Index begin = v > 0 ? end[v - 1] : 0, stop = end[v];
+      std::fill_n(sum, E, T(0));
+      total.clear();
+      for (Index i = begin; i < stop; ++i) {
+        const T* row = dy + order[i] * E;
+        for (Index e = 0; e < E; ++e) sum[e] += row[e];
+        if ((i - begin + 1) % kSumRows != 0) continue;
+        for (Index e = 0; e < E; ++e) total[e] += double(std::exchange(sum[e], T(0)));
+      }
+      if (stop - begin < kSumRows) continue;
+      for (Index e = 0; e < E; ++e) sum[e] = T(total[e] + double(sum[e]));
+    }
+  });
 }
 
 }  // namespace bptt::nn

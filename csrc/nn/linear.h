@@ -1,73 +1,90 @@
 // SPDX-License-Identifier: Apache-2.0
 // The affine map of rows, y = x W^T + b, and its gradients, on the products of core/gemm.h.
 // x [N,I], weight [O,I], bias [O], y [N,O]. Threads divide rows, or elements of dW; never a sum.
+// Each function returns false where it was called off.
 #pragma once
 
 #include "core/gemm.h"
-#include "core/threads.h"
+#include "core/pieces.h"
 
 namespace bptt::nn {
 
 /// Threads for `flops` of work: one below about 100 us, where waking a second costs more than it brings.
 inline int threads_for(double flops) { return flops < 1e7 ? 1 : Pool::size().load(); }
 
+/// c [rows,columns] = a [rows,depth] b + bias.
 template <class T>
-void linear_forward(T* y, const T* x, const T* weight, const T* bias, Index N, Index I, Index O) {
+bool all_rows(T* c, const T* a, const Panels<T>& b, const T* bias, Index rows, Poll::Interrupted interrupted) {
+  const RowBlocks blocks(rows);
+  const double work = 2.0 * kTileRows * double(b.depth) * double(b.columns);  // of a block of rows
+  return for_pieces(blocks.count, piece_of(work), threads_for(work * double(blocks.count)), interrupted,
+                    [&](int, Index begin, Index end) {
+                      product(c, b.columns, a, b.depth, Segments{b.depth}, b, bias, blocks, begin, end);
+                    });
+}
+
+/// pack(share) for the blocks of b; a weight takes as long as ten operations.
+template <class T, class Pack>
+bool all_blocks(const Panels<T>& b, Poll::Interrupted interrupted, const Pack& pack) {
+  const double work = 10.0 * double(b.depth) * Vec<T>::kSize;
+  return for_pieces(b.blocks(), piece_of(work), threads_for(work * double(b.blocks())), interrupted,
+                    [&](int, Index begin, Index end) { pack(Share(begin, end)); });
+}
+
+template <class T>
+bool linear_forward(T* y, const T* x, const T* weight, const T* bias, Index N, Index I, Index O,
+                    Poll::Interrupted interrupted) {
   Panels<T> panels(I, O);
-  panels.pack_transposed(weight, I);
-  const RowBlocks blocks(N);
-  Pool::instance().run(threads_for(2.0 * double(N) * double(I) * double(O)), [&](int thread, Barrier& barrier) {
-    const Share share(blocks.count, thread, barrier.size());
-    product(y, O, x, I, Segments{I}, panels, bias, blocks, share.begin, share.end);
-  });
+  return all_blocks(panels, interrupted, [&](const Share& share) { panels.pack_transposed(weight, I, share); }) &&
+         all_rows(y, x, panels, bias, N, interrupted);
 }
 
 namespace detail {
 
-/// dW [O,I] += dy^T x for one group of U registers of columns, rows of dW in [begin, end).
-template <int U, class T>
-void add_weight_gradient(T* dw, const T* dy, const T* x, T* panel, Index N, Index I, Index O, Index block, Index begin,
-                         Index end, Index kRows) {
-  constexpr int W = Vec<T>::kSize;
-  for (Index r = 0; r < N; r += kRows) {
-    const Index rows = std::min(kRows, N - r);
-    gather<U>(panel, x + r * I, I, I, rows, block);
-    outer<U>(dw + block * W, I, std::min<Index>(W, I - (block + U - 1) * W), r == 0, dy + r * O, O, panel, rows, begin,
-             end);
+/// dW [O,I] = dy^T x, which takes kLongSum rows at a time and each tile of dW for itself.
+template <class T>
+bool weight_gradient(T* dweight, const T* x, const T* dy, Index N, Index I, Index O, Poll::Interrupted interrupted) {
+  constexpr int W = Vec<T>::kSize, kWidth = 4;  // registers of columns of a tile
+  constexpr Index kHeight = 48;                 // rows of a tile: a multiple of every height of outer's own
+  const Index column_blocks = ceil_div(I, W), groups = ceil_div(column_blocks, kWidth), slices = ceil_div(O, kHeight);
+  const bool is_long = N > kLongSum;
+  if (is_long || N == 0) std::fill_n(dweight, O * I, T(0));
+  const int threads = threads_for(2.0 * double(N) * double(I) * double(O));
+  Buffer<T> panels(threads * kSumRows * kWidth * W), part(is_long ? checked_mul(O, I) : 0);
+  bool complete = true;
+  for (Index first = 0; first < N && complete; first += kLongSum) {
+    const Index end = std::min(N, first + kLongSum);
+    complete = for_pieces(groups * slices, 1, threads, interrupted, [&](int thread, Index item, Index) {
+      T* panel = panels.data() + thread * kSumRows * kWidth * W;
+      const Index column = item / slices * kWidth, m = item % slices * kHeight;
+      for_block_runs<kWidth>(column, std::min(column_blocks, column + kWidth), [&](auto width, Index block) {
+        const Index last = std::min<Index>(W, I - (block + width - 1) * W);
+        for (Index r = first; r < end; r += kSumRows) {
+          const Index rows = std::min(kSumRows, end - r);
+          SumTarget<T> to{is_long ? part.data() : dweight, I, r == first};
+          if (is_long && r + rows == end) to.total = dweight;
+          gather<width>(panel, x + r * I, I, I, rows, block);
+          outer<width>(to.at(block * W), last, dy + r * O, O, panel, rows, m, std::min(O, m + kHeight));
+        }
+      });
+    });
   }
+  return complete;
 }
 
 }  // namespace detail
 
 template <class T>
-void linear_backward(T* dx, T* dweight, T* dbias, const T* x, const T* weight, const T* dy, Index N, Index I, Index O) {
-  constexpr int W = Vec<T>::kSize, kWidth = 4;
-  constexpr Index kRows = 128, kHeight = 48;  // 48: a multiple of every tile height
+bool linear_backward(T* dx, T* dweight, T* dbias, const T* x, const T* weight, const T* dy, Index N, Index I, Index O,
+                     Poll::Interrupted interrupted) {
   Panels<T> panels(O, I);
-  panels.pack(weight, I, Share(panels.blocks(), 0, 1));
-  const Index column_blocks = ceil_div(I, W);
-  if (N == 0) std::fill_n(dweight, O * I, T(0));
-  const int most = threads_for(4.0 * double(N) * double(I) * double(O));
-  Buffer<T> scratch(most * kRows * kWidth * W);
-  const RowBlocks blocks(N);
-  const Index groups = ceil_div(column_blocks, kWidth), slices = ceil_div(O, kHeight);
-  Pool::instance().run(most, [&](int thread, Barrier& barrier) {
-    const Share rows(blocks.count, thread, barrier.size());
-    product(dx, I, dy, O, Segments{O}, panels, static_cast<const T*>(nullptr), blocks, rows.begin, rows.end);
-    const Share share(groups * slices, thread, barrier.size());
-    for (Index item = share.begin; item < share.end; ++item) {
-      const Index first = item / slices * kWidth, m = item % slices * kHeight;
-      for_block_runs<kWidth>(first, std::min(column_blocks, first + kWidth), [&](auto width, Index block) {
-        detail::add_weight_gradient<width>(dweight, dy, x, scratch.data() + thread * kRows * kWidth * W, N, I, O, block,
-                                           m, std::min(O, m + kHeight), kRows);
-      });
-    }
-  });
-  if (!dbias) return;
-  std::fill_n(dbias, O, T(0));
-  for (Index n = 0; n < N; ++n) {
-    for (Index o = 0; o < O; ++o) dbias[o] += dy[n * O + o];
-  }
+  if (!all_blocks(panels, interrupted, [&](const Share& share) { panels.pack(weight, I, share); })) return false;
+  if (!all_rows(dx, dy, panels, static_cast<const T*>(nullptr), N, interrupted)) return false;
+  if (!detail::weight_gradient(dweight, x, dy, N, I, O, interrupted)) return false;
+  if (!dbias) return true;
+  const double work = 10.0 * double(N);
+  return for_pieces(O, 64, threads_for(work * double(O)), interrupted,
+                    [&](int, Index begin, Index end) { column_sums(dbias, dy, O, N, begin, end); });
 }
 
 }  // namespace bptt::nn

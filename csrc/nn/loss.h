@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Losses of rows and their gradients in one pass: scale times the sum over the rows that `mask` keeps (null: all).
-// Masked rows are not read; their gradient is zero. The sum runs over rows in order, in double.
+// Masked rows are not read; their gradient is zero. The sum runs over rows in order, in double. Each function returns
+// false where it was called off.
 #pragma once
 
 #include <cmath>
 
-#include "core/gemm.h"
 #include "core/math.h"
-#include "core/threads.h"
+#include "core/pieces.h"
 
 namespace bptt::nn {
 
@@ -40,15 +40,15 @@ double cross_entropy_row(T* dz, const T* z, Index target, Index C, T scale) {
 
 }  // namespace detail
 
-/// logits and dlogits [N,C], targets [N] within [0,C) where kept.
+/// loss, and dlogits [N,C] of logits [N,C]; targets [N] within [0,C) where kept.
 template <class T>
-double cross_entropy(T* dlogits, const T* logits, const std::int64_t* targets, const bool* mask, double scale, Index N,
-                     Index C) {
+bool cross_entropy(double* loss, T* dlogits, const T* logits, const std::int64_t* targets, const bool* mask,
+                   double scale, Index N, Index C, Poll::Interrupted interrupted) {
   Buffer<double> losses(N);
-  const double work = double(N) * double(C) * 20;
-  Pool::instance().run(work < 1e6 ? 1 : Pool::size().load(), [&](int thread, Barrier& barrier) {
-    const Share rows(N, thread, barrier.size());
-    for (Index n = rows.begin; n < rows.end; ++n) {
+  const double work = 20.0 * double(C);
+  const int threads = work * double(N) < 1e6 ? 1 : Pool::size().load();
+  const bool complete = for_pieces(N, piece_of(work), threads, interrupted, [&](int, Index begin, Index end) {
+    for (Index n = begin; n < end; ++n) {
       losses[n] = 0;
       if (mask && !mask[n])
         std::fill_n(dlogits + n * C, C, T(0));
@@ -58,22 +58,27 @@ double cross_entropy(T* dlogits, const T* logits, const std::int64_t* targets, c
   });
   double sum = 0;
   for (Index n = 0; n < N; ++n) sum += losses[n];
-  return scale * sum;
+  *loss = scale * sum;
+  return complete;
 }
 
-/// prediction, target and dprediction [N,F].
+/// loss, and dprediction [N,F] of prediction and target [N,F].
 template <class T>
-double mse(T* dprediction, const T* prediction, const T* target, const bool* mask, double scale, Index N, Index F) {
+bool mse(double* loss, T* dprediction, const T* prediction, const T* target, const bool* mask, double scale, Index N,
+         Index F, Poll::Interrupted interrupted) {
   const T factor = T(2 * scale);
   double sum = 0;
-  for (Index n = 0; n < N; ++n) {
-    for (Index i = n * F; i < (n + 1) * F; ++i) {
-      const T error = !mask || mask[n] ? prediction[i] - target[i] : T(0);
-      dprediction[i] = factor * error;
-      sum += double(error) * double(error);
+  const bool complete = for_pieces(N, piece_of(10.0 * double(F)), 1, interrupted, [&](int, Index begin, Index end) {
+    for (Index n = begin; n < end; ++n) {
+      for (Index i = n * F; i < (n + 1) * F; ++i) {
+        const T error = !mask || mask[n] ? prediction[i] - target[i] : T(0);
+        dprediction[i] = factor * error;
+        sum += double(error) * double(error);
+      }
     }
-  }
-  return scale * sum;
+  });
+  *loss = scale * sum;
+  return complete;
 }
 
 }  // namespace bptt::nn

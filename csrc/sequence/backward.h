@@ -7,7 +7,7 @@
 // the sum of one.
 #pragma once
 
-#include "core/threads.h"
+#include "core/pieces.h"
 #include "sequence/backward_step.h"
 #include "sequence/forward.h"
 #include "sequence/staged_backward.h"
@@ -30,20 +30,19 @@ class Backward final : public Run {
         between_(tape.call.between),
         plan_(plan),
         interrupted_(interrupted),
-        poll_(interrupted, plan.step_time_s, call.stop),
+        poll_(interrupted, call.stop),
         reached_(time_.steps),
         summed_(time_.steps),
         dstates_(checked_mul(S * time_.batch, w_.Hp)),
-        dvectors_(checked_mul(time_.batch * P, w_.Hp)),
-        dweights_(w_, call_, plan.threads) {
+        dvectors_(time_.batch, checked_mul(P, w_.Hp), time_.steps),
+        dweights_(w_, call_, time_.total(), plan.threads) {
     for (int i = 0; i < S; ++i)
       copy_rows(dstates_.data() + i * time_.batch * w_.Hp, w_.Hp, call.dfinal[i], width(i), time_.batch, width(i));
     if (kStaged) {
       dlines_ = Buffer<T>(checked_mul(time_.batch, kRow * w_.Hp));
       ds_ = Buffer<T>(checked_mul((S + 1) * time_.batch, w_.Hp));
-      dlines_.clear(), ds_.clear();  // lanes beyond H are never written, but read
+      if (w_.H < w_.Hp) dlines_.clear(), ds_.clear();  // lanes beyond H are never written, but read
     }
-    dvectors_.clear();
     if (!between_) {
       first_ = Buffer<T>(chunk_steps(time_) * time_.batch * w_.H);
       const Index before = std::min(first_.size(), time_.batch * w_.H);
@@ -51,16 +50,14 @@ class Backward final : public Run {
       std::copy_n(tape.call.y, first_.size() - before, first_.data() + before);
       return;
     }
-    if (call.danew[0]) danew_ = Buffer<T>(checked_mul(S * time_.batch, w_.Hp));
-    danew_.clear();
+    if (call.danew[0]) danew_ = SumsByRow<T>(time_.batch, checked_mul(kMaxStates, w_.Hp), time_.steps);
   }
 
   /// False when it was called off; the gradients are then incomplete.
   bool run() {
     if (time_.batch == 0 || time_.steps == 0) {
       dweights_.set_zero();
-      finish();
-      return true;
+      return finish(interrupted_);
     }
     std::unique_ptr<Forward<Cell, T>> again;
     if (tape_.segmented()) {
@@ -80,40 +77,43 @@ class Backward final : public Run {
       if (!complete) return false;
       if (i > 0) keep_first(begin);
     }
-    finish();
-    return true;
+    return finish(interrupted_);
   }
 
   bool advance(Index begin, Index end) override {
     Barrier alone(1);
     Part part(plan_, time_, w_.blocks, 0, 1);
     if (!steps(begin, end, time_.steps, part, 0, alone)) return false;
-    input_gradient(begin, end, 0, 1);
+    input_gradient(begin, end, 0, alone);
     reached_ = begin;
-    return true;
+    return !alone.cancelled();
   }
   void settle(bool last) override {
     if (reached_ == chunk_begin(time_, summed_)) {
-      weight_gradient(reached_, summed_, 0, 1);
+      weight_gradient(reached_, summed_, 0, 1, [](Index) { return false; });
       summed_ = reached_;
     }
-    if (last) finish();
+    if (last) finish([] { return false; });  // an interrupt could not be reported here: it waits for the next poll
   }
 
  private:
   static constexpr Index kRow = kRowValues<Cell>;
 
-  void finish() {
+  /// The gradients of the initial states, and the sums that remain. False where it was called off.
+  bool finish(Poll::Interrupted interrupted) {
     const FlushDenormals flush;  // as in the loop, on whatever thread
     constexpr int W = Vec<T>::kSize;
     const Index B = time_.batch, active = time_.rows(0);
     Buffer<T> products(checked_mul(B, w_.Hp));
-    products.clear();
+    if (active < B || w_.R < w_.Hp) products.clear();
     const RowBlocks blocks(active);
-    if (active > 0) {
-      product(products.data(), w_.Hp, gates(0), kRow * w_.Hp, through(), w_.h_back, static_cast<const T*>(nullptr),
-              blocks, 0, blocks.count);
-    }
+    const double work = 2.0 * kTileRows * double(kHiddenGates<Cell> * w_.H) * double(w_.R);
+    const bool complete =
+        for_pieces(blocks.count, piece_of(work), plan_.threads, interrupted, [&](int, Index begin, Index end) {
+          product(products.data(), w_.Hp, gates(0), kRow * w_.Hp, through(), w_.h_back, static_cast<const T*>(nullptr),
+                  blocks, begin, end);
+        });
+    if (!complete) return false;
     CrossingBack<T> crossing = between();
     crossing.rows1 = active;
     if (between_) crossing.keep1 = between_->keep;
@@ -133,14 +133,17 @@ class Backward final : public Run {
     }
     dweights_.write();
     for (int i = 0; i < S && call_.danew[i]; ++i) {
-      std::fill_n(call_.danew[i], width(i), T(0));
-      if (danew_.size() > 0) sum_rows(call_.danew[i], danew_.data() + i * B * w_.Hp, w_.Hp, width(i));
+      if (between_)
+        danew_.over_rows(call_.danew[i], i * w_.Hp, width(i));
+      else
+        std::fill_n(call_.danew[i], width(i), T(0));
     }
     constexpr int kBias = Traits<Cell>::kBiasIsVectors ? Cell::G : 0;  // vectors that are the bias
     for (int i = 0; i < P; ++i) {
       T* to = i < P - kBias ? call_.d.vectors : call_.d.bias;
-      if (to) sum_rows(to + (i < P - kBias ? i : i - P + kBias) * w_.H, dvectors_.data() + i * w_.Hp, P * w_.Hp, w_.H);
+      if (to) dvectors_.over_rows(to + (i < P - kBias ? i : i - P + kBias) * w_.H, i * w_.Hp, w_.H);
     }
+    return true;
   }
 
   Index width(int state) const { return state == 0 ? w_.R : w_.H; }
@@ -177,8 +180,9 @@ class Backward final : public Run {
       const Index begin = chunk_begin(time_, end);
       if (!steps(begin, end, last, part, thread, barrier)) return false;
       if (plan_.split == Split::kBatch && !barrier.wait()) return false;
-      input_gradient(begin, end, thread, barrier.size());
-      weight_gradient(begin, end, thread, barrier.size());
+      input_gradient(begin, end, thread, barrier);
+      weight_gradient(begin, end, thread, barrier.size(), [&](Index n) { return called_off(n, thread, barrier); });
+      if (barrier.cancelled()) return false;
       end = begin;
     }
     return true;
@@ -193,21 +197,37 @@ class Backward final : public Run {
         Part ending = part;
         ending.first = std::max(part.first, time_.rows(t + 1));
         ending.activate(time_.rows(t));
-        one(t, nullptr, ending, &crossing);
+        one(t, nullptr, ending, &crossing, thread, barrier);
       }
       part.activate(between_ ? time_.rows(t + 1) : time_.batch);
-      one(t, dgates(t + 1, last), part, between_ ? &crossing : nullptr);
-      if (thread == 0 && poll_()) barrier.cancel();
+      one(t, dgates(t + 1, last), part, between_ ? &crossing : nullptr, thread, barrier);
+      if (t % kSumRows == 0) sums_done(t, part);
       if (plan_.split == Split::kHidden ? !barrier.wait() : barrier.cancelled()) return false;
     }
     return true;
   }
 
-  void one(Index t, const T* dg1, const Part& part, const CrossingBack<T>* crossing) {
-    if constexpr (kStaged)
-      staged(t, dg1, *crossing).run(part.rows, through());
-    else
-      run_step<1>(step(t, dg1, part.rows, crossing), part.units, t);
+  /// The sums by row are moved on for the rows and units of a thread.
+  void sums_done(Index t, const Part& part) {
+    const Index begin = part.units.begin * Vec<T>::kSize, end = part.units.end * Vec<T>::kSize;
+    for (int i = 0; i < P; ++i) dvectors_.step_done(t, part.first, part.last, i * w_.Hp + begin, i * w_.Hp + end);
+    for (int i = 0; i < S; ++i) danew_.step_done(t, part.first, part.last, i * w_.Hp + begin, i * w_.Hp + end);
+  }
+
+  void one(Index t, const T* dg1, const Part& part, const CrossingBack<T>* crossing, int thread, Barrier& barrier) {
+    for_poll_rows(part.rows, plan_.poll_rows, [&](const RowBlocks& rows) {
+      if constexpr (kStaged)
+        staged(t, dg1, *crossing).run(rows, through());
+      else
+        run_step<1>(step(t, dg1, rows, crossing), part.units, t);
+      return !called_off(rows.total, thread, barrier);
+    });
+  }
+
+  /// Whether somebody has called the job off; thread 0 polls, after `rows` more rows.
+  bool called_off(Index rows, int thread, Barrier& barrier) {
+    if (thread == 0 && poll_(rows)) barrier.cancel();
+    return barrier.cancelled();
   }
 
   StagedBackward<Cell, T> staged(Index t, const T* dg1, const CrossingBack<T>& crossing) {
@@ -224,7 +244,7 @@ class Backward final : public Run {
             c(t),
             tape_.states.data() + row * w_.Hp,
             dstates_.data(),
-            dvectors_.data(),
+            dvectors_.recent(),
             dlines_.data(),
             ds_.data(),
             time_.batch,
@@ -246,7 +266,7 @@ class Backward final : public Run {
             c(t),
             between_ ? tape_.states.data() + tape_.row(t) * w_.Hp : c(t + 1),
             dstates_.data(),
-            dvectors_.data(),
+            dvectors_.recent(),
             time_.batch,
             crossing};
   }
@@ -266,41 +286,39 @@ class Backward final : public Run {
   /// What all crossings of the call have in common.
   CrossingBack<T> between() {
     CrossingBack<T> c;
-    c.between = between_, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp, c.batch = time_.batch;
-    c.danew = danew_.size() > 0 ? danew_.data() : nullptr;
+    c.between = between_, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp;
+    c.danew = danew_.recent();
     c.dropout = tape_.dropout.data();
     return c;
   }
 
   /// dx of some steps.
-  void input_gradient(Index begin, Index end, int thread, int threads) {
+  void input_gradient(Index begin, Index end, int thread, Barrier& barrier) {
     const RowBlocks blocks(time_.begin(end) - time_.begin(begin));
-    const Share share(blocks.count, thread, threads);
+    const Share share(blocks.count, thread, barrier.size());
     T* dx = call_.dx + time_.begin(begin) * w_.I;
     Segments k = gate_segments<InputMap<Cell>>(w_);
-    if (w_.I > kNarrow) {
-      product(dx, w_.I, gates(begin), kRow * w_.Hp, k, w_.x_back, static_cast<const T*>(nullptr), blocks, share.begin,
-              share.end);
-    } else {
-      k.length = w_.Hp;
-      narrow_product(dx, w_.I, gates(begin), kRow * w_.Hp, k, w_.x_narrow.data(), blocks, share.begin, share.end);
+    if (w_.I <= kNarrow) k.length = w_.Hp;
+    const Index piece = std::max<Index>(1, plan_.poll_rows / kTileRows);
+    for (Index i = share.begin; i < share.end;) {
+      const Index stop = share.end - i > piece ? i + piece : share.end;
+      if (w_.I > kNarrow) {
+        product(dx, w_.I, gates(begin), kRow * w_.Hp, k, w_.x_back, static_cast<const T*>(nullptr), blocks, i, stop);
+      } else {
+        narrow_product(dx, w_.I, gates(begin), kRow * w_.Hp, k, w_.x_narrow.data(), blocks, i, stop);
+      }
+      if (called_off((stop - i) * kTileRows, thread, barrier)) return;
+      i = stop;
     }
   }
 
-  /// The share of a chunk in the gradients of the weights.
-  void weight_gradient(Index begin, Index end, int thread, int threads) {
+  /// The share of a chunk in the gradients of the weights; poll(rows) is true where the call is called off.
+  template <class Poll>
+  void weight_gradient(Index begin, Index end, int thread, int threads, const Poll& poll) {
     const Index rows = time_.begin(end) - time_.begin(begin);
     const T* before = begin == 0 && !between_ ? first_.data() : h(begin);
-    dweights_.add(gates(begin), tape_.call.x + time_.begin(begin) * w_.I, before, rows, end == time_.steps, thread,
+    dweights_.add(gates(begin), tape_.call.x + time_.begin(begin) * w_.I, before, rows, begin == 0, poll, thread,
                   threads);
-  }
-
-  /// The sum over the batch of rows that lie `ld` apart.
-  void sum_rows(T* to, const T* from, Index ld, Index width) const {
-    std::fill_n(to, width, T(0));
-    for (Index row = 0; row < time_.batch; ++row) {
-      for (Index j = 0; j < width; ++j) to[j] += from[row * ld + j];
-    }
   }
 
   const Packed& w_;
@@ -310,12 +328,13 @@ class Backward final : public Run {
   const Between<T>* between_;
   const Plan plan_;
   const Poll::Interrupted interrupted_;
-  Poll poll_;               // asked by thread 0, or by who has the piece
+  Poll poll_;               // by thread 0, or whichever thread has the piece
   Index reached_, summed_;  // in pieces: the first step that is done, and the first that the weights' gradients have
-  Buffer<T> dstates_, dvectors_, danew_;
-  Buffer<T> first_;        // the hidden states before the steps of the first chunk, in one piece
-  Buffer<T> next_;         // see keep_first
-  Buffer<T> dlines_, ds_;  // of cells of several stages
+  Buffer<T> dstates_;
+  SumsByRow<T> dvectors_, danew_;  // [B,P,Hp], [B,kMaxStates,Hp]
+  Buffer<T> first_;                // the hidden states before the steps of the first chunk, in one piece
+  Buffer<T> next_;                 // see keep_first
+  Buffer<T> dlines_, ds_;          // of cells of several stages
   WeightGradient<Cell, T> dweights_;
 };
 

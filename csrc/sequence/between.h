@@ -88,8 +88,7 @@ struct CrossingBack : CrossingBase<T> {
 
   const T* left[kMaxStates] = {};
   Index left_width[kMaxStates] = {};
-  T* danew = nullptr;  // [S,B,Hp] sums by row, or null
-  Index batch = 0;
+  T* danew = nullptr;  // [B,kMaxStates,Hp] sums by row, or null
 
   /// From the gradient of the I-th state as it enters the next step to that of what left this one (its y apart). Of h,
   /// `dproduct` is the part that came through the product, where that part is not in ds.
@@ -98,7 +97,7 @@ struct CrossingBack : CrossingBase<T> {
     if (I == 0 && dropout) ds = fma(dproduct, Vec<T>::load(dropout + row * Hp + unit), ds);
     if (row >= rows1 || !keep1 || keep1[row] != T(0)) return ds;
     if (danew) {
-      T* sum = danew + (I * batch + row) * Hp + unit;
+      T* sum = danew + (row * kMaxStates + I) * Hp + unit;
       (Vec<T>::load(sum) + ds).store(sum);
     }
     return Vec<T>(T(0));

@@ -17,12 +17,7 @@ class Forward final : public Run {
  public:
   Forward(std::shared_ptr<const Weights<Cell, T>> w, const ForwardCall<T>& call, Tape<T>* tape, const Plan& plan,
           Poll::Interrupted interrupted)
-      : owner_(std::move(w)),
-        w_(*owner_),
-        call_(call),
-        tape_(tape),
-        plan_(plan),
-        poll_(interrupted, plan.step_time_s, call.stop) {
+      : owner_(std::move(w)), w_(*owner_), call_(call), tape_(tape), plan_(plan), poll_(interrupted, call.stop) {
     std::copy_n(call.final, S, final_);
   }
 
@@ -66,7 +61,7 @@ class Forward final : public Run {
     allocate();
     ended_ = Buffer<T>(checked_mul(S * call_.time.batch, w_.H));  // the caller has the final states already
     for (int j = 0; j < S; ++j) final_[j] = ended_.data() + j * call_.time.batch * w_.H;
-    if (call_.between) enter(begin);
+    if (call_.between) enter(begin, false);
     if (S > 1) std::copy_n(tape_->saved.data() + i * saved_size(), saved_size(), c0(begin));
     return steps(begin, tape_->cuts[std::size_t(i + 1)]);
   }
@@ -109,11 +104,14 @@ class Forward final : public Run {
       for (Index t = begin; t < end; ++t) {
         part.activate(time.rows(t));
         if (call_.between) crossing = cross(t);
-        if constexpr (kStaged)
-          staged(t, gates(t, begin), crossing).run(part.rows);
-        else
-          run_step<Cell::A>(step(t, gates(t, begin), part.rows, call_.between ? &crossing : nullptr), part.units, t);
-        if (thread == 0 && poll_()) barrier.cancel();
+        for_poll_rows(part.rows, plan_.poll_rows, [&](const RowBlocks& rows) {
+          if constexpr (kStaged)
+            staged(t, gates(t, begin), crossing).run(rows);
+          else
+            run_step<Cell::A>(step(t, gates(t, begin), rows, call_.between ? &crossing : nullptr), part.units, t);
+          if (thread == 0 && poll_(rows.total)) barrier.cancel();
+          return !barrier.cancelled();
+        });
         if (plan_.split == Split::kHidden ? !barrier.wait() : barrier.cancelled()) return false;
       }
     }
@@ -182,13 +180,14 @@ class Forward final : public Run {
 
   void copy_states_in() {
     if (call_.between)
-      enter(0);
+      enter(0, true);
     else if (S > 1)
       copy_rows(c0(0), w_.Hp, call_.initial[1], w_.H, call_.time.batch, w_.H);
   }
 
-  /// The states before step t from those the step before it left (c of them only at t = 0).
-  void enter(Index t) {
+  /// The states before step t: h from y of the step before it, or at t = 0 the initial one; c, only where asked, from
+  /// the initial one.
+  void enter(Index t, bool with_c) {
     constexpr int W = Vec<T>::kSize;
     const Timeline& time = call_.time;
     const Crossing<T> c = into(t);
@@ -199,7 +198,7 @@ class Forward final : public Run {
     for (Index row = 0; row < time.rows(t); ++row) {
       for (Index unit = 0; unit < w_.R; unit += W) c.template enter_state<0>(row, unit, load(h, w_.R, row, unit));
       if constexpr (S > 1) {
-        for (Index unit = 0; t == 0 && unit < w_.H; unit += W)
+        for (Index unit = 0; with_c && unit < w_.H; unit += W)
           c.template enter_state<1>(row, unit, load(call_.initial[1], w_.H, row, unit));
       }
     }

@@ -29,10 +29,12 @@ class CellRecurrence final : public Recurrence<T> {
     return make_plan<T>({steps, batch, input_, hidden_, Cell::G, Traits<Cell>::kStaged}, threads);
   }
 
-  void pack(const Flat<const T>& from, bool training) override {
-    auto packed = std::make_shared<const W>(input_, hidden_, recurrent_, from, training);
+  bool pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) override {
+    auto packed = std::make_shared<W>(input_, hidden_, recurrent_);
+    if (!packed->pack(from, training, interrupted)) return false;
     std::lock_guard<std::mutex> lock(mutex_);
     weights_ = std::move(packed);
+    return true;
   }
 
   bool forward(const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,
@@ -63,19 +65,19 @@ class CellRecurrence final : public Recurrence<T> {
     if (Traits<Cell>::kStaged && !between) between = &none();
     const Index Hp = padded(hidden_), B = time.batch, L = kRowValues<Cell>, G = Cell::G;
     Index bytes[3] = {};
-    const auto add = [&](int to, Index values) {
-      if (values > 0) bytes[to] += Index(Arena::size_class(std::size_t(values) * sizeof(T)));
+    const auto add = [&](int to, Index values, std::size_t size = sizeof(T)) {
+      if (values > 0) bytes[to] += Index(Arena::size_class(std::size_t(checked_mul(values, Index(size)))));
     };
     add(0, Hp * G * input_), add(0, Hp * kHiddenGates<Cell> * recurrent_), add(0, Hp * Cell::A), add(0, Hp * Cell::P);
     if (Traits<Cell>::kSecond) add(0, Hp * recurrent_);
     if (Traits<Cell>::kProjects) add(0, hidden_ * padded(recurrent_));
-    const std::vector<Index> cuts = cut(time, training ? segment : 0);
-    if (!training || cuts.size() > 2) {  // a forward pass without a tape, or with one of another segment
+    const Cuts cuts = measure_cuts(time, training ? segment : 0);
+    if (!training || cuts.segments > 1) {  // a forward pass without a tape, or with one of another segment
       const Plan p = plan(time, threads);
-      if (p.hoisted || Traits<Cell>::kStaged) add(2, (p.hoisted ? p.chunk : 1) * B * L * Hp);
-      if (Cell::S > 1) add(2, B * Hp);
-      if (between) add(2, 2 * B * recurrent_);
-      if (Traits<Cell>::kStaged) add(2, (Cell::S + 1) * B * Hp), add(2, B * kScales);
+      if (p.hoisted || Traits<Cell>::kStaged) add(2, (p.hoisted ? p.chunk : 1) * checked_mul(B, L * Hp));
+      if (Cell::S > 1) add(2, checked_mul(B, Hp));
+      if (between) add(2, checked_mul(2 * B, recurrent_));
+      if (Traits<Cell>::kStaged) add(2, checked_mul(B, (Cell::S + 1) * Hp)), add(2, checked_mul(B, kScales));
     }
     if (!training) return {bytes[0], bytes[1], bytes[2]};
     const Index forward = std::exchange(bytes[2], 0);
@@ -86,12 +88,15 @@ class CellRecurrence final : public Recurrence<T> {
     const Sizes s = sizes(time, cuts, between);
     for (const Index n : {s.gates, s.states, s.operand, s.entering_h, s.entering_c, s.left_h, s.scales, s.saved})
       add(1, n);
-    add(2, Cell::S * B * Hp), add(2, B * Cell::P * Hp), add(2, B * Hp);
-    if (between && between->dropout > 0) add(1, B * Hp);
+    add(2, checked_mul(B, Cell::S * Hp)), add(2, checked_mul(B, Hp));
+    const auto vectors = SumsByRow<T>::sizes(B, Cell::P * Hp, time.steps);
+    add(2, vectors.first), add(2, vectors.second, sizeof(double));
+    if (between && between->dropout > 0) add(1, checked_mul(B, Hp));
     if (!between) add(2, std::min(time.steps, chunk_steps(time)) * B * hidden_);
-    if (cuts.size() > 2) add(2, B * L * Hp), add(2, Cell::S * B * hidden_);
-    if (Traits<Cell>::kStaged) add(2, B * L * Hp), add(2, 2 * (Cell::S + 1) * B * Hp);
-    for (const Index n : WeightGradient<Cell, T>::sizes(input_, hidden_, threads)) add(2, n);
+    if (cuts.segments > 1) add(2, checked_mul(B, L * Hp)), add(2, checked_mul(B, Cell::S * hidden_));
+    if (Traits<Cell>::kStaged) add(2, checked_mul(B, L * Hp)), add(2, checked_mul(B, 2 * (Cell::S + 1) * Hp));
+    const typename WeightGradient<Cell, T>::Sizes sums(input_, hidden_, recurrent_, time.total(), threads);
+    for (const Index n : {sums.dwx, sums.db, sums.panels, sums.part}) add(2, n);
     return {bytes[0], bytes[1], std::max(forward, bytes[2])};
   }
 
@@ -132,17 +137,14 @@ class CellRecurrence final : public Recurrence<T> {
 
   static Index padded(Index n) { return ceil_div(n, Vec<T>::kSize) * Vec<T>::kSize; }
 
-  Sizes sizes(const Timeline& time, const std::vector<Index>& cuts, const Between<T>* between) const {
-    const Index Hp = padded(hidden_), segments = Index(cuts.size()) - 1;
-    Index rows = 0;  // of the longest segment
-    for (Index i = 0; i < segments; ++i)
-      rows = std::max(rows, time.begin(cuts[std::size_t(i + 1)]) - time.begin(cuts[std::size_t(i)]));
+  Sizes sizes(const Timeline& time, const Cuts& cuts, const Between<T>* between) const {
+    const Index Hp = padded(hidden_), segments = cuts.segments, rows = cuts.longest;
     const Index more = rows + time.batch;  // and what enters the step after it
     Sizes s;
     s.gates = checked_mul(rows, kRowValues<Cell> * Hp);
     if (Cell::S > 1) {
       s.states = checked_mul(between ? rows : more, Hp);
-      if (segments > 1) s.saved = checked_mul(segments * time.batch, Hp);
+      if (segments > 1) s.saved = checked_mul(checked_mul(segments, time.batch), Hp);
     }
     if (!between) return s;
     s.operand = checked_mul(more, recurrent_);
@@ -156,7 +158,7 @@ class CellRecurrence final : public Recurrence<T> {
   void allocate(Tape<T>& tape, Index segment, Index Hp) const {
     tape.cuts = cut(tape.call.time, segment);
     tape.gates_width = kRowValues<Cell> * Hp, tape.Hp = Hp;
-    const Sizes s = sizes(tape.call.time, tape.cuts, tape.call.between);
+    const Sizes s = sizes(tape.call.time, measure_cuts(tape.call.time, segment), tape.call.between);
     const auto make = [](Buffer<T>& buffer, Index size) {
       if (size > 0) buffer = Buffer<T>(size);
     };

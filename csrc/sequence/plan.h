@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <tuple>
 #include <vector>
@@ -21,6 +22,7 @@ struct Plan {
   bool hoisted = false;    // input products of a whole chunk first, instead of with each step
   Index chunk = 1;         // time steps handled together
   double step_time_s = 0;  // estimated
+  Index poll_rows = std::numeric_limits<Index>::max();  // of a step between two polls: some 20 ms of work
 };
 
 struct Shape {
@@ -80,6 +82,9 @@ Plan make_plan(const Shape& s, int threads) {
     if (t < time) time = t, best.split = Split::kHidden, best.threads = hidden_threads, best.hoisted = s.batch < 8;
   }
   best.step_time_s = time / double(std::max<Index>(1, s.steps));
+  constexpr double kPoll = 20e-3;
+  if (best.step_time_s > kPoll)
+    best.poll_rows = std::max<Index>(kTileRows, Index(double(s.batch) / best.threads * kPoll / best.step_time_s));
   return best;
 }
 
@@ -111,5 +116,18 @@ struct Part {
     if (n != rows.total || first != rows.first) rows = RowBlocks(n, first);
   }
 };
+
+/// f(rows) for at most `most` rows at a time, in order, until it is false.
+template <class F>
+BPTT_INLINE void for_poll_rows(const RowBlocks& rows, Index most, const F& f) {
+  if (rows.total <= most) {
+    f(rows);
+    return;
+  }
+  const Index end = rows.first + rows.total;
+  for (Index first = rows.first; first < end; first += most) {
+    if (!f(RowBlocks(std::min(most, end - first), first))) return;
+  }
+}
 
 }  // namespace bptt::sequence

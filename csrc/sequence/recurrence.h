@@ -49,8 +49,8 @@ class Recurrence {
 
   /// How a call of this length and batch is spread over that many threads.
   virtual Plan plan(Index steps, Index batch, int threads) const = 0;
-  /// Weights as in weights.h; what was packed before stays with the tapes that use it.
-  virtual void pack(const Flat<const T>& weights, bool training) = 0;
+  /// Weights as in weights.h; what was packed before stays with the tapes that use it. False when called off.
+  virtual bool pack(const Flat<const T>& weights, bool training, Poll::Interrupted interrupted) = 0;
   /// Bytes that a pass takes beside its arrays: packed weights, the tape, and what backward (or inference) works in.
   struct Memory {
     Index weights, tape, scratch;

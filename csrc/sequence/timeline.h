@@ -18,7 +18,7 @@ struct Timeline {
   Index begin(Index t) const { return offset ? offset[t] : t * batch; }
   /// Active rows of a step; none beyond the last.
   Index rows(Index t) const { return t >= steps ? 0 : offset ? offset[t + 1] - offset[t] : batch; }
-  Index total() const { return begin(steps); }
+  Index total() const { return offset ? begin(steps) : checked_mul(steps, batch); }
 };
 
 /// Rows times steps that are handled together: at H = 512 an LSTM's gradients of them take 1 MiB, half of a 2 MiB
@@ -32,8 +32,14 @@ inline Index chunk_begin(const Timeline& time, Index end) {
   return begin;
 }
 
+/// Steps of each chunk but the first, where every row has every step.
+inline Index equal_chunk(const Timeline& time) {
+  return time.batch == 0 ? std::max<Index>(1, time.steps) : std::max<Index>(1, kChunkRows / time.batch);
+}
+
 /// Steps of the first chunk, which is the last to be reached going back.
 inline Index chunk_steps(const Timeline& time) {
+  if (!time.offset) return time.steps == 0 ? 0 : (time.steps - 1) % equal_chunk(time) + 1;
   Index end = time.steps;
   while (end > 0 && chunk_begin(time, end) > 0) end = chunk_begin(time, end);
   return end;
@@ -50,6 +56,25 @@ inline std::vector<Index> cut(const Timeline& time, Index length) {
   cuts.push_back(0);
   std::reverse(cuts.begin(), cuts.end());
   return cuts;
+}
+
+/// How many segments `cut` makes, and the rows of the longest one.
+struct Cuts {
+  Index segments, longest;
+};
+inline Cuts measure_cuts(const Timeline& time, Index length) {
+  if (length == 0 || time.steps == 0) return {1, time.total()};
+  if (!time.offset) {  // all alike but the first, which has what remains: no loop over steps, of which there may be
+                       // many
+    const Index chunk = equal_chunk(time), most = std::max<Index>(1, time.steps);
+    const Index steps = length >= most ? most : std::min(most, ceil_div(length, chunk) * chunk);
+    return {ceil_div(time.steps, steps), steps * time.batch};
+  }
+  const std::vector<Index> cuts = cut(time, length);
+  Cuts c{Index(cuts.size()) - 1, 0};
+  for (std::size_t i = 0; i + 1 < cuts.size(); ++i)
+    c.longest = std::max(c.longest, time.begin(cuts[i + 1]) - time.begin(cuts[i]));
+  return c;
 }
 
 /// The rows [first, second) of the batch that `thread` of `threads` does: an equal share of all rows of all steps.

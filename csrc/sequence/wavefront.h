@@ -12,21 +12,32 @@
 
 namespace bptt::sequence {
 
-/// Where pieces begin, and the last one ends. They are parts of chunks, which sums over time keep; sixteen or more,
-/// since a layer begins one piece after the layer before, but of 8 rows or more, so that the products of a piece read
-/// each weight for several rows.
-inline std::vector<Index> pieces(const Timeline& time) {
+/// Pieces of a chunk: sixteen or more of all steps, since a layer begins one piece after the layer before, but of 8
+/// rows or more, so that the products of a piece read each weight for several rows.
+inline Index pieces_of_chunk(const Timeline& time, Index steps, Index rows) {
   constexpr Index kLeast = 16, kRows = 8;
-  const Index length = std::max<Index>(1, time.steps / kLeast);
+  return std::max<Index>(1, std::min(steps / std::max<Index>(1, time.steps / kLeast), rows / kRows));
+}
+
+/// Where pieces begin, and the last one ends. They are parts of chunks, which sums over time keep.
+inline std::vector<Index> pieces(const Timeline& time) {
   std::vector<Index> cuts{time.steps};
   for (Index end = time.steps; end > 0;) {
-    const Index begin = chunk_begin(time, end), rows = time.begin(end) - time.begin(begin);
-    const Index n = std::max<Index>(1, std::min((end - begin) / length, rows / kRows));
+    const Index begin = chunk_begin(time, end);
+    const Index n = pieces_of_chunk(time, end - begin, time.begin(end) - time.begin(begin));
     for (Index i = n; i-- > 0;) cuts.push_back(begin + (end - begin) * i / n);
     end = begin;
   }
   std::reverse(cuts.begin(), cuts.end());
   return cuts;
+}
+
+/// How many they are.
+inline Index count_pieces(const Timeline& time) {
+  if (time.offset) return Index(pieces(time).size()) - 1;
+  const Index chunk = equal_chunk(time), rest = time.steps % chunk;
+  const Index each = pieces_of_chunk(time, chunk, chunk * time.batch);
+  return time.steps / chunk * each + (rest > 0 ? pieces_of_chunk(time, rest, rest * time.batch) : 0);
 }
 
 /// Which pieces of which layers are done, and which layers somebody is at work on.
@@ -76,7 +87,7 @@ bool run_wavefront(int layers, int pieces, int threads, Poll::Interrupted interr
   Wavefront front(layers, pieces);
   std::atomic<bool> complete{true};
   Pool::instance().run(std::min(threads, layers), [&](int thread, Barrier&) {
-    Poll poll(interrupted, 1e-5, &stop);  // who waits asks, too: only the caller's thread hears of an interrupt
+    Poll poll(interrupted, &stop);  // who waits asks, too: only the caller's thread hears of an interrupt
     try {
       for (int mine = thread;;) {
         int layer = -1;

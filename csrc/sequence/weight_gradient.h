@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weight gradients dWx [G*H,I], dWh [G*H,H] and db [G*H], summed chunk by chunk of rows (b, t) in place. A register
-// holds neighbours of a row of dW: columns are those of x and h, rows the gates' units. Where x is narrow that wastes
-// the register, and dWx is summed transposed, with units in a register, and turned at the end; the sums are the same.
-// Threads divide the elements of dW, never a sum.
+// The weight gradients dWx [G*H,I], dWh [G*H,H] and db [G*H], summed chunk by chunk of rows (b, t) as core/sums.h says.
+// A register holds neighbours of a row of dW: columns are those of x and h, rows the gates' units. Where x is narrow
+// that wastes the register, and dWx is summed transposed, with units in a register, and turned at the end; the sums are
+// the same. Threads divide the elements of dW, never a sum.
 #pragma once
 
-#include <array>
+#include <utility>
+#include <vector>
 
 #include "sequence/weights.h"
 
@@ -20,28 +21,36 @@ struct Only {
 template <class Cell, class T>
 class WeightGradient {
   static constexpr int W = Vec<T>::kSize, G = Cell::G;
-  static constexpr int kWidth = 4;      // registers of columns in a tile
-  static constexpr Index kRows = 128;   // rows that a panel of 4 registers holds in 32 KiB
-  static constexpr Index kHeight = 24;  // rows of dW that are one piece of work: a multiple of a tile's
+  static constexpr int kWidth = 4;          // registers of columns in a tile
+  static constexpr Index kRows = kSumRows;  // a panel of 4 registers and so many rows takes 32 KiB
+  static constexpr Index kHeight = 24;      // rows of dW that are one piece of work: a multiple of a tile's
 
  public:
-  WeightGradient(const Weights<Cell, T>& w, const BackwardCall<T>& call, int threads)
-      : w_(w),
-        call_(call),
-        transposed_(is_transposed(w.I, w.H)),
-        dwx_(sizes(w.I, w.H, threads)[0]),
-        db_(sizes(w.I, w.H, threads)[1]),
-        panels_(sizes(w.I, w.H, threads)[2]) {
+  /// The sums of `rows` rows.
+  WeightGradient(const Weights<Cell, T>& w, const BackwardCall<T>& call, Index rows, int threads)
+      : w_(w), call_(call), since_(std::size_t(threads)) {
+    const Sizes n(w.I, w.H, w.R, rows, threads);
+    if (n.dwx > 0) dwx_ = Buffer<T>(n.dwx);
+    db_ = Buffer<T>(n.db), panels_ = Buffer<T>(n.panels);
     db_.clear();
+    if (n.part == 0) return;
+    part_ = Buffer<T>(n.part);
+    set_zero();
   }
 
-  /// Values in the buffers: dwx_, db_, panels_.
-  static std::array<Index, 3> sizes(Index I, Index H, int threads) {
-    const Index Hp = ceil_div(H, W) * W;
-    return {is_transposed(I, H) ? checked_mul(I, G * Hp) : 0, G * Hp, threads * kRows * kWidth * W};
-  }
+  /// Values in the buffers.
+  struct Sizes {
+    Index dwx, db, panels, part = 0;
+    Sizes(Index I, Index H, Index R, Index rows, int threads) {
+      const Index Hp = ceil_div(H, W) * W;
+      dwx = is_transposed(I, H) ? checked_mul(I, G * Hp) : 0;
+      db = G * Hp;
+      panels = threads * kRows * kWidth * W;
+      if (rows > kLongSum) part = (dwx > 0 ? dwx : G * H * I) + db + G * H * R + (kProjects ? R * H : 0);
+    }
+  };
 
-  /// Where there is nothing to add.
+  /// Where there is nothing to add, or totals are added to.
   void set_zero() {
     dwx_.clear();
     std::fill_n(call_.d.weight_ih, G * w_.H * w_.I, T(0));
@@ -49,29 +58,34 @@ class WeightGradient {
     if (call_.d.projection) std::fill_n(call_.d.projection, w_.R * w_.H, T(0));
   }
 
-  /// Adds `rows` rows, the first ones of all where `fresh`: dg [rows,kRowValues,Hp], x [rows,I], and the hidden states
-  /// before them, h [rows,H].
-  void add(const T* dg, const T* x, const T* h, Index rows, bool fresh, int thread, int threads) {
+  /// Adds `rows` rows: dg [rows,kRowValues,Hp], x [rows,I], and the hidden states before them, h [rows,R]. `last`: they
+  /// are the last ones. `poll(rows)` is true where the call is called off.
+  template <class Poll>
+  void add(const T* dg, const T* x, const T* h, Index rows, bool last, const Poll& poll, int thread, int threads) {
     T* panel = panels_.data() + thread * kRows * kWidth * W;
-    for (Index r = 0; r < rows; r += kRows, fresh = false) {
+    Index& since = since_[std::size_t(thread)];
+    for (Index r = 0; r < rows; r += kRows) {
       const Index n = std::min(kRows, rows - r);
+      const bool full = since + n >= kLongSum || (last && r + n == rows);
+      const Sums to = sums(since == 0, full);
       const T* g = dg + r * kRow * w_.Hp;
-      add_rows<HiddenMap<Cell>>(call_.d.weight_hh, w_.H, kHiddenGates<Cell>, w_.R, g, h + r * w_.R, w_.R, n, fresh,
-                                panel, thread, threads);
-      if constexpr (Traits<Cell>::kStaged) add_staged(g, n, fresh, panel, thread, threads);
-      if (transposed_)
-        add_transposed(g, x + r * w_.I, n, fresh, panel, thread, threads);
+      add_rows<HiddenMap<Cell>>(to.hidden, w_.H, kHiddenGates<Cell>, w_.R, g, h + r * w_.R, w_.R, n, panel, thread,
+                                threads);
+      if constexpr (Traits<Cell>::kStaged) add_staged(to, g, n, panel, thread, threads);
+      if (transposed())
+        add_transposed(to.input, g, x + r * w_.I, n, panel, thread, threads);
       else
-        add_rows<InputMap<Cell>>(call_.d.weight_ih, w_.H, G, w_.I, g, x + r * w_.I, w_.I, n, fresh, panel, thread,
-                                 threads);
-      add_bias(g, n, thread, threads);
+        add_rows<InputMap<Cell>>(to.input, w_.H, G, w_.I, g, x + r * w_.I, w_.I, n, panel, thread, threads);
+      add_bias(to.bias, g, n, thread, threads);
+      since = full && is_long() ? 0 : since + n;
+      if (poll(n)) return;
     }
   }
 
   /// What is not in its place yet.
   void write() const {
     for (int g = 0; g < G; ++g) {
-      if (transposed_)
+      if (transposed())
         transpose(call_.d.weight_ih + g * w_.H * w_.I, w_.I, dwx_.data() + g * w_.Hp, G * w_.Hp, w_.I, w_.H);
       if (call_.d.bias && !Traits<Cell>::kBiasIsVectors)
         std::copy_n(db_.data() + g * w_.Hp, w_.H, call_.d.bias + g * w_.H);
@@ -80,6 +94,30 @@ class WeightGradient {
 
  private:
   static constexpr Index kRow = kRowValues<Cell>;
+  static constexpr bool kProjects = Traits<Cell>::kProjects;
+
+  struct Sums {
+    SumTarget<T> input, bias, hidden, projection;
+  };
+
+  /// Where rows go: `fresh` where they are the first ones of their sums, `full` where they are the last ones. Long sums
+  /// have parts, which are added to the totals.
+  Sums sums(bool fresh, bool full) {
+    T* part = part_.data();
+    const auto next = [&](T* sum, Index ld, Index size) {
+      if (!is_long()) return SumTarget<T>{sum, ld, fresh};
+      return SumTarget<T>{std::exchange(part, part + size), ld, fresh, full ? sum : nullptr};
+    };
+    Sums s;
+    s.input = transposed() ? next(dwx_.data(), G * w_.Hp, dwx_.size()) : next(call_.d.weight_ih, w_.I, G * w_.H * w_.I);
+    s.bias = next(db_.data(), w_.Hp, db_.size());
+    s.hidden = next(call_.d.weight_hh, w_.R, G * w_.H * w_.R);
+    s.projection = next(call_.d.projection, w_.H, kProjects ? w_.R * w_.H : 0);
+    return s;
+  }
+
+  bool is_long() const { return part_.size() > 0; }
+  bool transposed() const { return dwx_.size() > 0; }
 
   /// Whether units make better use of registers than columns of x.
   static bool is_transposed(Index I, Index H) { return I * ceil_div(H, W) * W < ceil_div(I, W) * W * H; }
@@ -87,8 +125,8 @@ class WeightGradient {
   /// dW[g*units + j, :] += sum over rows of dg[row, Map(g), j] * z[row,:] for `gates` gates, `columns` wide; rows of z
   /// are `ld` apart.
   template <class Map>
-  void add_rows(T* dw, Index units, Index gates, Index columns, const T* dg, const T* z, Index ld, Index rows,
-                bool fresh, T* panel, int thread, int threads) const {
+  void add_rows(const SumTarget<T>& dw, Index units, Index gates, Index columns, const T* dg, const T* z, Index ld,
+                Index rows, T* panel, int thread, int threads) const {
     const Index pieces = ceil_div(units, kHeight), blocks = ceil_div(columns, W), groups = ceil_div(blocks, kWidth);
     const Share share(groups * gates * pieces, thread, threads);
     for (Index group = share.begin / (gates * pieces); group * gates * pieces < share.end; ++group) {
@@ -101,8 +139,8 @@ class WeightGradient {
         for (Index item = from; item < to;) {  // the pieces of one gate at once
           const Index g = item / pieces, end = std::min(to, (g + 1) * pieces);
           const Index begin = (item - g * pieces) * kHeight, stop = std::min(units, (end - g * pieces) * kHeight);
-          outer<width>(dw + g * units * columns + first * W, columns, last, fresh, dg + Map::at(int(g)) * w_.Hp,
-                       kRow * w_.Hp, panel, rows, begin, stop);
+          outer<width>(dw.at(g * units * columns + first * W), last, dg + Map::at(int(g)) * w_.Hp, kRow * w_.Hp, panel,
+                       rows, begin, stop);
           item = end;
         }
       });
@@ -110,47 +148,48 @@ class WeightGradient {
   }
 
   /// The products that only cells of several stages have.
-  void add_staged(const T* dg, Index rows, bool fresh, T* panel, int thread, int threads) const {
+  void add_staged(const Sums& to, const T* dg, Index rows, T* panel, int thread, int threads) const {
     if constexpr (Traits<Cell>::kSecond) {
       constexpr cells::Link link = Cell::kBefore[Cell::kStages - 1];
-      add_rows<Only<link.to>>(call_.d.weight_hh + kHiddenGates<Cell> * w_.H * w_.R, w_.H, 1, w_.R, dg,
-                              dg + link.from * w_.Hp, kRow * w_.Hp, rows, fresh, panel, thread, threads);
+      add_rows<Only<link.to>>(to.hidden.at(kHiddenGates<Cell> * w_.H * w_.R), w_.H, 1, w_.R, dg, dg + link.from * w_.Hp,
+                              kRow * w_.Hp, rows, panel, thread, threads);
     }
-    if constexpr (Traits<Cell>::kProjects) {
-      add_rows<Only<Cell::kM + 1>>(call_.d.projection, w_.R, 1, w_.H, dg, dg + Cell::kM * w_.Hp, kRow * w_.Hp, rows,
-                                   fresh, panel, thread, threads);
+    if constexpr (kProjects) {
+      add_rows<Only<Cell::kM + 1>>(to.projection, w_.R, 1, w_.H, dg, dg + Cell::kM * w_.Hp, kRow * w_.Hp, rows, panel,
+                                   thread, threads);
     }
   }
 
   /// dWx^T[i, g*Hp + j] += sum over rows of x[row,i] * dg[row,g,j].
-  void add_transposed(const T* dg, const T* x, Index rows, bool fresh, T* panel, int thread, int threads) {
+  void add_transposed(const SumTarget<T>& dwx, const T* dg, const T* x, Index rows, T* panel, int thread,
+                      int threads) const {
     const Index groups = ceil_div(w_.blocks, kWidth);
     const Share share(G * groups, thread, threads);
     for (Index item = share.begin; item < share.end; ++item) {
       const Index g = item / groups, first = item % groups * kWidth;
       dispatch<kWidth>(int(std::min<Index>(kWidth, w_.blocks - first)), [&](auto width) {
         gather<width>(panel, dg + InputMap<Cell>::at(int(g)) * w_.Hp, kRow * w_.Hp, w_.Hp, rows, first);
-        outer<width>(dwx_.data() + g * w_.Hp + first * W, G * w_.Hp, W, fresh, x, w_.I, panel, rows, 0, w_.I);
+        outer<width>(dwx.at(g * w_.Hp + first * W), W, x, w_.I, panel, rows, 0, w_.I);
       });
     }
   }
 
-  void add_bias(const T* dg, Index rows, int thread, int threads) {
+  void add_bias(const SumTarget<T>& db, const T* dg, Index rows, int thread, int threads) const {
     const Share share(G * w_.blocks, thread, threads);
     for (Index item = share.begin; item < share.end; ++item) {
       const Index g = item / w_.blocks, unit = item % w_.blocks * W;
-      T* sum = db_.data() + g * w_.Hp + unit;
-      Vec<T> total = Vec<T>::load(sum);
+      Vec<T> sum(T(0));
       const T* value = dg + InputMap<Cell>::at(int(g)) * w_.Hp + unit;
-      for (Index r = 0; r < rows; ++r, value += kRow * w_.Hp) total = total + Vec<T>::load(value);
-      total.store(sum);
+      for (Index r = 0; r < rows; ++r, value += kRow * w_.Hp) sum = sum + Vec<T>::load(value);
+      db.add(sum, g * w_.Hp + unit, W);
     }
   }
 
   const Weights<Cell, T>& w_;
   const BackwardCall<T>& call_;
-  const bool transposed_;
-  Buffer<T> dwx_, db_, panels_;  // dwx_ [I,G,Hp]
+  Buffer<T> dwx_, db_, panels_;  // dwx_ [I,G,Hp], where units make better use of registers; db_ [G,Hp]
+  Buffer<T> part_;               // of long sums: of dWx, db, dWh, and of a projection
+  std::vector<Index> since_;     // rows in the parts, as each thread counts them
 };
 
 }  // namespace bptt::sequence

@@ -9,8 +9,7 @@
 #pragma once
 
 #include "cells/staged.h"
-#include "core/gemm.h"
-#include "core/threads.h"
+#include "core/pieces.h"
 #include "sequence/recurrence.h"
 
 namespace bptt::sequence {
@@ -74,7 +73,8 @@ struct Weights {
   Panels<T> second_back, project_back;  // H deep, R columns; R deep, H columns
   Buffer<T> x_narrow;                   // [I,G,Hp] in the place of x_back where I <= kNarrow
 
-  Weights(Index I, Index H, Index R, const Flat<const T>& from, bool training)
+  /// Room for the weights; pack fills it.
+  Weights(Index I, Index H, Index R)
       : I(I),
         H(H),
         R(R),
@@ -88,6 +88,10 @@ struct Weights {
         vectors(checked_mul(Hp, P)) {
     if (kStaged || tail_width >= G) tail = tail_width = 0;
     if (Traits<Cell>::kSecond) second = Buffer<T>(checked_mul(Hp, R));
+  }
+
+  /// False where it was called off.
+  bool pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) {
     pack_vectors(from);
     if (training) {
       if (I > kNarrow)
@@ -99,14 +103,20 @@ struct Weights {
     if constexpr (kStaged) pack_staged(from, training);
     // One thread below about 50 us: 64 Ki weights.
     const int threads = G * H * (I + R) < 65536 ? 1 : Pool::size().load();
-    Pool::instance().run(threads, [&](int thread, Barrier& barrier) {
-      const Share share(blocks, thread, barrier.size());
+    // The blocks of the forward panels, then those of the backward panels.
+    const Index to_x = blocks, to_h = to_x + (training ? x_back.blocks() : 0),
+                end = to_h + (training ? h_back.blocks() : 0);
+    const Index piece = piece_of(10.0 * double(G * (I + R + H)) * W);  // a weight takes as long as ten operations
+    return for_pieces(end, piece, threads, interrupted, [&](int, Index first, Index last) {
+      const auto part = [&](Index from, Index to) {
+        return Share(std::max(first, from) - from, std::max(std::max(first, from), std::min(last, to)) - from);
+      };
+      const Share share = part(0, to_x);
       pack_gates(x.data(), from.weight_ih, I, G, share, &Cell::x_acc);
       pack_gates(h.data(), from.weight_hh, R, kH, share, &Cell::h_acc);
       if (Traits<Cell>::kSecond) pack_gates(second.data(), from.weight_hh + kH * H * R, R, 1, share, &Cell::h_acc);
-      if (!training) return;
-      x_back.pack(from.weight_ih, I, Share(x_back.blocks(), thread, barrier.size()));
-      h_back.pack(from.weight_hh, R, Share(h_back.blocks(), thread, barrier.size()));
+      x_back.pack(from.weight_ih, I, part(to_x, to_h));
+      h_back.pack(from.weight_hh, R, part(to_h, end));
     });
   }
 
@@ -135,15 +145,15 @@ struct Weights {
   void pack_staged(const Flat<const T>& from, bool training) {
     if (Traits<Cell>::kProjects) {
       project = Panels<T>(H, R);
-      project.pack_transposed(from.projection, H);
+      project.pack_transposed(from.projection, H, project.all());
     }
     if (training && Traits<Cell>::kProjects) {
       project_back = Panels<T>(R, H);
-      project_back.pack(from.projection, H, Share(project_back.blocks(), 0, 1));
+      project_back.pack(from.projection, H, project_back.all());
     }
     if (training && Traits<Cell>::kSecond) {
       second_back = Panels<T>(H, R);
-      second_back.pack(from.weight_hh + kH * H * R, R, Share(second_back.blocks(), 0, 1));
+      second_back.pack(from.weight_hh + kH * H * R, R, second_back.all());
     }
   }
 

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loops over many independent items on all threads, which an interrupt ends.
+#pragma once
+
+#include "core/gemm.h"
+#include "core/threads.h"
+
+namespace bptt {
+
+/// f(thread, begin, end) over [0, n): each thread takes its share in pieces of `piece` items. The caller's thread polls
+/// after each of its pieces. False where the loop was called off.
+template <class F>
+bool for_pieces(Index n, Index piece, int threads, Poll::Interrupted interrupted, const F& f) {
+  bool complete = true;
+  Pool::instance().run(threads, [&](int thread, Barrier& barrier) {
+    const Share share(n, thread, barrier.size());
+    Poll poll(interrupted);
+    for (Index begin = share.begin; begin < share.end && !barrier.cancelled(); begin += piece) {
+      f(thread, begin, std::min(share.end, begin + piece));
+      if (thread == 0 && poll()) barrier.cancel();
+    }
+    if (thread == 0) complete = !barrier.cancelled();
+  });
+  return complete;
+}
+
+/// Items of `work` operations each that make a piece of about a millisecond.
+inline Index piece_of(double work) { return std::max<Index>(1, Index(1e7 / std::max(1.0, work))); }
+
+}  // namespace bptt

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// Long sums over rows (the time steps and sequences of a batch) whose error stays bounded. Terms of 128 rows are added
+// in registers, up to 64 such partial sums in `sum`, and those in `total`: the error of n terms is at most about
+// 128 + 64 + n / 8192 roundings instead of n. The order depends on the rows alone, never on threads.
+#pragma once
+
+#include "core/arena.h"
+#include "core/vec.h"
+
+namespace bptt {
+
+constexpr Index kSumRows = 128;   // at most, in registers
+constexpr Index kLongSum = 8192;  // rows in `sum`; shorter sums have no total
+
+/// Where the rows of one call go.
+template <class T>
+struct SumTarget {
+  T* sum;
+  Index ld;            // between its rows
+  bool fresh;          // `sum` is taken as zero and not read
+  T* total = nullptr;  // laid out as `sum`; not null: it gets the sum, which is not stored
+
+  SumTarget at(Index offset) const { return {sum + offset, ld, fresh, total ? total + offset : nullptr}; }
+
+  /// The first n lanes of a register at `offset`.
+  BPTT_INLINE void add(Vec<T> terms, Index offset, Index n) const {
+    if (!fresh) terms = Vec<T>::load(sum + offset, n) + terms;
+    if (!total)
+      terms.store(sum + offset, n);
+    else
+      (Vec<T>::load(total + offset, n) + terms).store(total + offset, n);
+  }
+};
+
+/// out[j] = sum over rows of a[row*ld + j], j in [begin, end).
+template <class T>
+void column_sums(T* out, const T* a, Index ld, Index rows, Index begin, Index end) {
+  constexpr Index W = Vec<T>::kSize;
+  for (Index j = begin; j < end; j += W) {
+    const Index n = std::min(W, end - j);
+    double total[W] = {};
+    for (Index first = 0; first < rows; first += kSumRows) {
+      Vec<T> sum(T(0));
+      const Index last = std::min(rows, first + kSumRows);
+      for (Index row = first; row < last; ++row) sum = sum + Vec<T>::load(a + row * ld + j, n);
+      T lanes[W];
+      sum.store(lanes);
+      for (Index i = 0; i < W; ++i) total[i] += double(lanes[i]);
+    }
+    for (Index i = 0; i < n; ++i) out[j + i] = T(total[i]);
+  }
+}
+
+/// Sums over time for each row of a batch, [rows,width]: steps add to `recent`, which goes to `total` every kSumRows
+/// steps where there are more.
+template <class T>
+class SumsByRow {
+ public:
+  SumsByRow() = default;
+  SumsByRow(Index rows, Index width, Index steps) : rows_(rows), width_(width), recent_(checked_mul(rows, width)) {
+    recent_.clear();
+    if (steps > kSumRows) {
+      total_ = Buffer<double>(recent_.size());
+      total_.clear();
+    }
+  }
+
+  /// Null where there are no sums.
+  T* recent() { return recent_.data(); }
+
+  /// After step t: the columns [begin, end) of the rows [first, last).
+  void step_done(Index t, Index first, Index last, Index begin, Index end) {
+    if (t % kSumRows != 0 || total_.size() == 0) return;
+    for (Index row = first; row < last; ++row) {
+      for (Index i = row * width_ + begin; i < row * width_ + end; ++i) {
+        total_[i] += double(recent_[i]);
+        recent_[i] = T(0);
+      }
+    }
+  }
+
+  /// out[j] = the sum over all rows of column `first` + j.
+  void over_rows(T* out, Index first, Index n) const {
+    for (Index j = 0; j < n; ++j) {
+      double sum = 0;
+      for (Index at = first + j; at < recent_.size(); at += width_)
+        sum += double(recent_[at]) + (total_.size() > 0 ? total_[at] : 0.0);
+      out[j] = T(sum);
+    }
+  }
+
+  /// Values of T and of double that these sums hold.
+  static std::pair<Index, Index> sizes(Index rows, Index width, Index steps) {
+    return {rows * width, steps > kSumRows ? rows * width : 0};
+  }
+
+ private:
+  Index rows_ = 0, width_ = 0;
+  Buffer<T> recent_;
+  Buffer<double> total_;
+};
+
+}  // namespace bptt

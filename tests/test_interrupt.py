@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Long native calls run signal handlers while they work, so that Ctrl-C is answered within 0.3 s."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bptt
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs setitimer")
+
+Job = Callable[[], Any]
+
+
+def ones(*shape: int) -> Any:
+    return np.ones(shape, np.float32)
+
+
+def stream() -> Job:
+    made, x = bptt.GRU(64, 256, seed=0).stream(16), ones(4000, 16, 64)
+    return lambda: made(x)
+
+
+def sequential_stream() -> Job:
+    model = bptt.Sequential(bptt.GRU(64, 256, seed=0), bptt.Linear(256, 512, seed=0))
+    made, x = model.stream(16), ones(4000, 16, 64)
+    return lambda: made(x)
+
+
+def linear() -> Job:
+    layer, x = bptt.Linear(3000, 3000, init="zeros"), ones(8000, 3000)
+    return lambda: layer(x)
+
+
+def linear_backward() -> Job:
+    layer, x = bptt.Linear(3000, 3000, init="zeros"), ones(4000, 3000)
+    y, tape = layer.forward(x)
+    return lambda: layer.backward(tape, y)
+
+
+def cross_entropy() -> Job:
+    logits, targets = ones(1_000_000, 200), np.zeros(1_000_000, int)
+    return lambda: bptt.losses.cross_entropy(logits, targets)
+
+
+def mse() -> Job:
+    prediction = ones(2_000_000, 200)
+    return lambda: bptt.losses.mse(prediction, prediction)
+
+
+def embedding_backward() -> Job:
+    layer, ids = bptt.Embedding(1000, 300, init="zeros"), np.arange(1_000_000) % 1000
+    y, tape = layer.forward(ids)
+    return lambda: layer.backward(tape, y)
+
+
+def one_step_of_many_rows() -> Job:
+    layer, x = bptt.LSTM(64, 256, init="zeros"), ones(1, 100_000, 64)
+    return lambda: layer(x)
+
+
+def one_step_of_many_rows_backward() -> Job:
+    layer, x = bptt.LSTM(64, 256, init="zeros"), ones(1, 60_000, 64)
+    y, _, tape = layer.forward(x)
+    return lambda: layer.backward(tape, y)
+
+
+def one_step_of_a_cell_of_several_stages() -> Job:
+    layer, x = bptt.LSTM(64, 256, layer_norm=True, init="zeros"), ones(1, 60_000, 64)
+    return lambda: layer(x)
+
+
+def packing() -> Job:
+    layer, x = bptt.LSTM(6000, 3000, init="zeros"), ones(1, 1, 6000)
+    return lambda: layer.forward(x)
+
+
+JOBS = (
+    stream, sequential_stream, linear, linear_backward, cross_entropy, mse, embedding_backward, one_step_of_many_rows,
+    one_step_of_many_rows_backward, one_step_of_a_cell_of_several_stages, packing,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("make", JOBS, ids=[job.__name__ for job in JOBS])
+def test_handlers_run_during_a_long_call(make: Callable[[], Job]) -> None:
+    """A job of 0.3 s or more sees the timer's handler at least once, at about every 0.1 s on an idle machine."""
+    job = make()
+    calls: list[float] = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: calls.append(time.perf_counter()))
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        start = time.perf_counter()
+        job()
+        end = time.perf_counter()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    if end - start < 0.3:
+        pytest.skip(f"the job took {end - start:.2f} s only")
+    inside = [start, *(t for t in calls if start < t < end - 0.01), end]
+    assert len(inside) > 2
+    assert max(np.diff(inside)) < max(0.3, 0.6 * (end - start))
+
+
+class Stopped(Exception):
+    """What a handler raises."""
+
+
+@pytest.mark.parametrize("make", JOBS, ids=[job.__name__ for job in JOBS])
+def test_an_exception_of_a_handler_ends_the_call(make: Callable[[], Job]) -> None:
+    job = make()
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(Stopped):
+            job()
+            time.sleep(1)  # a job that is done already: the handler runs here
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
