@@ -47,7 +47,9 @@ class Setups:
     def planned(self, where: str, steps: int, B: int, lengths: ArrayIn | None) -> tuple[list[_core.Setup], int]:
         """The setups of a call to come, and the steps of all its rows together."""
         # Without lengths no order of rows is made: it takes memory and time, and nothing is counted by it.
-        rows = [None] * self._directions if lengths is None else self._rows(where, steps, B, lengths, None)
+        rows: list[_core.Rows | None] = [None] * self._directions
+        if lengths is not None:
+            rows = self._rows(where, steps, B, lengths, None)
         return self._made(rows, None, steps, 0), rows[0].total if rows[0] else steps * B
 
     def _made(self, rows: list[_core.Rows | None], resets: Array | None, steps: int, seed: int) -> list[_core.Setup]:
