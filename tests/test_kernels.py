@@ -230,6 +230,9 @@ def test_misuse_is_refused(core: Any) -> None:
         recurrence.forward(case.x.astype(np.float64), case.state, False)
     with pytest.raises(ValueError, match="strided"):
         recurrence.forward(np.asfortranarray(case.x), case.state, False)
+    off_by_one_byte = np.zeros(case.x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(case.x.shape)
+    with pytest.raises(ValueError, match="not aligned"):
+        recurrence.forward(off_by_one_byte, case.state, False)
     with pytest.raises(ValueError, match="no weights"):
         core.Recurrence("lstm", "float32", 4, 8, True).forward(case.x, case.state, False)
     with pytest.raises(ValueError, match="not a tuple of 2 arrays"):
@@ -257,3 +260,24 @@ def test_values_that_are_not_finite_stay_where_they_are(core: Any, dtype: str) -
         assert np.isnan(y[2:, 3]).all()
         y[2:, 3] = clean[2:, 3]
         assert y.tobytes() == clean.tobytes()
+
+
+@every_level
+@pytest.mark.parametrize("size", [2**31, 2**40, 2**62, 2**63 - 1])
+def test_sizes_beyond_all_memory_are_refused(core: Any, size: int) -> None:
+    """Products of sizes that do not fit into 64 bits are never computed (a sanitizer run sees it)."""
+    few, none = np.zeros(4, np.float32), core.Setup()
+    for I, H in ((size, 3), (3, size), (size, size)):  # noqa: E741
+        recurrence = core.Recurrence("lstm", "float32", I, H, True)
+        with pytest.raises((ValueError, MemoryError)):
+            recurrence.pack(few, True)
+        recurrence.plan(3, 2)
+    small = core.Recurrence("gru", "float32", 2, 3, True)
+    small.plan(size, size)
+    for steps, batch in ((size, size), (size, 2**20), (2**20, size)):
+        for setup in (none, core.Setup(segment=size)):
+            with pytest.raises((ValueError, MemoryError)):
+                small.memory(steps, batch, setup, True)
+    small.pack(np.zeros(3 * 3 * 2 + 3 * 3 * 3 + 3 * 3 + 3, np.float32), False)
+    with pytest.raises((ValueError, MemoryError)):
+        small.stream(size, none)

@@ -80,6 +80,21 @@ void check_arena() {
   }
   Buffer<float> again(1000);
   check(again.data() == first, "a released block is used again");
+  Arena::instance().release();
+  const std::size_t before = Arena::instance().held(), large = std::size_t(64) << 20;
+  float* longer;
+  {
+    Buffer<float> a(Index(large / sizeof(float)));
+    longer = a.data();
+  }
+  {
+    Buffer<float> shorter(Index(large / 3 * 2 / sizeof(float)));
+    check(shorter.data() == longer, "a block serves requests down to half its size");
+  }
+  for (std::size_t bytes = large; bytes > large / 8; bytes = bytes / 8 * 3) Buffer<char> a{Index(bytes)};
+  check(Arena::instance().held() - before <= large / 4 * 5 + (std::size_t(16) << 20), "the arena keeps its bound");
+  check(Arena::instance().release() > 0, "free blocks go back");
+  check_equal(Arena::instance().held(), before, "and are no longer held");
   check_throws<std::bad_alloc>([] { Buffer<double> b(Index(1) << 60); }, "an impossible size");
   check_throws<std::bad_alloc>([] { checked_mul(Index(1) << 40, Index(1) << 40); }, "a product beyond 64 bits");
 }
@@ -110,7 +125,7 @@ void check_product() {
         transpose(back.data(), columns, turned.data(), depth, columns, depth);
         check(back == b, "transpose twice");
         Panels<T> same(depth, columns);
-        same.pack_transposed(turned.data(), depth);
+        same.pack_transposed(turned.data(), depth, same.all());
         check(std::equal(panels.data.data(), panels.data.data() + panels.data.size(), same.data.data()), "packing");
       }
     }
@@ -126,22 +141,51 @@ void check_outer() {
     for (Index m : {1, 5, 6, 8, 9, 20}) {
       for (Index columns : {2 * W + 1, 3 * W - 1, 3 * W}) {
         for (bool fresh : {false, true}) {
-          std::vector<T> p(rows * m), q(rows * columns), panel(rows * N * W), c(m * columns, T(1));
-          for (auto* v : {&p, &q})
-            for (T& x : *v) x = T(small(generator));
-          gather<N>(panel.data(), q.data(), columns, columns, rows, 0);
-          outer<N>(c.data(), columns, columns - 2 * W, fresh, p.data(), m, panel.data(), rows, 0, m);
-          for (Index i = 0; i < m; ++i) {
-            for (Index j = 0; j < columns; ++j) {
-              T sum = fresh ? T(0) : T(1);
-              for (Index r = 0; r < rows; ++r) sum += p[r * m + i] * q[r * columns + j];
-              check_equal(c[i * columns + j], sum, "outer");
+          for (bool full : {false, true}) {
+            std::vector<T> p(rows * m), q(rows * columns), panel(rows * N * W);
+            std::vector<T> c(m * columns, T(1)), total(m * columns, T(2));
+            for (auto* v : {&p, &q})
+              for (T& x : *v) x = T(small(generator));
+            gather<N>(panel.data(), q.data(), columns, columns, rows, 0);
+            const SumTarget<T> to{c.data(), columns, fresh, full ? total.data() : nullptr};
+            outer<N>(to, columns - 2 * W, p.data(), m, panel.data(), rows, 0, m);
+            for (Index i = 0; i < m; ++i) {
+              for (Index j = 0; j < columns; ++j) {
+                T sum = T(fresh ? 0 : 1) + T(full ? 2 : 0);
+                for (Index r = 0; r < rows; ++r) sum += p[r * m + i] * q[r * columns + j];
+                check_equal((full ? total : c)[i * columns + j], sum, "outer");
+              }
             }
           }
         }
       }
     }
   }
+}
+
+template <class T>
+void check_sums() {
+  for (Index rows : {0, 1, 127, 128, 129, 300}) {
+    for (Index columns : {1, 7, 40}) {
+      std::vector<T> a(rows * columns), sums(columns, T(-1));
+      for (Index i = 0; i < rows * columns; ++i) a[i] = T(i % 7);
+      column_sums(sums.data(), a.data(), columns, rows, 0, columns);
+      for (Index j = 0; j < columns; ++j) {
+        T sum = 0;
+        for (Index r = 0; r < rows; ++r) sum += a[r * columns + j];
+        check_equal(sums[j], sum, "column_sums");
+      }
+    }
+  }
+  SumsByRow<T> by_row(3, 2, 1000);
+  for (Index t = 999; t >= 0; --t) {
+    for (Index i = 0; i < 6; ++i) by_row.recent()[i] += T(i + 1);
+    by_row.step_done(t, 0, 3, 0, 2);
+  }
+  T out[2];
+  by_row.over_rows(out, 0, 2);
+  check_equal(out[0], T(1000 * (1 + 3 + 5)), "sums by row, first column");
+  check_equal(out[1], T(1000 * (2 + 4 + 6)), "sums by row, second column");
 }
 
 }  // namespace
@@ -155,5 +199,7 @@ int main() {
   check_product<double>();
   check_outer<float>();
   check_outer<double>();
+  check_sums<float>();
+  check_sums<double>();
   return finish();
 }
