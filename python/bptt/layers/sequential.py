@@ -99,7 +99,7 @@ class Sequential(Layer):
                 flow, after = layer(flow, states[len(final)], lengths, resets)
                 final.append(after)
             elif isinstance(flow, Packed):
-                flow = Packed(layer(flow.data), flow.batch_sizes)
+                flow = flow._replace(data=layer(flow.data))
             else:
                 flow = layer(flow)
         return flow, tuple(final)
@@ -119,7 +119,7 @@ class Sequential(Layer):
                 final.append(after)
             elif isinstance(flow, Packed):
                 data, tape = layer.forward(flow.data)
-                flow = Packed(data, flow.batch_sizes)
+                flow = flow._replace(data=data)
             else:
                 flow, tape = layer.forward(flow)
             tapes.append(tape)
@@ -146,7 +146,7 @@ class Sequential(Layer):
                 initial.append(before)
             elif isinstance(flow, Packed):
                 data, _ = layer.backward(tape.tapes[k], flow.data, window)
-                flow = None if data is None else Packed(data, flow.batch_sizes)
+                flow = None if data is None else flow._replace(data=data)
             else:
                 flow, _ = layer.backward(tape.tapes[k], flow, window)
         return flow, tuple(reversed(initial)), grads
@@ -175,7 +175,10 @@ class Sequential(Layer):
 
     def _entering(self, x: Any) -> Any:
         """Packed rows of any kind as ours."""
-        return Packed(*as_packed(self._where(), x)) if hasattr(x, "batch_sizes") else x
+        if not hasattr(x, "batch_sizes"):
+            return x
+        data, shown = as_packed(self._where(), x)
+        return shown.packed(data)
 
     def _states(self, method: str, name: str, state: StatesIn) -> tuple[Any, ...]:
         n = self._states_count

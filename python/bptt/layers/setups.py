@@ -10,6 +10,7 @@ import numpy as np
 from bptt._arrays import as_integers, as_mask, check_shape
 from bptt._dispatch import core
 from bptt.layers.options import mixed
+from bptt.layers.tape import rows_like
 
 if TYPE_CHECKING:
     from bptt import _core
@@ -83,7 +84,7 @@ class Setups:
 
     def _resets(self, where: str, resets: ArrayIn, x: Array, shown: Shape) -> Array:
         """The user's resets as the kernels take them: [T,B], or [sum] of packed rows."""
-        flags = as_mask(where, "resets", resets)
+        flags = as_mask(where, "resets", rows_like(where, "resets", resets, shown))
         turned = self._batch_first and shown.batched and shown.sizes is None
         expected = x.shape[:-1] if shown.batched else (len(x),)
         check_shape(where, "resets", flags, expected[::-1] if turned else expected)
