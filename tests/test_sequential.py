@@ -35,8 +35,9 @@ def test_linear_agrees_with_the_reference(lead, bias):
 
 @pytest.mark.parametrize("ids", [3, [], [[1, 1], [0, 9]], np.array([[2], [2]], np.uint8)])
 def test_embedding_agrees_with_the_reference(ids):
-    layer, ids = bptt.Embedding(10, 3, **F64), np.asarray(ids, None if np.size(ids) else int)
-    y, tape = layer.forward(ids)
+    layer, given = bptt.Embedding(10, 3, **F64), ids
+    ids = np.asarray(given, None if np.size(given) else int)
+    y, tape = layer.forward(given)
     np.testing.assert_array_equal(y, reference.embedding_forward(ids, layer.params["weight"]))
     dy = normal(*ids.shape, 3)
     dx, grads = layer.backward(tape, dy)
