@@ -223,34 +223,16 @@ class Recurrent(Layer):
         natives = self._kernels.packed(self.params, training)
         return estimate(natives, setups, self, T, B, rows, lengths is not None, training)
 
-    def load_state_dict(self, state: Mapping[str, ArrayIn]) -> None:
-        """Set all parameters, or none where anything does not fit.
+    def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
+        if not any(name.startswith("bias_ih_l") for name in state):
+            return state
+        if self.variant == "reset_after=False":  # the same names and shapes, but another function
+            what = f"state is of PyTorch's {type(self).__name__}, which has no {self.variant}"
+            raise ValueError(f"{where}: {what}, expected one of the same cell")
+        return from_torch(where, state, self.params, self.hidden_size)
 
-        Args: state as `state_dict` returns it, or as that of the same layer of PyTorch does, arrays or tensors: its two
-            biases bias_ih and bias_hh are summed, but for those of the GRU's candidate, which stay apart.
-        Raises: ValueError that names each missing or unknown name or the first wrong shape; TypeError for what is not
-            real numbers.
-
-        >>> from bptt import GRU
-        >>> a, b = GRU(2, 3, seed=0), GRU(2, 3, seed=1)
-        >>> b.load_state_dict(a.to_torch_state_dict())
-        >>> bool((a.params.flat == b.params.flat).all())
-        True
-        """
-        if any(name.startswith("bias_ih_l") for name in state):
-            if self.variant == "reset_after=False":  # the same names and shapes, but another function
-                what = f"state is of PyTorch's {type(self).__name__}, which has no {self.variant}"
-                raise ValueError(f"{self._where('load_state_dict')}: {what}, expected one of the same cell")
-            state = from_torch(self._where("load_state_dict"), state, self.params, self.hidden_size)
-        super().load_state_dict(state)
-
-    def to_torch_state_dict(self) -> dict[str, Array]:
-        """The parameters as PyTorch's layer of the same kind names them, NumPy arrays; bias_hh is zero but for the GRU.
-
-        Raises: ValueError for what PyTorch's layers do not have: peepholes, coupled gates, layer normalisation,
-            reset_after=False, a learnt initial state.
-        """
-        return to_torch(self._where("to_torch_state_dict"), self.params, self.hidden_size, self.variant)
+    def _to_torch(self, where: str) -> dict[str, Array]:
+        return to_torch(where, self.params, self.hidden_size, self.variant)
 
     def stream(self, batch_size: int = 1) -> _core.Stream | StackStream:
         """Inference in real time: an object that takes one time step per call and keeps the state.
