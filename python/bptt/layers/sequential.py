@@ -43,7 +43,7 @@ class Sequential(Layer):
 
         y = layer_n(... layer_1(layer_0(x)))
 
-    Args: layers, each recurrent or stateless, of one dtype; each takes as many features as the one before gives.
+    Args: layers, each recurrent or stateless, of one dtype; each takes as many features as the one before gives, and an
         Embedding can only come first. Their parameters move into one buffer, and each layer stays usable as a view of
         it. copy.deepcopy makes an independent model; copy.copy another one of the same layers and parameters.
     Parameters: those of layer k, named "k.name". Layers share no weights; the last example below ties two.

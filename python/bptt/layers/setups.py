@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from bptt.layers.tape import Shape
 
 
+def as_lengths(where: str, lengths: ArrayIn, B: int, steps: int) -> Array:
+    """The number of steps of each row, [B] integers from 0 to `steps`, checked."""
+    counts = as_integers(where, "lengths", lengths)
+    check_shape(where, "lengths", counts, (B,))
+    if counts.size and not 0 <= counts.min() <= counts.max() <= steps:
+        has = f"values from {counts.min()} to {counts.max()}"
+        raise ValueError(f"{where}: lengths has {has}, expected 0 to {steps}")
+    return counts
+
+
 class Setups:
     """The setups of one layer's calls; those without masks, lengths and resets are made once for each size."""
 
@@ -75,11 +85,7 @@ class Setups:
             return [core.Rows.packed(sizes, bool(d)) for d in directions]
         if lengths is None:
             return [core.Rows(np.full(B, steps), steps, True) if d else None for d in directions]
-        counts = as_integers(where, "lengths", lengths)
-        check_shape(where, "lengths", counts, (B,))
-        if counts.size and not 0 <= counts.min() <= counts.max() <= steps:
-            has = f"values from {counts.min()} to {counts.max()}"
-            raise ValueError(f"{where}: lengths has {has}, expected 0 to {steps}")
+        counts = as_lengths(where, lengths, B, steps)
         return [core.Rows(counts, steps, bool(d)) for d in directions]
 
     def _resets(self, where: str, resets: ArrayIn, x: Array, shown: Shape) -> Array:
