@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
@@ -97,6 +98,19 @@ def test_full_lengths_are_none_and_one_row_needs_no_batch_axis(kind: str) -> Non
         np.testing.assert_array_equal(a, b)
 
 
+def test_lengths_of_any_form() -> None:
+    layer: Any = bptt.GRU(2, 3, bidirectional=True, seed=0)
+    x = np.random.default_rng(0).standard_normal((5, 3, 2))
+    expected = layer(x, lengths=np.array([4, 0, 5]))[0]
+    forms: list[Any] = [[4, 0, 5], (4, 0, 5), np.uint8([4, 0, 5]), np.array([4, 9, 0, 9, 5, 9], np.int32)[::2]]
+    with contextlib.suppress(ImportError):
+        import torch
+
+        forms += [torch.tensor([4, 0, 5]), torch.tensor([4, 0, 5], dtype=torch.int32)]
+    for lengths in forms:
+        np.testing.assert_array_equal(layer(x, lengths=lengths)[0], expected)
+
+
 @every_kind
 def test_nothing_but_empty_rows(kind: str) -> None:
     case = ragged(kind).but(lengths=np.zeros(B, int))
@@ -112,7 +126,7 @@ def test_nothing_but_empty_rows(kind: str) -> None:
 @every_kind
 def test_no_rows_at_all(kind: str) -> None:
     case = Case.random(kind, "float32", T, 0, num_layers=2, bidirectional=True)
-    for lengths in (None, np.zeros(0, int)):
+    for lengths in (None, np.zeros(0, int), []):
         got = case.but(lengths=lengths).run()
         assert got["y"].shape == case.dy.shape
         assert got["dx"].shape == case.x.shape
@@ -162,6 +176,9 @@ def test_packed_rows_of_lists_and_none_at_all() -> None:
     alone, last = layer(np.array([[1, 2], [5, 6]]))
     np.testing.assert_array_equal(y.data[[0, 2]], alone)
     np.testing.assert_array_equal(h[:, 0], last)
+    assert layer(Packed(np.zeros((0, 2)), []))[0].data.shape == (0, 6)
+    assert layer(np.zeros((3, 0, 2)), lengths=(), resets=[[]] * 3)[0].shape == (3, 0, 6)
+    assert layer.estimate_memory(3, 0, []) == layer.estimate_memory(3, 0)
     y, h, tape = layer.forward(Packed(np.zeros((0, 2)), np.zeros(0, int)))
     assert (y.data.shape, h.shape) == ((0, 6), (2, 0, 3))
     dx, dh, grads = layer.backward(tape, y)

@@ -2,6 +2,7 @@
 """fit: the same bits as the loop written out by hand, in every mode; stopping, interrupts, progress, errors."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -112,7 +113,8 @@ def test_on_step_sees_every_update_and_can_stop():
 
     def on_step(step):
         seen.append(step)
-        return step.number == 3
+        if step.number == 3:
+            raise bptt.StopTraining
 
     model = make_model()
     options = {"loss": losses.cross_entropy, "optimizer": optim.SGD(0.1)}
@@ -120,6 +122,22 @@ def test_on_step_sees_every_update_and_can_stop():
     assert history.stopped
     assert [(step.number, step.epoch) for step in seen] == [(0, 0), (1, 0), (2, 0), (3, 1)]
     assert [step.loss for step in seen] == history.loss
+
+
+@pytest.mark.parametrize("returned", [True, 1, "stop", StopIteration])
+def test_what_on_step_returns_does_not_stop(returned):
+    options = {"loss": losses.cross_entropy, "optimizer": optim.SGD(0.1)}
+    history = bptt.fit(make_model(), make_batches(), on_step=lambda step: returned, **options)
+    assert len(history) == 3
+    assert not history.stopped
+
+
+def test_only_on_step_can_stop():
+    def loss(y, target):
+        raise bptt.StopTraining
+
+    with pytest.raises(bptt.StopTraining):
+        bptt.fit(make_model(), make_batches(), loss=loss, optimizer=optim.SGD(0.1))
 
 
 def test_an_interrupt_leaves_whole_updates():
@@ -147,37 +165,150 @@ def test_progress_goes_to_stderr(capsys):
     assert "3step" in err
 
 
-def test_no_batches_is_an_empty_history():
-    options = {"loss": losses.cross_entropy, "optimizer": optim.SGD(0.1)}
-    history = bptt.fit(make_model(), [], **options)
-    assert (len(history), repr(history)) == (0, "History(0 steps)")
-    one_pass = bptt.fit(make_model(), iter(make_batches()), **options)
-    assert len(one_pass) == 3
+def test_an_iterator_is_gone_through_once():
+    history = bptt.fit(make_model(), iter(make_batches()), loss=losses.cross_entropy, optimizer=optim.SGD(0.1))
+    assert len(history) == 3
+    assert repr(bptt.History()) == "History(0 steps)"
+
+
+class Once:
+    """Batches that end after one epoch and are no iterator."""
+
+    def __init__(self):
+        self.batches = iter(make_batches())
+
+    def __iter__(self):
+        yield from self.batches
 
 
 IDS = np.zeros((T, B), int)
+FORMS = r"expected \(x, target\), \(x, target, mask\) or bptt.Batch$"
+BOTH = bptt.GRU(V, V, bidirectional=True)
 
 
 @pytest.mark.parametrize(
-    ("model", "batches", "options", "error", "message"),
+    ("batches", "options", "error", "message"),
     [
-        (bptt.Linear(2, 2), [], {}, TypeError, "model has type Linear, expected a Sequential or a recurrent layer"),
-        (make_model(), iter([]), {"epochs": 2}, ValueError, "batches is an iterator, which ends after one epoch"),
-        (make_model(), [IDS], {}, ValueError, "batch has type ndarray, expected"),
-        (make_model(), [(IDS,)], {}, ValueError, r"batch has length 1, expected \(x, target\)"),
+        ([], {}, ValueError, "batches has no batch in epoch 0, expected at least one"),
+        ((batch for batch in ()), {}, ValueError, "batches has no batch in epoch 0, expected at least one"),
+        (Once(), {"epochs": 2}, ValueError, "batches has no batch in epoch 1, expected at least one"),
+        (iter([]), {"epochs": 2}, ValueError, "batches is an iterator, which ends after one epoch"),
+        (3, {}, TypeError, "batches has type int, expected a list or other iterable of batches"),
+        (bptt.Batch(IDS, IDS), {}, TypeError, "batches has type Batch, expected a list or other iterable of batches"),
+        ((IDS, IDS), {}, TypeError, f"batch has type ndarray, {FORMS}"),
+        ([{"x": IDS, "target": IDS}], {}, TypeError, f"batch has type dict, {FORMS}"),
+        ([(IDS,)], {}, ValueError, f"batch has length 1, {FORMS}"),
+        ([(IDS, IDS, None, IDS)], {}, ValueError, f"batch has length 4, {FORMS}"),
+        ([(IDS[:0], IDS[:0])], {}, ValueError, r"x has shape \(0, 2\), expected at least one step of at least one row"),
+        ([(IDS[:, :0], IDS[:, :0])], {"tbptt": 2}, ValueError, r"x has shape \(7, 0\), expected at least one step"),
+        ([(3, 3)], {}, ValueError, r"x has shape \(\), expected at least one step of at least one row"),
+        ([(IDS, IDS[1:])], {"tbptt": 2}, ValueError, r"batch has shapes \(7, 2\), \(6, 2\), expected one length along"),
+        ([(IDS, 1)], {"tbptt": 2}, ValueError, r"batch has shapes \(7, 2\), \(\), expected one length"),
+        ([(IDS, IDS)], {"epochs": 0}, ValueError, "epochs has value 0, expected an integer >= 1"),
+        ([(IDS, IDS)], {"tbptt": 0}, ValueError, "tbptt has value 0, expected an integer >= 1"),
+        ([(IDS, IDS)], {"tbptt": 1.5}, TypeError, "tbptt has type float, expected an integer"),
+        ([(IDS, IDS)], {"loss": "mse"}, TypeError, "loss has type str, expected a function such as bptt.losses.mse"),
+        ([(IDS, IDS)], {"loss": lambda y, t: 1.0}, TypeError, r"loss returned float, expected \(value, gradient"),
+        ([(IDS, IDS)], {"optimizer": optim.Adam}, TypeError, "optimizer is the class Adam, expected an object such as"),
+        ([(IDS, IDS)], {"optimizer": "adam"}, TypeError, "optimizer has type str, expected an object such as bptt.opt"),
+        ([(IDS, IDS)], {"on_step": 1}, TypeError, "on_step has type int, expected a function of a Step"),
         (
-            make_model(),
-            [(IDS, IDS[1:])],
-            {"tbptt": 2},
-            ValueError,
-            r"batch has shapes \(7, 2\), \(6, 2\), expected one",
+            [(IDS, IDS)],
+            {"model": bptt.Linear(2, 2)},
+            TypeError,
+            "model has type Linear, expected a Sequential or a rec",
         ),
-        (make_model(), [(IDS, 1)], {"tbptt": 2}, ValueError, r"batch has shapes \(7, 2\), \(\), expected one length"),
-        (make_model(), [], {"epochs": 0}, ValueError, "epochs has value 0, expected an integer >= 1"),
-        (make_model(), [], {"tbptt": 0}, ValueError, "tbptt has value 0, expected an integer >= 1"),
-        (make_model(), [], {"tbptt": 1.5}, TypeError, "tbptt has type float, expected an integer"),
+        (
+            [(IDS, IDS)],
+            {"model": bptt.GRU},
+            TypeError,
+            "model has type type, expected a Sequential or a recurrent layer",
+        ),
+        (
+            [(IDS, IDS)],
+            {"model": BOTH, "tbptt": 9},
+            ValueError,
+            "layer 0, GRU, is bidirectional, expected one direction",
+        ),
+        ([(IDS, IDS)], {"model": BOTH, "stateful": True}, ValueError, "layer 0, GRU, is bidirectional, expected one d"),
     ],
 )
-def test_wrong_calls_are_named(model, batches, options, error, message):
-    with pytest.raises(error, match=f"^fit: {message}"):
-        bptt.fit(model, batches, loss=losses.cross_entropy, optimizer=optim.SGD(0.1), **options)
+def test_wrong_calls_are_named(batches, options, error, message):
+    options = {"model": make_model(), "loss": losses.cross_entropy, "optimizer": optim.SGD(0.1), **options}
+    with pytest.raises(error, match=f"^fit: {message}") as caught:
+        bptt.fit(batches=batches, **options)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("option", [{"tbptt": 3}, {"tbptt": (2, 100)}, {"stateful": True}])
+def test_a_bidirectional_layer_anywhere_in_a_model_needs_whole_sequences(option):
+    lstm = bptt.LSTM(3, 4, num_layers=2, bidirectional=True, seed=0)
+    model = bptt.Sequential(bptt.Embedding(V, 3, seed=0), lstm, bptt.Linear(8, V, seed=1))
+    options = {"loss": losses.cross_entropy, "optimizer": optim.SGD(0.1)}
+    message = f"layer 1, LSTM, is bidirectional, expected one direction with {next(iter(option))}: the other needs the"
+    with pytest.raises(ValueError, match=f"^fit: {message} future$"):
+        bptt.fit(model, make_batches(), **options, **option)
+    assert len(bptt.fit(model, make_batches(), **options)) == 3
+
+
+def regression(dtype="float32"):
+    model = bptt.Sequential(bptt.GRU(2, 3, seed=0, dtype=dtype), bptt.Linear(3, 1, seed=1, dtype=dtype))
+    rng = np.random.default_rng(0)
+    return model, [(rng.standard_normal((T, B, 2)), rng.standard_normal((T, B, 1))) for _ in range(3)]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("tbptt", [None, 3, (3, 5)])
+def test_values_that_are_not_finite_are_named_where_they_came_in(value, tbptt):
+    """1e300 is finite, but not as float32."""
+    per_batch = 1 if tbptt is None else 3
+    for place, name in ((0, "x"), (1, "target")):
+        model, batches = regression()
+        batches[1][place][4, 1, 0] = value
+        number = per_batch + (0 if tbptt is None else 1)
+        twin = copy.deepcopy(model)
+        options = {"loss": losses.mse, "tbptt": tbptt}
+        message = re.escape(f"{name} has the value {value} in update {number}, expected finite float32 numbers")
+        with pytest.raises(FloatingPointError, match=f"^fit: {message}; nothing changed$"), np.errstate(all="ignore"):
+            bptt.fit(model, batches, optimizer=optim.SGD(0.1), **options)
+
+        def on_step(step, last=number - 1):
+            if step.number == last:
+                raise bptt.StopTraining
+
+        bptt.fit(twin, regression()[1], optimizer=optim.SGD(0.1), on_step=on_step, **options)
+        np.testing.assert_array_equal(model.params.flat, twin.params.flat)
+
+
+def test_parameters_that_are_not_finite_are_named():
+    model, batches = regression()
+    with model.params.edit() as p:
+        p["1.weight"][0, 2] = np.nan
+    batches[0][1][0, 0, 0] = np.nan  # masked: not looked at
+    mask = np.ones((T, B), bool)
+    mask[0, 0] = False
+    with pytest.raises(FloatingPointError, match=r"^fit: parameter 1.weight has the value nan in update 0, expected"):
+        bptt.fit(model, [(*batches[0], mask)], loss=losses.mse, optimizer=optim.SGD(0.1))
+
+
+def test_a_loss_or_gradient_that_is_not_finite_by_itself_is_named():
+    model, batches = regression()
+    before = model.params.flat.copy()
+    for value, slope, message in (
+        (np.inf, 0.0, r"loss has the value inf, expected a finite one; nothing changed \(update 0; x, target and"),
+        (1.0, np.nan, r"SGD.step: gradient has norm nan .*\(update 0; x, target and parameters are finite\)"),
+    ):
+        with pytest.raises(FloatingPointError, match=f"^fit: {message}") as caught:
+            bptt.fit(model, batches, loss=lambda y, t, v=value, s=slope: (v, y * 0 + s), optimizer=optim.SGD(0.1))
+        assert len(str(caught.value)) < 200
+        np.testing.assert_array_equal(model.params.flat, before)
+
+
+def test_padding_that_is_not_finite_is_named_only_where_it_matters():
+    x, target = regression()[1][0]
+    x[5:, 1] = np.nan
+    batch = bptt.Batch(x, target, lengths=[T, 5])
+    bptt.fit(regression()[0], [batch], loss=losses.mse, optimizer=optim.SGD(0.1))  # the GRU does not look at it
+    model = bptt.Sequential(bptt.Linear(2, 2, seed=0), bptt.GRU(2, 1, seed=1))  # but the Linear does
+    with pytest.raises(FloatingPointError, match=r"^fit: x beyond its lengths has the value nan in update 0"):
+        bptt.fit(model, [batch], loss=losses.mse, optimizer=optim.SGD(0.1))

@@ -12,9 +12,10 @@
 
 from bptt import init, losses, optim
 from bptt._runtime import config, get_num_threads, release_memory, set_num_threads, show_config
+from bptt.batch import Batch
 from bptt.layers import GRU, LSTM, RNN, Dropout, Embedding, Linear, Packed, Sequential
 from bptt.params import Params
-from bptt.train import History, fit
+from bptt.train import History, StopTraining, fit
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Batch",
     "Dropout",
     "Embedding",
     "History",
@@ -29,6 +31,7 @@ __all__ = [
     "Packed",
     "Params",
     "Sequential",
+    "StopTraining",
     "config",
     "fit",
     "get_num_threads",

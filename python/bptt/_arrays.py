@@ -61,15 +61,18 @@ def as_floats(where: str, name: str, value: ArrayIn, dtype: DTypeLike | None = N
 
 def as_integers(where: str, name: str, value: ArrayIn) -> Array:
     """Integers as a C-contiguous int64 array; TypeError for anything else."""
-    return _exact(where, name, as_array(where, name, value), np.int64, "iu", "integers")
+    return _exact(where, name, value, np.int64, "iu", "integers")
 
 
 def as_mask(where: str, name: str, value: ArrayIn) -> Array:
     """Booleans as a C-contiguous array; TypeError for anything else."""
-    return _exact(where, name, as_array(where, name, value), np.bool_, "b", "booleans")
+    return _exact(where, name, value, np.bool_, "b", "booleans")
 
 
-def _exact(where: str, name: str, array: Array, dtype: DTypeLike, kinds: str, expected: str) -> Array:
+def _exact(where: str, name: str, value: ArrayIn, dtype: DTypeLike, kinds: str, expected: str) -> Array:
+    array = as_array(where, name, value)
+    if not array.size and isinstance(value, (list, tuple)):
+        array = array.astype(dtype)  # NumPy makes float64 of an empty list
     if array.dtype.kind not in kinds:
         raise TypeError(f"{where}: {name} has dtype {array.dtype}, expected {expected}")
     if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:

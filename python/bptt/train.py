@@ -7,23 +7,26 @@ updates that a stop or an interrupt could leave half done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from bptt._arrays import as_array, as_mask, check_size, check_tuple
+from bptt._arrays import check_size, check_tuple
+from bptt.batch import Batch, Steps, is_bidirectional, layers_of
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.sequential import Sequential
 
 if TYPE_CHECKING:
-    from bptt._arrays import Array, ArrayIn
-    from bptt.optim import Optimizer
+    from bptt._arrays import Array
+    from bptt.layers.base import Tape
+    from bptt.optim import Optimizer, StepInfo
 
-    Batch = tuple[ArrayIn, ...]  # x, target, or x, target, mask
-    Loss = Callable[..., tuple[float, Array]]
+    BatchIn: TypeAlias = Batch | tuple[Any, ...] | list[Any]
+    Loss: TypeAlias = Callable[..., tuple[float, Array]]
 
-__all__ = ["History", "Step", "fit"]
+__all__ = ["History", "Step", "StopTraining", "fit"]
 
 
 class Step(NamedTuple):
@@ -34,6 +37,20 @@ class Step(NamedTuple):
     loss: float
     grad_norm: float
     clipped: bool
+
+
+class StopTraining(Exception):  # noqa: N818 (a request, like StopIteration)
+    """Raised by `on_step` to end `fit` after the update it was called for.
+
+    >>> import numpy as np, bptt
+    >>> def on_step(step):
+    ...     if step.number == 2:
+    ...         raise bptt.StopTraining
+    >>> x, gru, sgd = np.ones((4, 2, 3)), bptt.GRU(3, 3, seed=0), bptt.optim.SGD(0.1)
+    >>> history = bptt.fit(gru, [(x, x)], loss=bptt.losses.mse, optimizer=sgd, epochs=100, on_step=on_step)
+    >>> len(history), history.stopped
+    (3, True)
+    """
 
 
 class History:
@@ -67,7 +84,7 @@ class History:
 
 def fit(
     model: Sequential | Recurrent,
-    batches: Iterable[Batch],
+    batches: Iterable[BatchIn],
     *,
     loss: Loss,
     optimizer: Optimizer,
@@ -83,24 +100,34 @@ def fit(
 
     Args:
         model: a `Sequential` or one recurrent layer.
-        batches: of (x, target) or (x, target, mask), arrays [T,B,...] ([B,T,...] with batch_first). Gone through once
-            per epoch, so that epochs > 1 need more than an iterator.
-        loss: function of (y, target) or (y, target, mask) -> (value, dy), such as `bptt.losses.cross_entropy`.
+        batches: at least one (x, target), (x, target, mask) or `Batch`, which also has lengths and resets; arrays
+            [T,B,...] ([B,T,...] with batch_first) or `Packed` rows. They are gone through once per epoch, so that
+            epochs > 1 need more than an iterator.
+        loss: function of (y, target), or of (y, target, mask) where the batch has a mask or lengths, that returns
+            (value, dy), such as `bptt.losses.cross_entropy`. Packed rows reach it as arrays [sum,...].
         optimizer: `bptt.optim.SGD` or `Adam`.
         epochs: default 1.
         tbptt: (k1, k2), k2 >= k1: an update every k1 time steps, whose loss is that of these k1 steps (the last may be
             fewer) and whose gradient goes back over the last k2. Where k2 > k1 the steps before these k1 are run again,
-            from the state k2 steps ago, which went there by the parameters of its time. k alone means (k, k): the state
+            from the state k2 steps ago, computed with the parameters in force then. k alone means (k, k): the state
             goes from chunk to chunk, the gradient does not. Default None: whole sequences, as is (T, T); (k, T) is the
-            full gradient of each k steps' loss. Steps that are masked altogether move the state and make no update.
+            full gradient of each k steps' loss. Lengths and resets are cut as x is: a row that ended keeps its state.
         stateful: whether the state also goes from batch to batch of an epoch, which makes them one long stream for each
             row; default False: each batch starts from zeros.
         progress: whether to show a bar on stderr, default False.
-        on_step: called with a `Step` after each update; a true return value stops the run.
+        on_step: called with a `Step` after each update; it may raise `StopTraining` to end the run. What it returns is
+            ignored.
+
+    Lengths and masks: a step counts in the loss where it lies within its row's length and the mask is True; chunks in
+    which no step counts move the state and make no update. A masked step is an input all the same. The exception is a
+    bidirectional model, whose reverse direction would read padding first: without lengths, a mask that is False at the
+    ends of rows only is taken as padding and gives the lengths. `lengths=[T] * B` says that such steps are inputs.
 
     Returns: `History`.
-    Raises: what the layers, the loss and the optimizer raise; KeyboardInterrupt. The model is then as the last whole
-        update left it.
+    Raises: TypeError and ValueError for arguments that do not fit, among them tbptt or stateful with a bidirectional
+        layer, whose reverse direction needs the future; FloatingPointError for a loss or gradient that is not finite,
+        which names x, target or a parameter where one of them is not; what the layers, the loss and the optimizer
+        raise; KeyboardInterrupt. The model is then as the last whole update left it.
     Source: Williams & Peng 1990 (truncated backpropagation through time, BPTT(k2; k1)).
 
     >>> import numpy as np, bptt
@@ -111,26 +138,46 @@ def fit(
     >>> len(history), history.loss[-1] < 0.1 * history.loss[0]
     (150, True)
     """
-    if not isinstance(model, (Sequential, Recurrent)):
-        raise TypeError(f"fit: model has type {type(model).__name__}, expected a Sequential or a recurrent layer")
+    _check_arguments(model, batches, loss, optimizer, on_step)
     if check_size("fit", "epochs", epochs) > 1 and iter(batches) is batches:
         raise ValueError("fit: batches is an iterator, which ends after one epoch, expected a list or other iterable")
-    k = _window(tbptt)
+    window = _window(tbptt)
+    _check_direction(model, window, stateful)
+    run = _Run(model, loss, optimizer, window, stateful)
     history = History()
     bar = _bar() if progress else None
     try:
-        for step in _updates(model, batches, loss, optimizer, epochs, k, stateful):
+        for step in (step for epoch in range(epochs) for step in run.epoch(epoch, batches)):
             history.append(step)
             if bar is not None:
                 bar.set_postfix(epoch=step.epoch, loss=f"{step.loss:.4f}", norm=f"{step.grad_norm:.3g}", refresh=False)
                 bar.update()
-            if on_step is not None and on_step(step):
-                history.stopped = True
-                break
+            if on_step is not None:
+                try:
+                    on_step(step)
+                except StopTraining:
+                    history.stopped = True
+                    break
     finally:
         if bar is not None:
             bar.close()
     return history
+
+
+def _check_arguments(model: Any, batches: Any, loss: Any, optimizer: Any, on_step: Any) -> None:
+    if not isinstance(model, (Sequential, Recurrent)):
+        raise TypeError(f"fit: model has type {type(model).__name__}, expected a Sequential or a recurrent layer")
+    if isinstance(batches, Batch) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
+        raise TypeError(f"fit: batches has type {type(batches).__name__}, expected a list or other iterable of batches")
+    if not callable(loss):
+        expected = "a function such as bptt.losses.mse"
+        raise TypeError(f"fit: loss has type {type(loss).__name__}, expected {expected}")
+    if isinstance(optimizer, type) or not hasattr(optimizer, "step"):
+        given = optimizer if isinstance(optimizer, type) else type(optimizer)
+        has = f"{'is the class' if given is optimizer else 'has type'} {given.__name__}"
+        raise TypeError(f"fit: optimizer {has}, expected an object such as bptt.optim.Adam(lr=1e-3)")
+    if on_step is not None and not callable(on_step):
+        raise TypeError(f"fit: on_step has type {type(on_step).__name__}, expected a function of a Step")
 
 
 def _window(tbptt: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -144,73 +191,98 @@ def _window(tbptt: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return k1, k2
 
 
-def _updates(
-    model: Sequential | Recurrent,
-    batches: Iterable[Batch],
-    loss: Loss,
-    optimizer: Optimizer,
-    epochs: int,
-    window: tuple[int, int] | None,
-    stateful: bool,
-) -> Iterator[Step]:
-    """Do one update after the other."""
-    axis = 1 if model.batch_first else 0
-    grads = model.params.zeros_like()  # one for all updates: fresh memory for each costs its page faults
-    k1, k2 = window or (None, None)
-    number = 0
-    for epoch in range(epochs):
-        state: Any = None  # before the steps that are still seen
-        for batch in batches:
-            state = state if stateful else None
-            seen: Any = None  # the steps of the window before, where they are run again
-            for chunk in _chunks(batch, k1, axis):
-                new, *rest = cast("tuple[Any, ...]", chunk)
-                x = new if seen is None else np.concatenate([seen, new], axis=axis)
-                if k2 is not None and x.shape[axis] > k2:
-                    past = x.shape[axis] - k2
-                    state = model(_first(x, past, axis), state)[1]
-                    x = _last(x, k2, axis)
-                again = k1 != k2
-                seen = x if again else None
-                if len(rest) > 1 and not as_mask("fit", "mask", rest[1]).any():
-                    state = state if again else model(x, state)[1]
-                    continue
-                y, after, tape = model.forward(x, state)
-                state = state if again else after
-                value, dy = loss(_last(y, new.shape[axis], axis) if again else y, *rest)
-                if again:
-                    dy = np.concatenate([np.zeros_like(_first(y, y.shape[axis] - dy.shape[axis], axis)), dy], axis=axis)
-                model.backward(tape, dy, grads=grads)
-                info = optimizer.step(model.params, grads)
-                yield Step(number, epoch, value, info.grad_norm, info.clipped)
-                number += 1
-            if seen is not None and stateful:
-                state = model(seen, state)[1]
-
-
-def _first(x: Any, n: int, axis: int) -> Any:
-    return x[(slice(None),) * axis + (slice(0, n),)]
-
-
-def _last(x: Any, n: int, axis: int) -> Any:
-    return x[(slice(None),) * axis + (slice(x.shape[axis] - n, None),)]
-
-
-def _chunks(batch: Batch, k: int | None, axis: int) -> Iterator[Batch]:
-    """The batch, cut along the time axis into pieces of k steps."""
-    length = 3 if isinstance(batch, (tuple, list)) and len(batch) == 3 else 2
-    batch = check_tuple("fit", "batch", batch, length, "(x, target) or (x, target, mask)")
-    if k is None:
-        yield batch
+def _check_direction(model: Sequential | Recurrent, window: tuple[int, int] | None, stateful: bool) -> None:
+    if window is None and not stateful:
         return
-    arrays = [as_array("fit", name, part) for name, part in zip(("x", "target", "mask"), batch, strict=False)]
-    lengths = [array.shape[axis] if array.ndim > axis else None for array in arrays]
-    if None in lengths or len(set(lengths)) > 1:
-        shapes = ", ".join(str(array.shape) for array in arrays)
-        raise ValueError(f"fit: batch has shapes {shapes}, expected one length along the time axis {axis}")
-    for start in range(0, arrays[0].shape[axis], k):
-        cut = (slice(None),) * axis + (slice(start, start + k),)
-        yield tuple(array[cut] for array in arrays)
+    for k, layer in enumerate(layers_of(model)):
+        if is_bidirectional(layer):
+            expected = f"one direction with {'tbptt' if window else 'stateful'}: the other needs the future"
+            raise ValueError(f"fit: layer {k}, {type(layer).__name__}, is bidirectional, expected {expected}")
+
+
+class _Run:
+    """The updates of one call of `fit`."""
+
+    def __init__(
+        self,
+        model: Sequential | Recurrent,
+        loss: Loss,
+        optimizer: Optimizer,
+        window: tuple[int, int] | None,
+        stateful: bool,
+    ) -> None:
+        self._model, self._loss, self._optimizer = model, loss, optimizer
+        self._window, self._stateful = window, stateful
+        self._grads = model.params.zeros_like()  # one for all updates: fresh memory for each costs its page faults
+        self._number = 0
+
+    def epoch(self, epoch: int, batches: Iterable[BatchIn]) -> Iterator[Step]:
+        """Go through all batches once."""
+        state: Any = None
+        empty = True
+        for batch in batches:
+            empty = False
+            steps = Steps(batch, self._model, cut=self._window is not None)
+            state = yield from self._batch(steps, epoch, state if self._stateful else None)
+        if empty:
+            raise ValueError(f"fit: batches has no batch in epoch {epoch}, expected at least one")
+
+    def _batch(self, steps: Steps, epoch: int, state: Any) -> Generator[Step, None, Any]:
+        """Make the updates of one batch and return the state that `stateful` hands on."""
+        k1, k2 = self._window or (steps.count, steps.count)
+        at = 0  # the step before which `state` is
+        for start in range(0, steps.count, k1):
+            stop = min(start + k1, steps.count)
+            new = steps.cut(start, stop)
+            if new.mask is not None and not new.mask.any():
+                continue
+            first = start if k1 == k2 else max(0, stop - k2)
+            if at < first:
+                state, at = self._moved(steps.cut(at, first), state), first
+            seen = steps.cut(first, stop)
+            y, after, tape = self._model.forward(seen.x, state, seen.lengths, seen.resets)
+            value, dy = self._value_and_gradient(y, new, steps.axis, start - first)
+            try:
+                info = self._update(tape, value, dy)
+            except FloatingPointError as error:
+                raise self._blamed(error, steps.not_finite(seen, new, self._model.params)) from error
+            if k1 == k2:
+                state, at = after, stop
+            yield Step(self._number, epoch, value, info.grad_norm, info.clipped)
+            self._number += 1
+        if self._stateful and at < steps.count:
+            state = self._moved(steps.cut(at, steps.count), state)
+        return state
+
+    def _moved(self, part: Batch, state: Any) -> Any:
+        """The state after these steps."""
+        return self._model(part.x, state, part.lengths, part.resets)[1]
+
+    def _value_and_gradient(self, y: Any, new: Batch, axis: int, before: int) -> tuple[float, Any]:
+        """The loss of all steps of y but the first `before`, and its gradient with respect to all of y."""
+        y = y.data if hasattr(y, "batch_sizes") else y
+        lead = (slice(None),) * axis
+        scored = y[(*lead, slice(before, None))] if before else y
+        result = self._loss(scored, new.target) if new.mask is None else self._loss(scored, new.target, new.mask)
+        if not isinstance(result, (tuple, list)) or len(result) != 2:
+            raise TypeError(f"fit: loss returned {type(result).__name__}, expected (value, gradient with respect to y)")
+        value, dy = result
+        if before:
+            dy = np.concatenate([np.zeros_like(y[(*lead, slice(before))]), dy], axis=axis)
+        return value, dy
+
+    def _update(self, tape: Tape, value: float, dy: Any) -> StepInfo:
+        if not math.isfinite(value):
+            raise FloatingPointError(f"loss has the value {value}, expected a finite one; nothing changed")
+        self._model.backward(tape, dy, grads=self._grads)
+        return self._optimizer.step(self._model.params, self._grads)
+
+    def _blamed(self, error: FloatingPointError, found: str) -> FloatingPointError:
+        """The error of an update, by what was found in x, target and the parameters."""
+        if found:
+            expected = f"expected finite {self._model.params.dtype} numbers; nothing changed"
+            return FloatingPointError(f"fit: {found} in update {self._number}, {expected}")
+        return FloatingPointError(f"fit: {error} (update {self._number}; x, target and parameters are finite)")
 
 
 def _bar() -> Any:

@@ -9,7 +9,7 @@ order and from any threads, work. It refers to x and the initial state, which mu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bptt._arrays import as_floats, check_shape
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from bptt._arrays import Array, ArrayIn
 
 _TapeT = TypeVar("_TapeT", bound="Tape")
+
+
+def first_of(names: Sequence[str], room: int = 36) -> str:
+    """As many of the names as fit into `room` characters, at least one, and how many more there are."""
+    text, shown = names[0] if len(names[0]) <= room else names[0][: room - 3] + "...", 1
+    while shown < len(names) and len(text) + 2 + len(names[shown]) <= room:
+        text, shown = f"{text}, {names[shown]}", shown + 1
+    return text if shown == len(names) else f"{text} and {len(names) - shown} more"
 
 
 class Tape:
@@ -45,29 +53,55 @@ class Layer:
     def load_state_dict(self, state: Mapping[str, ArrayIn]) -> None:
         """Set all parameters, or none where anything does not fit.
 
-        Args: state as `state_dict` returns it; each array is converted to the layer's dtype.
-        Raises: ValueError that names each missing or unknown name or the first wrong shape; TypeError for what is not
-            real numbers.
+        Args: state, as `state_dict` returns it, or that of PyTorch's layer of the same kind (for a `Sequential`: of a
+            module whose names are those of an nn.Sequential, "0.weight"), arrays or tensors. Each array is converted to
+            the layer's dtype. PyTorch's two biases of a recurrent layer, bias_ih and bias_hh, are summed, except those
+            of the GRU's candidate, which stay apart.
+        Raises: ValueError that names missing or unknown names or the first wrong shape; TypeError for what is not real
+            numbers.
 
-        >>> from bptt import Linear
-        >>> a, b = Linear(2, 3, seed=0), Linear(2, 3, seed=1)
+        >>> from bptt import GRU
+        >>> a, b = GRU(2, 3, seed=0), GRU(2, 3, seed=1)
         >>> b.load_state_dict(a.state_dict())
-        >>> bool((a.params["weight"] == b.params["weight"]).all())
+        >>> bool((a.params.flat == b.params.flat).all())
         True
         """
-        where = f"{type(self).__name__}.load_state_dict"
+        where = self._where("load_state_dict")
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{where}: state has type {type(state).__name__}, expected a mapping from names to arrays")
+        state = self._from_torch(where, state)
         missing = [name for name in self.params if name not in state]
         unknown = [name for name in state if name not in self.params]
         if missing or unknown:
             parts = (("lacks", missing), ("has unknown", unknown))
-            has = " and ".join(f"{verb} {', '.join(names)}" for verb, names in parts if names)
-            raise ValueError(f"{where}: state {has}, expected exactly {', '.join(self.params)}")
+            has = " and ".join(f"{verb} {first_of(names)}" for verb, names in parts if names)
+            raise ValueError(f"{where}: state {has}, expected the names of state_dict()")
         arrays = {name: as_floats(where, name, value, self.params.dtype) for name, value in state.items()}
         for name, array in arrays.items():
             check_shape(where, name, array, self.params.shapes[name])
         with self.params.edit() as p:
             for name, array in arrays.items():
                 p[name] = array
+
+    def to_torch_state_dict(self) -> dict[str, Array]:
+        """Copies of the parameters as PyTorch's layer of the same kind names them; NumPy arrays.
+
+        A recurrent layer's bias becomes bias_ih; bias_hh is zero except that of the GRU's candidate.
+        Raises: ValueError for what PyTorch's layers do not have: peepholes, coupled gates, layer normalisation,
+            reset_after=False, a learnt initial state.
+
+        >>> from bptt import LSTM, Linear, Sequential
+        >>> list(Sequential(LSTM(2, 3), Linear(3, 1)).to_torch_state_dict())
+        ['0.weight_ih_l0', '0.weight_hh_l0', '0.bias_ih_l0', '0.bias_hh_l0', '1.weight', '1.bias']
+        """
+        return self._to_torch(self._where("to_torch_state_dict"))
+
+    def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
+        """A state dict of ours or of PyTorch's under our names; unknown names stay, for the caller to name them."""
+        return state
+
+    def _to_torch(self, where: str) -> dict[str, Array]:
+        return self.state_dict()
 
     def _where(self, method: str = "forward") -> str:
         return f"{type(self).__name__}.{method}"

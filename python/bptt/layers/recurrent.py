@@ -23,7 +23,7 @@ from bptt.layers.options import Between
 from bptt.layers.setups import Setups
 from bptt.layers.states import States
 from bptt.layers.stream import StackStream
-from bptt.layers.tape import Packed, RecurrentTape, Shape, as_packed
+from bptt.layers.tape import Packed, RecurrentTape, Shape, as_packed, rows_like
 from bptt.layers.torch_names import from_torch, to_torch
 from bptt.params import Params
 
@@ -152,12 +152,12 @@ class Recurrent(Layer):
                 another memory layout, is converted with one copy.
             state: initial state, h [L*D,B,H] ([L*D,H] without batch axis), L layers, D directions, layer by layer and
                 forward before reverse; for an LSTM the tuple (h, c). Default zeros, or what `learn_initial_state`
-                learnt.
+                learnt. Of packed rows in the caller's order (`Packed.sorted_indices`).
             lengths: [B] integers from 0 to T: row b has its first lengths[b] steps; the others are not looked at, cost
                 nothing, and y is zero there. The final state is that after each row's own last step.
-            resets: [T,B] booleans (as x: [B,T], [T] or packed [sum]): where True, the row begins anew before that step,
-                from zeros or from what `learn_initial_state` learnt; no gradient passes. Read backward, it begins anew
-                behind that step, so that what a reset parts stays apart in both directions.
+            resets: [T,B] booleans (as x: [B,T], [T], `Packed` or its data): where True, the row begins anew before that
+                step, from zeros or from what `learn_initial_state` learnt; no gradient passes. Read backward, it begins
+                anew behind that step, so that what a reset parts stays apart in both directions.
 
         Returns: y [T,B,D*H] (as x), the final state (as state), the tape. The tape refers to x, state and y: y may be
             read-only, and x and state must stay as they are until `backward`. The weights of this call it keeps,
@@ -190,19 +190,19 @@ class Recurrent(Layer):
                 return (*tape.recurrences[0].backward(tape.native, dy, dstate, grads.flat), grads)
             except (TypeError, ValueError):
                 pass  # not exact: converted below, or named
-        sizes = tape.shown.sizes if tape.shown else None
-        dy = as_array(where, "dy", dy.data if hasattr(dy, "batch_sizes") else dy)
+        shown = tape.shown or Shape(len(tape.shape) == 3)
+        sizes = shown.sizes
+        dy = as_array(where, "dy", rows_like(where, "dy", dy, shown))
         check_shape(where, "dy", dy, tape.shape)
-        batched = sizes is not None or dy.ndim == 3
         dy = as_floats(where, "dy", dy if sizes is not None else self._time_major(dy), self.params.dtype)
-        B = int(sizes[0]) if sizes is not None and len(sizes) else dy.shape[1] if sizes is None else 0
-        dstate = self._states_of.native(where, "dstate", dstate, B, batched)
+        B = dy.shape[1] if sizes is None else int(sizes[:1].sum())
+        dstate = self._states_of.native(where, "dstate", dstate, B, shown)
         if tape.plain:
             dx, dinitial = tape.recurrences[0].backward(tape.native, dy, dstate, grads.flat)
         else:
             dx, dinitial = self._backward(tape, dy, dstate, grads)
-        given = Packed(dx, sizes) if sizes is not None else self._as_given(dx, batched)
-        return given, self._states_of.given(dinitial, batched), grads
+        given = self._as_given(dx, shown.batched) if sizes is None else shown.packed(dx)
+        return given, self._states_of.given(dinitial, shown), grads
 
     def estimate_memory(
         self, steps: int, batch_size: int, lengths: ArrayIn | None = None, training: bool = True
@@ -223,34 +223,16 @@ class Recurrent(Layer):
         natives = self._kernels.packed(self.params, training)
         return estimate(natives, setups, self, T, B, rows, lengths is not None, training)
 
-    def load_state_dict(self, state: Mapping[str, ArrayIn]) -> None:
-        """Set all parameters, or none where anything does not fit.
+    def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
+        if not any(name.startswith("bias_ih_l") for name in state):
+            return state
+        if self.variant == "reset_after=False":  # the same names and shapes, but another function
+            what = f"state is of PyTorch's {type(self).__name__}, which has no {self.variant}"
+            raise ValueError(f"{where}: {what}, expected one of the same cell")
+        return from_torch(where, state, self.params, self.hidden_size)
 
-        Args: state as `state_dict` returns it, or as that of the same layer of PyTorch does, arrays or tensors: its two
-            biases bias_ih and bias_hh are summed, but for those of the GRU's candidate, which stay apart.
-        Raises: ValueError that names each missing or unknown name or the first wrong shape; TypeError for what is not
-            real numbers.
-
-        >>> from bptt import GRU
-        >>> a, b = GRU(2, 3, seed=0), GRU(2, 3, seed=1)
-        >>> b.load_state_dict(a.to_torch_state_dict())
-        >>> bool((a.params.flat == b.params.flat).all())
-        True
-        """
-        if any(name.startswith("bias_ih_l") for name in state):
-            if self.variant == "reset_after=False":  # the same names and shapes, but another function
-                what = f"state is of PyTorch's {type(self).__name__}, which has no {self.variant}"
-                raise ValueError(f"{self._where('load_state_dict')}: {what}, expected one of the same cell")
-            state = from_torch(self._where("load_state_dict"), state, self.params, self.hidden_size)
-        super().load_state_dict(state)
-
-    def to_torch_state_dict(self) -> dict[str, Array]:
-        """The parameters as PyTorch's layer of the same kind names them, NumPy arrays; bias_hh is zero but for the GRU.
-
-        Raises: ValueError for what PyTorch's layers do not have: peepholes, coupled gates, layer normalisation,
-            reset_after=False, a learnt initial state.
-        """
-        return to_torch(self._where("to_torch_state_dict"), self.params, self.hidden_size, self.variant)
+    def _to_torch(self, where: str) -> dict[str, Array]:
+        return to_torch(where, self.params, self.hidden_size, self.variant)
 
     def stream(self, batch_size: int = 1) -> _core.Stream | StackStream:
         """Inference in real time: an object that takes one time step per call and keeps the state.
@@ -294,31 +276,31 @@ class Recurrent(Layer):
             except (TypeError, ValueError):
                 pass  # not exact: converted below, or named
         where = self._where()
-        sizes = None
+        shown = None
         if hasattr(x, "batch_sizes"):
             plain = False
-            x, sizes = as_packed(where, x)
+            x, shown = as_packed(where, x)
         x = as_array(where, "x", x)
-        if x.ndim not in ((2, 3) if sizes is None else (2,)) or x.shape[-1] != self.input_size:
-            raise shape_error(where, "x", x, self._expected_x(sizes))
-        batched = x.ndim == 3 or sizes is not None
+        if x.ndim not in ((2, 3) if shown is None else (2,)) or x.shape[-1] != self.input_size:
+            raise shape_error(where, "x", x, self._expected_x(shown))
+        shown = shown or Shape(x.ndim == 3)
+        sizes = shown.sizes
         x = as_floats(where, "x", x if sizes is not None else self._time_major(x), self.params.dtype)
-        B = int(sizes[:1].sum()) if sizes is not None else x.shape[1]
-        shown = Shape(batched, sizes)
-        native_state = self._states_of.native(where, "state", state, B, batched)
+        B = x.shape[1] if sizes is None else int(sizes[:1].sum())
+        native_state = self._states_of.native(where, "state", state, B, shown)
         if plain:
             y, final, native = recurrences[0].forward(x, native_state, training)
         else:
             y, final, native = self._forward(where, recurrences, x, native_state, lengths, resets, shown, training)
-        y = y if sizes is not None else self._as_given(y, batched)
+        y = y if sizes is not None else self._as_given(y, shown.batched)
         tape = None
         if native is not None:
             learnt = state is None and self.learn_initial_state
             tape = RecurrentTape(self, recurrences, native, y.shape, plain=plain, shown=shown, learnt=learnt)
-        return Packed(y, sizes) if sizes is not None else y, self._states_of.given(final, batched), tape
+        return y if sizes is None else shown.packed(y), self._states_of.given(final, shown), tape
 
-    def _expected_x(self, sizes: Array | None) -> str:
-        if sizes is not None:
+    def _expected_x(self, packed: Shape | None) -> str:
+        if packed is not None:
             return f"(sum, {self.input_size})"
         return f"({'B, T' if self.batch_first else 'T, B'}, {self.input_size})"
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bptt._arrays import check_tuple
 from bptt.layers.base import Layer, Stateless, Tape
-from bptt.layers.dense import Embedding
+from bptt.layers.dense import Dropout, Embedding, Linear
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.stream import SequentialStream
 from bptt.layers.tape import Packed, as_packed
 from bptt.params import Params
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from bptt._arrays import ArrayIn
+    from bptt._arrays import Array, ArrayIn
     from bptt.layers.recurrent import State, StateIn
 
     States: TypeAlias = tuple[State, ...]
@@ -43,15 +43,16 @@ class Sequential(Layer):
 
         y = layer_n(... layer_1(layer_0(x)))
 
-    Args: layers, each recurrent or stateless. Their parameters move into one buffer, and each layer stays usable as a
-        view of it; an Embedding can only come first. All layers with parameters have one dtype.
-    Parameters: those of layer k, named "k.name".
+    Args: layers, each recurrent or stateless, of one dtype; each takes as many features as the one before gives, and an
+        Embedding can only come first. Their parameters move into one buffer, and each layer stays usable as a view of
+        it. copy.deepcopy makes an independent model; copy.copy another one of the same layers and parameters.
+    Parameters: those of layer k, named "k.name". Layers share no weights; the last example below ties two.
     Call: `y, state = model(x, state=None)`, `y, state, tape = model.forward(x, state=None)`,
         `dx, dstate, grads = model.backward(tape, dy, dstate=None)`; lengths and resets go to each recurrent layer, as
         in `Recurrent.forward` (y of a stateless layer is not zero beyond a row's end: mask the loss); `Packed` rows
         pass through all layers. state is a tuple with the state of each recurrent
         layer, in order; None stands for zeros, as a whole or for one of them. dx is None where an Embedding is first.
-    Raises: ValueError for a layer that belongs to a Sequential already (copy.deepcopy makes one that does not),
+    Raises: ValueError for sizes that do not fit, a layer that stands twice or belongs to a Sequential already;
         TypeError for what is not a layer or has another dtype.
 
     >>> import numpy as np
@@ -60,6 +61,18 @@ class Sequential(Layer):
     >>> y, (h,) = model(np.zeros((5, 2), int))
     >>> y.shape, h.shape, list(model.params)[:2]
     ((5, 2, 10), (1, 2, 4), ['0.weight', '1.weight_ih_l0'])
+
+    One weight of two layers: add the gradient of the second to that of the first, and copy the first after each step:
+
+    >>> from bptt import losses, optim
+    >>> tied, adam = Sequential(Embedding(10, 4), GRU(4, 4), Linear(4, 10, bias=False)), optim.Adam()
+    >>> tied.params["2.weight"] = tied.params["0.weight"]
+    >>> y, state, tape = tied.forward(np.zeros((5, 2), int))
+    >>> grads = tied.backward(tape, losses.cross_entropy(y, np.ones((5, 2), int))[1])[2]
+    >>> grads["0.weight"] += grads["2.weight"]
+    >>> grads["2.weight"][:] = 0
+    >>> info = adam.step(tied.params, grads)
+    >>> tied.params["2.weight"] = tied.params["0.weight"]
     """
 
     def __init__(self, *layers: Recurrent | Stateless) -> None:
@@ -68,13 +81,17 @@ class Sequential(Layer):
         for k, layer in enumerate(layers):
             if not isinstance(layer, (Recurrent, Stateless)):
                 raise TypeError(f"Sequential: layer {k} has type {type(layer).__name__}, expected a layer")
-            if layer.params.joined or layer in layers[:k]:
-                raise ValueError(
-                    f"Sequential: layer {k}, {layer!r}, belongs to a Sequential already, expected one of its own; "
-                    "copy.deepcopy(layer) makes it"
-                )
+            what = f"Sequential: layer {k}, {type(layer).__name__},"
+            twin = next((j for j, other in enumerate(layers[:k]) if other.params is layer.params), None)
+            if twin is not None:
+                own = "expected its own: copy.deepcopy(layer) makes them; help(bptt.Sequential) says how to tie weights"
+                raise ValueError(f"{what} has the parameters of layer {twin}, {own}")
+            if layer.params.joined:
+                own = "expected a layer of its own: copy.deepcopy(layer) makes one"
+                raise ValueError(f"{what} belongs to a Sequential already, {own}")
             if k and isinstance(layer, Embedding):
                 raise ValueError(f"Sequential: layer {k} has type Embedding, expected it at the front only")
+        _check_sizes(layers)
         if len({layer.batch_first for layer in layers if isinstance(layer, Recurrent)}) > 1:
             raise ValueError("Sequential: layers differ in batch_first, expected one value")
         self.layers = layers
@@ -99,7 +116,7 @@ class Sequential(Layer):
                 flow, after = layer(flow, states[len(final)], lengths, resets)
                 final.append(after)
             elif isinstance(flow, Packed):
-                flow = Packed(layer(flow.data), flow.batch_sizes)
+                flow = flow._replace(data=layer(flow.data))
             else:
                 flow = layer(flow)
         return flow, tuple(final)
@@ -119,7 +136,7 @@ class Sequential(Layer):
                 final.append(after)
             elif isinstance(flow, Packed):
                 data, tape = layer.forward(flow.data)
-                flow = Packed(data, flow.batch_sizes)
+                flow = flow._replace(data=data)
             else:
                 flow, tape = layer.forward(flow)
             tapes.append(tape)
@@ -146,7 +163,7 @@ class Sequential(Layer):
                 initial.append(before)
             elif isinstance(flow, Packed):
                 data, _ = layer.backward(tape.tapes[k], flow.data, window)
-                flow = None if data is None else Packed(data, flow.batch_sizes)
+                flow = None if data is None else flow._replace(data=data)
             else:
                 flow, _ = layer.backward(tape.tapes[k], flow, window)
         return flow, tuple(reversed(initial)), grads
@@ -173,9 +190,26 @@ class Sequential(Layer):
                 recurrent.append(step)
         return SequentialStream(steps, recurrent)
 
+    def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
+        ours = {name: value for name, value in state.items() if not name.startswith(self._prefixes)}
+        for k, (prefix, layer) in enumerate(zip(self._prefixes, self.layers, strict=True)):
+            own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            ours |= {prefix + name: value for name, value in layer._from_torch(f"{where}, layer {k}", own).items()}
+        return ours
+
+    def _to_torch(self, where: str) -> dict[str, Array]:
+        return {
+            prefix + name: array
+            for k, (prefix, layer) in enumerate(zip(self._prefixes, self.layers, strict=True))
+            for name, array in layer._to_torch(f"{where}, layer {k}").items()
+        }
+
     def _entering(self, x: Any) -> Any:
         """Packed rows of any kind as ours."""
-        return Packed(*as_packed(self._where(), x)) if hasattr(x, "batch_sizes") else x
+        if not hasattr(x, "batch_sizes"):
+            return x
+        data, shown = as_packed(self._where(), x)
+        return shown.packed(data)
 
     def _states(self, method: str, name: str, state: StatesIn) -> tuple[Any, ...]:
         n = self._states_count
@@ -183,10 +217,37 @@ class Sequential(Layer):
             return (None,) * n
         return check_tuple(self._where(method), name, state, n, f"a tuple of length {n}, one per recurrent layer")
 
-    # A copy is made of copies of the layers, which are joined anew: their parameters lie in one buffer again.
+    def __copy__(self) -> Sequential:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    # A deep copy is made of copies of the layers, which are joined: their parameters lie in one buffer again.
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self.layers
 
     def __repr__(self) -> str:
         lines = "".join(f"  ({k}): {layer!r}\n" for k, layer in enumerate(self.layers))
         return f"Sequential(\n{lines})"
+
+
+def _check_sizes(layers: Sequence[Recurrent | Stateless]) -> None:
+    """Raise unless each layer takes as many features as the one before gives; both are known for our layers only."""
+    width, source = None, 0
+    for k, layer in enumerate(layers):
+        if isinstance(layer, Dropout):
+            continue
+        takes, gives = _sizes(layer)
+        if None not in (width, takes) and takes != width:
+            before = f"expected {width}, the output size of layer {source}, {type(layers[source]).__name__}"
+            raise ValueError(f"Sequential: layer {k}, {type(layer).__name__}, has input size {takes}, {before}")
+        width, source = gives, k
+
+
+def _sizes(layer: Recurrent | Stateless) -> tuple[int | None, int | None]:
+    """The number of features of x and of y; None where it is not known."""
+    if isinstance(layer, Recurrent):
+        return layer.input_size, layer.output_size * layer.num_directions
+    if isinstance(layer, Linear):
+        return layer.in_features, layer.out_features
+    return None, layer.embedding_dim if isinstance(layer, Embedding) else None

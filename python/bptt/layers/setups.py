@@ -10,6 +10,7 @@ import numpy as np
 from bptt._arrays import as_integers, as_mask, check_shape
 from bptt._dispatch import core
 from bptt.layers.options import mixed
+from bptt.layers.tape import rows_like
 
 if TYPE_CHECKING:
     from bptt import _core
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
     from bptt.layers.options import Between
     from bptt.layers.states import States
     from bptt.layers.tape import Shape
+
+
+def as_lengths(where: str, lengths: ArrayIn, B: int, steps: int) -> Array:
+    """The number of steps of each row, [B] integers from 0 to `steps`, checked."""
+    counts = as_integers(where, "lengths", lengths)
+    check_shape(where, "lengths", counts, (B,))
+    if counts.size and not 0 <= counts.min() <= counts.max() <= steps:
+        has = f"values from {counts.min()} to {counts.max()}"
+        raise ValueError(f"{where}: lengths has {has}, expected 0 to {steps}")
+    return counts
 
 
 class Setups:
@@ -77,16 +88,12 @@ class Setups:
             return [core.Rows.packed(sizes, bool(d)) for d in directions]
         if lengths is None:
             return [core.Rows(np.full(B, steps), steps, True) if d else None for d in directions]
-        counts = as_integers(where, "lengths", lengths)
-        check_shape(where, "lengths", counts, (B,))
-        if counts.size and not 0 <= counts.min() <= counts.max() <= steps:
-            has = f"values from {counts.min()} to {counts.max()}"
-            raise ValueError(f"{where}: lengths has {has}, expected 0 to {steps}")
+        counts = as_lengths(where, lengths, B, steps)
         return [core.Rows(counts, steps, bool(d)) for d in directions]
 
     def _resets(self, where: str, resets: ArrayIn, x: Array, shown: Shape) -> Array:
         """The user's resets as the kernels take them: [T,B], or [sum] of packed rows."""
-        flags = as_mask(where, "resets", resets)
+        flags = as_mask(where, "resets", rows_like(where, "resets", resets, shown))
         turned = self._batch_first and shown.batched and shown.sizes is None
         expected = x.shape[:-1] if shown.batched else (len(x),)
         check_shape(where, "resets", flags, expected[::-1] if turned else expected)

@@ -12,6 +12,7 @@ from bptt._arrays import as_floats, check_shape, check_tuple
 if TYPE_CHECKING:
     from bptt._arrays import Array
     from bptt.layers.base import Layer
+    from bptt.layers.tape import Shape
     from bptt.params import Params
 
 
@@ -23,8 +24,11 @@ class States:
         self._widths = tuple(widths.values())
         self._learnt = [name for name in layer.params if name.startswith("initial_")]
 
-    def native(self, where: str, name: str, state: Any, B: int, batched: bool) -> Any:
-        """The user's state, checked, as exact arrays [count,B,H]; None stays None: zeros are made by the kernels."""
+    def native(self, where: str, name: str, state: Any, B: int, shown: Shape) -> Any:
+        """The user's state, checked, as exact arrays [count,B,H]; None stays None: zeros are made by the kernels.
+
+        The states of packed rows come in the caller's order and leave in that of the rows.
+        """
         if state is None:
             return None
         S, n = len(self._names), self._count
@@ -32,15 +36,18 @@ class States:
         arrays = []
         for part, size, value in zip(self._names, self._widths, values, strict=True):
             array = as_floats(where, f"{name} {part}", value, self._layer.params.dtype)
-            check_shape(where, f"{name} {part}", array, (n, B, size) if batched else (n, size))
-            arrays.append(array.reshape(n, B, size))
+            check_shape(where, f"{name} {part}", array, (n, B, size) if shown.batched else (n, size))
+            array = array.reshape(n, B, size)
+            arrays.append(array if shown.sorted_indices is None else array.take(shown.sorted_indices, axis=1))
         return tuple(arrays) if S > 1 else arrays[0]
 
-    def given(self, state: Any, batched: bool) -> Any:
-        """The way back: without the batch axis where the user's x has none."""
-        if batched:
+    def given(self, state: Any, shown: Shape) -> Any:
+        """The way back: in the caller's order, and without the batch axis where the user's x has none."""
+        if shown.batched and shown.unsorted_indices is None:
             return state
-        return tuple(s[:, 0] for s in state) if isinstance(state, tuple) else state[:, 0]
+        if isinstance(state, tuple):
+            return tuple(self.given(part, shown) for part in state)
+        return state.take(shown.unsorted_indices, axis=1) if shown.batched else state[:, 0]
 
     def _named(self, k: int) -> list[str]:
         """The parameters that hold what kernel k learnt to begin with."""

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `fit` trains on: batches, checked once and cut along time. No loop over batches, and no update.
+
+Shapes: x [T,B,...], target and masks [T,B,...] alike ([B,T,...] with batch_first, [T,...] without a batch axis).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bptt._arrays import as_array, as_mask, check_shape, shape_error
+from bptt.layers.dense import Dropout, Linear
+from bptt.layers.recurrent import Recurrent
+from bptt.layers.sequential import Sequential
+from bptt.layers.setups import as_lengths
+from bptt.layers.tape import Shape, as_packed, rows_like
+
+if TYPE_CHECKING:
+    from bptt._arrays import Array, ArrayIn
+    from bptt.layers.base import Stateless
+    from bptt.params import Params
+
+__all__ = ["Batch"]
+
+FORMS = "(x, target), (x, target, mask) or bptt.Batch"
+
+
+class Batch(NamedTuple):
+    """One batch for `fit`: inputs, targets, which steps each row has and which of them count.
+
+    Args:
+        x: [T,B,...] ([B,T,...] with batch_first), or `Packed` rows.
+        target: what the loss takes beside y, with the same time axis; for packed rows `Packed` or its data.
+        lengths: [B] integers from 0 to T: row b ends after lengths[b] steps, for every recurrent layer and for the
+            loss. Default None: all rows have T steps.
+        resets: [T,B] booleans: where True, the row starts again before that step, as in `forward` of the layers.
+            Default None: nowhere.
+        mask: [T,B] booleans: where False, a step does not count in the loss, but is an input all the same. Default
+            None: every step of a row counts.
+
+    >>> import numpy as np, bptt
+    >>> model = bptt.Sequential(bptt.GRU(2, 4, bidirectional=True, seed=0), bptt.Linear(8, 1, seed=1))
+    >>> x, target = np.ones((5, 2, 2)), np.ones((5, 2, 1))
+    >>> losses = []
+    >>> for padding in (0, 100):
+    ...     x[3:, 1] = padding  # row 1 has 3 steps
+    ...     batch = Batch(x, target, lengths=[5, 3])
+    ...     losses += bptt.fit(model, [batch], loss=bptt.losses.mse, optimizer=bptt.optim.SGD(0.0)).loss
+    >>> losses[0] == losses[1]
+    True
+    """
+
+    x: Any
+    target: Any
+    lengths: ArrayIn | None = None
+    resets: ArrayIn | None = None
+    mask: ArrayIn | None = None
+
+
+class Steps:
+    """One batch, checked: `count` steps, of which `cut` gives some as a `Batch`. Its mask is None where all count.
+
+    Args: given, in one of FORMS; model; cut, whether it will be cut along time: all its arrays need a time axis then.
+    """
+
+    def __init__(self, given: Any, model: Sequential | Recurrent, *, cut: bool) -> None:
+        batch = _named(given)
+        self.axis = 0  # of time
+        self._batched = True
+        if hasattr(batch.x, "batch_sizes"):
+            if cut:
+                raise ValueError("fit: x has packed rows, which tbptt cannot cut, expected arrays and lengths")
+            self._take_packed(batch)
+            return
+        self._take_arrays(batch, model)
+        if cut:
+            self._give_time_axes()
+
+    def _take_packed(self, batch: Batch) -> None:
+        x, shown = as_packed("fit", batch.x)
+        _check_not_empty(x)
+        if batch.lengths is not None:
+            raise ValueError("fit: lengths is given beside packed rows, expected one of them")
+        target, mask = (rows_like("fit", name, getattr(batch, name), shown) for name in ("target", "mask"))
+        mask = None if mask is None else as_mask("fit", "mask", mask)
+        rows: Any = shown.packed(x)
+        self.count = len(rows.batch_sizes)
+        self._whole: Any = batch._replace(x=rows, target=target, mask=mask)
+
+    def _take_arrays(self, batch: Batch, model: Sequential | Recurrent) -> None:
+        x = as_array("fit", "x", batch.x)
+        _check_not_empty(x)
+        layers = layers_of(model)
+        features = isinstance(layers[0], (Recurrent, Linear, Dropout))  # others take ids
+        self._batched = x.ndim > 1 + features
+        self.axis = int(model.batch_first and self._batched)
+        self.count = x.shape[self.axis]
+        lead = x.shape[: 1 + self._batched]
+        for name in ("target", "mask"):
+            rows_like("fit", name, getattr(batch, name), Shape(self._batched))  # refuses packed ones
+        mask = None if batch.mask is None else as_mask("fit", "mask", batch.mask)
+        lengths = None
+        if batch.lengths is not None:
+            lengths = as_lengths("fit", batch.lengths, lead[1 - self.axis] if self._batched else 1, self.count)
+            if mask is not None:
+                check_shape("fit", "mask", mask, lead)
+            inside = self._inside(lengths, self.count)
+            mask = inside if mask is None else inside & mask
+        elif mask is not None and mask.shape == lead and any(map(is_bidirectional, layers)):
+            counts = mask.sum(self.axis, dtype=np.int64).reshape(-1)
+            if np.array_equal(self._inside(counts, self.count), mask):
+                lengths = counts  # padding must not reach the reverse direction
+        self._whole = Batch(x, batch.target, lengths, batch.resets, mask)
+
+    def _give_time_axes(self) -> None:
+        parts = ((name, getattr(self._whole, name)) for name in ("x", "target", "resets", "mask"))
+        arrays = {name: as_array("fit", name, part) for name, part in parts if part is not None}
+        if any(array.ndim <= self.axis or array.shape[self.axis] != self.count for array in arrays.values()):
+            shapes = ", ".join(str(array.shape) for array in arrays.values())
+            raise ValueError(f"fit: batch has shapes {shapes}, expected one length along the time axis {self.axis}")
+        self._whole = self._whole._replace(**arrays)
+
+    def _inside(self, lengths: Array, count: int) -> Array:
+        """Where rows of `count` steps are not beyond their lengths: [T,B], or as x has it."""
+        inside = np.arange(count)[:, np.newaxis] < lengths
+        if not self._batched:
+            return inside[:, 0]
+        return inside.T if self.axis else inside
+
+    def cut(self, start: int, stop: int) -> Any:
+        """The steps from `start` to before `stop`, a `Batch`."""
+        if stop - start == self.count:
+            return self._whole
+        at = (slice(None),) * self.axis + (slice(start, stop),)
+        x, target, lengths, resets, mask = self._whole
+        if lengths is not None:
+            lengths = np.clip(lengths - start, 0, stop - start)
+        return Batch(x[at], target[at], lengths, *(None if part is None else part[at] for part in (resets, mask)))
+
+    def not_finite(self, seen: Any, new: Any, params: Params) -> str:
+        """Name the first of x of `seen`, target of `new` and parameters with a value that is not finite; "" if none."""
+        x, target = _floats(seen.x.data if hasattr(seen.x, "batch_sizes") else seen.x), _floats(new.target)
+        inside = x
+        if x is not None and seen.lengths is not None:
+            inside = x[self._inside(seen.lengths, x.shape[self.axis])]
+        if target is not None and new.mask is not None and target.shape[: new.mask.ndim] == new.mask.shape:
+            target = target[new.mask]
+        weights = ((f"parameter {name}", array) for name, array in params.items())
+        for name, array in (("x", inside), ("target", target), *weights, ("x beyond its lengths", x)):
+            if array is None:
+                continue
+            with np.errstate(over="ignore"):
+                bad = array[~np.isfinite(array.astype(params.dtype))]
+            if bad.size:
+                return f"{name} has the value {bad[0]}"
+        return ""
+
+
+def layers_of(model: Sequential | Recurrent) -> tuple[Recurrent | Stateless, ...]:
+    """The layers of a model, in order."""
+    return model.layers if isinstance(model, Sequential) else (model,)
+
+
+def is_bidirectional(layer: Recurrent | Stateless) -> bool:
+    """Whether a layer reads its rows from the end too."""
+    return isinstance(layer, Recurrent) and layer.bidirectional
+
+
+def _named(given: Any) -> Batch:
+    """A batch of one of FORMS as a `Batch`."""
+    if isinstance(given, Batch):
+        return given
+    if not isinstance(given, (tuple, list)):
+        raise TypeError(f"fit: batch has type {type(given).__name__}, expected {FORMS}")
+    if len(given) not in (2, 3):
+        raise ValueError(f"fit: batch has length {len(given)}, expected {FORMS}")
+    return Batch(given[0], given[1], mask=given[2] if len(given) == 3 else None)
+
+
+def _check_not_empty(x: Array) -> None:
+    if not x.ndim or not x.size:
+        raise shape_error("fit", "x", x, "at least one step of at least one row")
+
+
+def _floats(value: Any) -> Array | None:
+    """An array of floating point numbers; None for anything else."""
+    with contextlib.suppress(BufferError, RuntimeError, TypeError, ValueError):
+        array = as_array("fit", "value", value)
+        return array if array.dtype.kind == "f" else None
+    return None
