@@ -23,7 +23,7 @@ from bptt.layers.options import Between
 from bptt.layers.setups import Setups
 from bptt.layers.states import States
 from bptt.layers.stream import StackStream
-from bptt.layers.tape import Packed, RecurrentTape, Shape, as_packed, rows_like
+from bptt.layers.tape import Packed, RecurrentTape, Shape, as_packed, returned_like, rows_like
 from bptt.layers.torch_names import from_torch, to_torch
 from bptt.params import Params
 
@@ -275,8 +275,7 @@ class Recurrent(Layer):
                 return y, final, None if native is None else RecurrentTape(self, recurrences, native, y.shape)
             except (TypeError, ValueError):
                 pass  # not exact: converted below, or named
-        where = self._where()
-        shown = None
+        where, given, shown = self._where(), x, None
         if hasattr(x, "batch_sizes"):
             plain = False
             x, shown = as_packed(where, x)
@@ -297,7 +296,8 @@ class Recurrent(Layer):
         if native is not None:
             learnt = state is None and self.learn_initial_state
             tape = RecurrentTape(self, recurrences, native, y.shape, plain=plain, shown=shown, learnt=learnt)
-        return y if sizes is None else shown.packed(y), self._states_of.given(final, shown), tape
+        y = y if sizes is None else returned_like(given, shown.packed(y))
+        return y, self._states_of.given(final, shown), tape
 
     def _expected_x(self, packed: Shape | None) -> str:
         if packed is not None:

@@ -13,7 +13,7 @@ from bptt.layers.base import Layer, Stateless, Tape
 from bptt.layers.dense import Dropout, Embedding, Linear
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.stream import SequentialStream
-from bptt.layers.tape import Packed, as_packed
+from bptt.layers.tape import Packed, as_packed, returned_like
 from bptt.params import Params
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Sequential(Layer):
                 flow = flow._replace(data=layer(flow.data))
             else:
                 flow = layer(flow)
-        return flow, tuple(final)
+        return returned_like(x, flow) if isinstance(flow, Packed) else flow, tuple(final)
 
     def forward(
         self, x: Any, state: StatesIn = None, lengths: ArrayIn | None = None, resets: ArrayIn | None = None
@@ -140,7 +140,8 @@ class Sequential(Layer):
             else:
                 flow, tape = layer.forward(flow)
             tapes.append(tape)
-        return flow, tuple(final), SequentialTape(self, tapes)
+        y = returned_like(x, flow) if isinstance(flow, Packed) else flow
+        return y, tuple(final), SequentialTape(self, tapes)
 
     def backward(
         self, tape: Tape, dy: Any, dstate: StatesIn = None, grads: Params | None = None

@@ -30,8 +30,8 @@ class Packed(NamedTuple):
         unsorted_indices: [B] integers, the row that the caller's sequence b has; default None. Each of the two follows
             from the other.
 
-    PyTorch's PackedSequence has the same fields and is taken as it is. A layer returns a `Packed` of NumPy arrays also
-    then; `packed_x._replace(data=torch.from_numpy(y.data))` is y as a PackedSequence, for `pad_packed_sequence`.
+    PyTorch's PackedSequence has the same fields and is taken as it is. y is a PackedSequence then, too, of a tensor
+    without a graph, for `pad_packed_sequence`; states and gradients are NumPy arrays.
 
     >>> import numpy as np
     >>> from bptt import GRU
@@ -96,6 +96,13 @@ def _order(where: str, x: Any, B: int) -> tuple[Array, Array] | tuple[None, None
     if not np.array_equal(found[0], found[-1]):
         raise ValueError(f"{where}: unsorted_indices is not the inverse of sorted_indices, expected one of them alone")
     return found[0], np.argsort(found[0])
+
+
+def returned_like(x: Any, y: Packed) -> Any:
+    """y as a caller gets it: PyTorch's PackedSequence where x is one."""
+    if isinstance(x, Packed) or not hasattr(x.data, "new_tensor"):
+        return y
+    return x._replace(data=x.data.new_tensor(y.data))
 
 
 def rows_like(where: str, name: str, value: Any, shown: Shape) -> Any:
