@@ -90,6 +90,18 @@ def test_a_sum_is_that_of_pytorch():
 
 
 @both_losses
+def test_byte_order_does_not_decide_the_precision(loss):
+    for dtype in (np.float32, np.float64):
+        x, target = case(loss, (T, B), dtype)
+        want, want_gradient = getattr(losses, loss)(x, target)
+        for turned in (x.astype(x.dtype.newbyteorder()), x.astype(x.dtype.newbyteorder())[...]):
+            got, gradient = getattr(losses, loss)(turned, target.astype(target.dtype.newbyteorder()))
+            assert got == want
+            assert gradient.dtype == dtype
+            np.testing.assert_array_equal(gradient, want_gradient)
+
+
+@both_losses
 def test_inputs_of_other_kinds(loss):
     x, target = case(loss, (T, B), np.float64)
     x = np.round(x)
