@@ -203,6 +203,16 @@ def test_clipping_scales_the_norm_then_clamps(
     np.testing.assert_array_equal(m, expected)
 
 
+def test_large_gradients_are_clipped_and_zero_by_zero_is_no_step() -> None:
+    norm, clipped, w, _ = reference.sgd_step([0.0, 0.0], [3e307, 4e307], [0.0, 0.0], lr=1.0, clip_norm=1.0)
+    assert (norm, clipped) == (pytest.approx(5e307, rel=4 * EPS), True)
+    np.testing.assert_allclose(w, [-0.6, -0.8], rtol=8 * EPS)
+    w = reference.adam_step([1.0, 1.0], [0.0, 2.0], [0.0, 0.0], [0.0, 0.0], 1, lr=0.5, beta1=0.5, beta2=0.75, eps=0.0)[
+        2
+    ]
+    assert w.tolist() == [1.0, 0.5]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_gradient_that_is_not_finite_is_refused(bad: float) -> None:
     zero, g = np.zeros(2), np.array([1.0, bad])
