@@ -53,8 +53,9 @@ void step(const Optimizer& optimizer, const Clip& clip, const Arrays<T, N>& arra
   };
   if (A::kWide && !is_finite<T>(updated_all(std::false_type{}))) {
     const FlushDenormals flush;
-    result.overflow = 0;
-    while (is_finite<T>(updated(std::false_type{}, result.overflow, result.overflow + 1))) ++result.overflow;
+    Index i = 0;
+    while (i + 1 < arrays.n && is_finite<T>(updated(std::false_type{}, i, i + 1))) ++i;
+    result.overflow = i;
     return;
   }
   if (std::isfinite(clip.value)) {
