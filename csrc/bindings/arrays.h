@@ -47,7 +47,7 @@ inline py::array as_array(const py::object& a, const char* name) {
 /// A masked array is an array, too, but its mask would be lost.
 inline void refuse_masked(const py::array& a, const char* name) {
   if (Py_TYPE(a.ptr()) == py::detail::npy_api::get().PyArray_Type_) return;
-  if (py::isinstance(a, py::module_::import("numpy.ma").attr("MaskedArray")))
+  if (py::hasattr(a, "mask"))
     throw py::type_error(std::string(name) + " is a masked array, expected a plain one: its .data, or .filled(value)");
 }
 

@@ -39,7 +39,7 @@ def as_array(where: str, name: str, value: Any) -> Array:
     """
     if type(value) is np.ndarray:
         return value
-    if isinstance(value, np.ma.MaskedArray):
+    if isinstance(value, np.ndarray) and hasattr(value, "mask"):  # not by np.ma, which is slow to import
         raise TypeError(f"{where}: {name} is a masked array, expected a plain one: its .data, or .filled(value)")
     try:
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
