@@ -59,14 +59,46 @@ def test_what_the_mask_hides_is_never_read(loss):
 
 
 @both_losses
-def test_reductions_differ_by_the_sum_over_time(loss):
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_reduction_depends_on_the_order_of_the_axes(loss, masked):
     x, target = case(loss, (T, B), np.float64)
-    mean, dmean = getattr(losses, loss)(x, target)
-    total, dtotal = getattr(losses, loss)(x, target, reduction="sum")
-    np.testing.assert_allclose(total, mean * T, rtol=1e-14)
-    np.testing.assert_allclose(dtotal, dmean * T, rtol=1e-14, atol=1e-16)
-    steps = [getattr(losses, loss)(x[t], target[t])[0] for t in range(T)]
-    np.testing.assert_allclose(total, sum(steps), rtol=1e-14)
+    mask = np.arange(T * B).reshape(T, B) % 3 != 1 if masked else np.ones((T, B), bool)
+    steps = [
+        getattr(losses, loss)(x[t, b, None], target[t, b, None])[0] for t, b in zip(*np.nonzero(mask), strict=True)
+    ]
+    for reduction, expected in (("mean", np.mean(steps)), ("sum", np.sum(steps))):
+        value, gradient = getattr(losses, loss)(x, target, mask if masked else None, reduction)
+        np.testing.assert_allclose(value, expected, rtol=1e-14)
+        turned = [each.swapaxes(0, 1) for each in (x, target, mask)]
+        value, turned_gradient = getattr(losses, loss)(*turned[: 2 + masked], reduction=reduction)
+        np.testing.assert_allclose(value, expected, rtol=1e-14)
+        np.testing.assert_array_equal(turned_gradient.swapaxes(0, 1), gradient)
+
+
+def test_a_sum_is_that_of_pytorch():
+    value, gradient = losses.cross_entropy(np.zeros((2, 5, 3)), np.zeros((2, 5), int), reduction="sum")
+    np.testing.assert_allclose(value, 10 * np.log(3), rtol=1e-14)
+    np.testing.assert_allclose(gradient, np.broadcast_to([-2 / 3, 1 / 3, 1 / 3], (2, 5, 3)), rtol=1e-14)
+    torch = pytest.importorskip("torch")
+    x, target = case("cross_entropy", (T, B), np.float64)
+    theirs = torch.tensor(x.reshape(-1, C), requires_grad=True)
+    wanted = torch.nn.functional.cross_entropy(theirs, torch.tensor(target.reshape(-1)), reduction="sum")
+    wanted.backward()
+    value, gradient = losses.cross_entropy(x, target, reduction="sum")
+    np.testing.assert_allclose(value, wanted.item(), rtol=1e-13)
+    np.testing.assert_allclose(gradient, theirs.grad.numpy().reshape(x.shape), rtol=0, atol=1e-14)
+
+
+@both_losses
+def test_byte_order_does_not_decide_the_precision(loss):
+    for dtype in (np.float32, np.float64):
+        x, target = case(loss, (T, B), dtype)
+        want, want_gradient = getattr(losses, loss)(x, target)
+        for turned in (x.astype(x.dtype.newbyteorder()), x.astype(x.dtype.newbyteorder())[...]):
+            got, gradient = getattr(losses, loss)(turned, target.astype(target.dtype.newbyteorder()))
+            assert got == want
+            assert gradient.dtype == dtype
+            np.testing.assert_array_equal(gradient, want_gradient)
 
 
 @both_losses
@@ -116,14 +148,29 @@ X, IDS, ALL = np.zeros((T, B, C)), np.zeros((T, B), int), np.ones((T, B), bool)
         (lambda: losses.cross_entropy(X, IDS, ALL[0]), ValueError, r"mask has shape \(3,\), expected \(5, 3\)"),
         (lambda: losses.cross_entropy(X, IDS, ALL + 0), TypeError, "mask has dtype int64, expected booleans"),
         (lambda: losses.cross_entropy(X, IDS, None, "none"), ValueError, "reduction has value 'none', expected 'mean'"),
-        (lambda: losses.cross_entropy(X[:0], IDS[:0]), ValueError, "input has no step that counts"),
+        (lambda: losses.cross_entropy(X, IDS, None, X), TypeError, "reduction has type ndarray, expected 'mean'"),
+        (
+            lambda: losses.cross_entropy(X[:0], IDS[:0]),
+            ValueError,
+            r"logits has shape \(0, 3, 4\), expected one step and",
+        ),
+        (
+            lambda: losses.cross_entropy(X[0, :0], IDS[0, :0]),
+            ValueError,
+            r"logits has shape \(0, 4\), expected one step",
+        ),
         (lambda: losses.cross_entropy(X[..., :0], IDS), ValueError, r"logits has shape \(5, 3, 0\)"),
         (lambda: losses.mse(X, X[1:]), ValueError, r"mse: target has shape \(4, 3, 4\), expected \(5, 3, 4\)"),
         (lambda: losses.mse(X, X * 1j), TypeError, "mse: target has dtype complex128"),
         (lambda: losses.mse(X, X, ~ALL), ValueError, "mse: mask has no step that counts"),
-        (lambda: losses.mse(X[:, :0], X[:, :0]), ValueError, "mse: input has no step that counts"),
+        (
+            lambda: losses.mse(X[:, :0], X[:, :0]),
+            ValueError,
+            r"mse: prediction has shape \(5, 0, 4\), expected one step",
+        ),
     ],
 )
 def test_wrong_calls_are_named(call, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as raised:
         call()
+    assert len(str(raised.value)) < 200

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimizers against bptt.reference over several steps, with clipping; what a bad gradient leaves unchanged; errors."""
 
+import copy
 import math
 import pickle
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -100,7 +102,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(make, bad):
     grads = make_grads(params, 1)
     grads["b"][2] = bad
     before = params.flat.copy()
-    with pytest.raises(FloatingPointError, match=r"step: gradient has norm (nan|inf) \(b\), expected a finite one"):
+    message = r"step: gradient has norm (nan|inf) \(first in b\), expected a finite one; nothing changed$"
+    with pytest.raises(FloatingPointError, match=message):
         optimizer.step(params, grads)
     np.testing.assert_array_equal(params.flat, before)
     optimizer.step(params, make_grads(params, 2))
@@ -135,26 +138,192 @@ def test_a_schedule_is_an_assignment():
     np.testing.assert_array_equal(params.flat, before)
 
 
-def test_optimizers_go_on_after_pickling():
-    params, other, optimizer = make_params(), make_params(), Adam(0.1)
+@pytest.mark.parametrize("twin_of", [lambda o: pickle.loads(pickle.dumps(o)), copy.deepcopy])
+@pytest.mark.parametrize("make", [lambda: SGD(0.1, momentum=0.9), lambda: Adam(0.1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_optimizers_go_on_after_pickling_and_copying(twin_of, make, dtype):
+    params, optimizer = make_params(dtype), make()
     optimizer.step(params, make_grads(params))
-    optimizer_copy = pickle.loads(pickle.dumps(optimizer))
-    other = pickle.loads(pickle.dumps(params))
+    twin, other = twin_of(optimizer), twin_of(params)
+    assert repr(twin) == repr(optimizer)
     optimizer.step(params, make_grads(params, 1))
-    optimizer_copy.step(other, make_grads(other, 1))
+    twin.step(other, make_grads(other, 1))
     np.testing.assert_array_equal(params.flat, other.flat)
+    with pytest.raises(ValueError, match=r"lr has value -1\.0"):
+        twin.lr = -1
+
+
+def test_momentum_that_is_set_later_works():
+    for momentum in (0.9, np.float64(0.9), np.array(0.9)):
+        params, optimizer = bptt.Params({"w": (1,)}, np.float64), SGD(0.1)
+        optimizer.momentum = momentum
+        assert repr(optimizer) == repr(SGD(0.1, momentum=0.9))
+        grads = params.zeros_like()
+        grads.flat[:] = 1
+        for _ in range(2):
+            optimizer.step(params, grads)
+        np.testing.assert_allclose(params.flat, [-0.29], rtol=1e-15)
+    # Without momentum there is no velocity; with momentum again it starts from zero.
+    optimizer.momentum = 0
+    optimizer.step(params, grads)
+    np.testing.assert_allclose(params.flat, [-0.39], rtol=1e-15)
+    optimizer.momentum = 0.5
+    optimizer.nesterov = True
+    for _ in range(2):  # v = 1, then 1.5; steps of 1 + 0.5 v
+        optimizer.step(params, grads)
+    np.testing.assert_allclose(params.flat, [-0.39 - 0.15 - 0.175], rtol=1e-15)
+
+
+def test_every_hyperparameter_can_be_set_later():
+    wanted = Adam(0.5, (0.5, 0.25), 1e-3, 0.1, 2.0, 0.3)
+    adam = Adam()
+    adam.lr, adam.betas, adam.eps, adam.weight_decay, adam.clip_norm, adam.clip_value = (
+        0.5,
+        [0.5, 0.25],
+        1e-3,
+        0.1,
+        2,
+        0.3,
+    )
+    assert repr(adam) == repr(wanted)
+    params, other = make_params(), make_params()
+    adam.step(params, make_grads(params))
+    wanted.step(other, make_grads(other))
+    np.testing.assert_array_equal(params.flat, other.flat)
+    adam.clip_norm = adam.clip_value = None
+    assert not adam.step(params, make_grads(params, scale=1e9)).clipped
+    adam.steps = 0  # a schedule may start the bias corrections again
+    assert adam.step(params, make_grads(params)).grad_norm > 0
+    assert adam.steps == 1
+
+
+@pytest.mark.parametrize("number", [2, True, np.float32(2), np.int64(2), np.array(2), np.array(2.0), Fraction(2)])
+def test_whatever_is_one_number_is_a_hyperparameter(number):
+    adam = Adam(number, weight_decay=number)
+    adam.clip_norm = number
+    assert adam.lr == adam.weight_decay == adam.clip_norm == float(number)
+    assert type(adam.lr) is type(adam.clip_norm) is float
+
+
+def test_a_subclass_may_keep_more():
+    class Counting(SGD):
+        """SGD that counts its steps."""
+
+        def __init__(self, lr):
+            super().__init__(lr)
+            self.count = 0
+
+        def step(self, params, grads):
+            self.count += 1
+            return super().step(params, grads)
+
+    optimizer, params = Counting(0.5), make_params()
+    optimizer.step(params, make_grads(params))
+    assert optimizer.count == 1
+    with pytest.raises(ValueError, match=r"^Counting: lr has value -1\.0"):
+        optimizer.lr = -1
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "value", "error", "message"),
+    [
+        (lambda: SGD(0.1), "lr", math.nan, ValueError, "SGD: lr has value nan, expected 0 <= lr < inf"),
+        (lambda: SGD(0.1), "lr", -0.1, ValueError, "SGD: lr has value -0.1, expected 0 <= lr < inf"),
+        (lambda: Adam(), "lr", math.inf, ValueError, "Adam: lr has value inf, expected 0 <= lr < inf"),
+        (lambda: Adam(), "lr", 10**400, ValueError, "Adam: lr has value inf"),
+        (lambda: SGD(0.1), "lr", "abc", TypeError, "SGD: lr has type str, expected a number"),
+        (lambda: SGD(0.1), "lr", "0.1", TypeError, "SGD: lr has type str, expected a number"),
+        (lambda: SGD(0.1), "lr", None, TypeError, "SGD: lr has type NoneType, expected a number"),
+        (lambda: SGD(0.1), "lr", 1j, TypeError, "SGD: lr has type complex, expected a number"),
+        (lambda: SGD(0.1), "lr", np.complex64(1), TypeError, "SGD: lr has type complex64, expected a number"),
+        (lambda: SGD(0.1), "lr", np.ones(1), TypeError, "SGD: lr has type ndarray, expected a number"),
+        (lambda: SGD(0.1), "lr", np.ones(3), TypeError, "SGD: lr has type ndarray, expected a number"),
+        (lambda: SGD(0.1), "lr", [0.1], TypeError, "SGD: lr has type list, expected a number"),
+        (lambda: SGD(0.1), "weight_decay", math.inf, ValueError, "SGD: weight_decay has value inf"),
+        (lambda: SGD(0.1), "clip_norm", -1, ValueError, "SGD: clip_norm has value -1.0"),
+        (lambda: SGD(0.1), "clip_norm", math.nan, ValueError, "SGD: clip_norm has value nan"),
+        (lambda: SGD(0.1), "clip_value", "1", TypeError, "SGD: clip_value has type str"),
+        (lambda: SGD(0.1), "momentum", 1, ValueError, "SGD: momentum has value 1.0, expected 0 <= momentum < 1"),
+        (lambda: SGD(0.1), "nesterov", True, ValueError, "SGD: momentum has value 0 with nesterov, expected 0 < mom"),
+        (lambda: SGD(0.1, 0.9), "nesterov", 0.5, TypeError, "SGD: nesterov has type float, expected a bool"),
+        (lambda: SGD(0.1, 0.9, True), "momentum", 0, ValueError, "SGD: momentum has value 0 with nesterov"),
+        (lambda: Adam(), "betas", (2, 3), ValueError, "Adam: beta1 has value 2.0, expected 0 <= beta1 < 1"),
+        (lambda: Adam(), "betas", 0.9, ValueError, "Adam: betas has type float, expected the pair"),
+        (lambda: Adam(), "eps", -1, ValueError, "Adam: eps has value -1.0"),
+        (lambda: Adam(), "steps", -1, ValueError, "Adam: steps has value -1, expected an integer >= 0"),
+        (
+            lambda: SGD(0.1),
+            "learning_rate",
+            1,
+            AttributeError,
+            "SGD: there is no 'learning_rate', expected one of lr, ",
+        ),
+        (lambda: Adam(), "beta1", 0.5, AttributeError, "Adam: there is no 'beta1', expected one of lr, .*betas"),
+    ],
+)
+def test_an_assignment_is_checked_as_the_constructor_checks(make, name, value, error, message):
+    optimizer = make()
+    with pytest.raises(error, match=f"^{message}") as raised:
+        setattr(optimizer, name, value)
+    assert len(str(raised.value)) < 200
+    assert repr(optimizer) == repr(make())
 
 
 def test_gradients_and_parameters_must_fit():
     params, optimizer = make_params(), Adam()
-    with pytest.raises(ValueError, match=r"Adam.step: grads has Params\(a \[2\]; 2 x float64\), expected Params\(w"):
-        optimizer.step(params, bptt.Params({"a": (2,)}, np.float64, writable=True))
-    with pytest.raises(ValueError, match=r"Adam.step: grads has .* float32\), expected .* float64\)"):
+    for shapes, has, expected in (
+        ({"a": (2,)}, r"a \(2,\)", r"w \(36,\)"),
+        ({"w": (36,)}, "no more arrays", r"b \(4,\)"),
+        ({"w": (36,), "b": (2, 2)}, r"b \(2, 2\)", r"b \(4,\)"),
+        ({"w": (36,), "b": (4,), "c": (1,)}, r"c \(1,\)", "no more arrays"),
+    ):
+        with pytest.raises(ValueError, match=f"^Adam.step: grads has {has}, expected {expected}, as backward returned"):
+            optimizer.step(params, bptt.Params(shapes, np.float64, writable=True))
+    with pytest.raises(TypeError, match=r"^Adam.step: grads has dtype float32, expected float64, as backward returned"):
         optimizer.step(params, make_grads(make_params(np.float32)))
     optimizer.step(params, make_grads(params))
     single = make_params(np.float32)
-    with pytest.raises(ValueError, match=r"Adam.step: params has .* float32\), expected .*those of the first step"):
+    with pytest.raises(TypeError, match=r"^Adam.step: params has dtype float32, expected float64, those of the first"):
         optimizer.step(single, make_grads(single))
+    smaller = bptt.Params({"w": (36,)}, np.float64)
+    with pytest.raises(
+        ValueError, match=r"^Adam.step: params has no more arrays, expected b \(4,\), those of the first"
+    ):
+        optimizer.step(smaller, smaller.zeros_like())
+
+
+def test_a_refused_step_does_not_choose_the_parameters():
+    optimizer, params = Adam(), bptt.Params({"other": (2,)})
+    grads = params.zeros_like()
+    grads.flat[0] = math.nan
+    with pytest.raises(FloatingPointError):
+        optimizer.step(params, grads)
+    optimizer.step(make_params(), make_grads(make_params()))
+
+
+def test_what_is_no_params_is_named():
+    params = make_params()
+    for wrong in ({}, None, dict(params), params.flat, [1.0]):
+        kind = type(wrong).__name__
+        with pytest.raises(TypeError, match=f"^SGD.step: grads has type {kind}, expected Params, as backward returned"):
+            SGD(0.1).step(params, wrong)
+    with pytest.raises(TypeError, match=r"^SGD.step: params has type Linear, expected Params, such as model.params$"):
+        SGD(0.1).step(bptt.Linear(2, 2), make_grads(params))
+
+
+def test_messages_about_large_models_are_short():
+    model = bptt.LSTM(3, 4, num_layers=50, bidirectional=True)
+    other = bptt.LSTM(3, 4, num_layers=49, bidirectional=True)
+    grads = model.params.zeros_like()
+    grads.flat[:] = math.inf
+    for call in (
+        lambda: SGD(0.1).step(model.params, other.params.zeros_like()),
+        lambda: SGD(0.1).step(model.params, dict(grads)),
+        lambda: SGD(0.1).step(model.params, grads),
+    ):
+        with pytest.raises((ValueError, TypeError, FloatingPointError)) as raised:
+            call()
+        assert len(str(raised.value)) < 200
 
 
 @pytest.mark.parametrize(

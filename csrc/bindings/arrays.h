@@ -45,9 +45,17 @@ inline py::array as_array(const py::object& a, const char* name) {
   return py::reinterpret_borrow<py::array>(a);
 }
 
+/// A masked array is an array, too, but its mask would be lost.
+inline void refuse_masked(const py::array& a, const char* name) {
+  if (Py_TYPE(a.ptr()) == py::detail::npy_api::get().PyArray_Type_) return;
+  if (py::hasattr(a, "mask"))
+    throw py::type_error(std::string(name) + " is a masked array, expected a plain one: its .data, or .filled(value)");
+}
+
 /// The values of `a`, which must have dtype T and this shape. `name` is "operation: argument".
 template <class T>
 const T* read(const py::array& a, Sizes shape, const char* name) {
+  refuse_masked(a, name);
   if (!has_dtype<T>(a)) {
     throw py::type_error(std::string(name) + " has dtype " + std::string(py::str(a.dtype())) + ", expected " +
                          std::string(py::str(py::dtype::of<T>())));

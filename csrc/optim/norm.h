@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Euclidean norm of a flat gradient and what clipping makes of it. Squares are summed in double, in blocks of a
-// fixed size, so that the norm has the same bits for any number of threads and float32 cannot overflow.
+// Two measures of a flat array [n]: its Euclidean norm and its largest magnitude. Both have the same bits for any
+// number of threads: squares are summed in double, in blocks of a fixed size. Subnormal numbers count as zero, as in
+// every job of the pool.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <vector>
 
 #include "core/gemm.h"
 #include "core/threads.h"
@@ -29,8 +34,9 @@ double sum_of_squares(const T* g, Index n, double scale) {
   return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
 }
 
+/// The sum over i of (scale g[i])^2.
 template <class T>
-double scaled_norm(const T* g, Index n, double scale) {
+double scaled_sum(const T* g, Index n, double scale) {
   const Index blocks = ceil_div(n, kBlock);
   Buffer<double> sums(blocks);
   Pool::instance().run(threads_for(n), [&](int thread, Barrier& barrier) {
@@ -41,35 +47,58 @@ double scaled_norm(const T* g, Index n, double scale) {
   });
   double total = 0;
   for (Index b = 0; b < blocks; ++b) total += sums[b];
-  return std::sqrt(total) / scale;
+  return total;
 }
 
 }  // namespace detail
 
+/// Infinite only where an element or the norm itself is beyond double. A second pass is needed where squares leave the
+/// range of double; it scales by a power of two that brings the largest possible and the smallest normal squares into
+/// it.
 template <class T>
 double norm(const T* g, Index n) {
-  const double plain = detail::scaled_norm(g, n, 1.0);
-  if (std::isfinite(plain)) return plain;
-  T largest = 0;
-  for (Index i = 0; i < n; ++i) largest = std::max(largest, std::abs(g[i]));
-  return std::isfinite(largest) && !std::isnan(plain) ? detail::scaled_norm(g, n, 1.0 / double(largest)) : plain;
+  const double sum = detail::scaled_sum(g, n, 1.0);
+  if (sum >= 0x1p-900 && std::isfinite(sum)) return std::sqrt(sum);
+  const double scale = sum < 1 ? 0x1p600 : 0x1p-600;
+  return std::sqrt(detail::scaled_sum(g, n, scale)) / scale;
 }
 
-/// Scaling by the global norm first, then each element into [-value, value]; infinity switches either off.
+/// The bits of |x|, which order as |x| does; NaN comes above infinity. As integers, since compilers vectorize the
+/// maximum of integers only.
 template <class T>
-struct Clip {
-  double norm;  // before clipping
-  T scale = 1, value;
-  bool clipped;
+using Magnitude = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
 
-  Clip(const T* g, Index n, double clip_norm, double clip_value) : norm(optim::norm(g, n)), value(T(clip_value)) {
-    clipped = norm > clip_norm;
-    if (clipped) scale = T(clip_norm / norm);
-    if (std::isfinite(clip_value)) {
-      for (Index i = 0; i < n && !clipped; ++i) clipped = std::abs(g[i]) * scale > value;
-    }
-  }
-  T operator()(T g) const { return std::min(std::max(g * scale, -value), value); }
-};
+template <class T>
+Magnitude<T> magnitude(T x) {
+  Magnitude<T> bits;
+  std::memcpy(&bits, &x, sizeof x);
+  return bits & std::numeric_limits<Magnitude<T>>::max();
+}
+
+template <class T>
+bool is_finite(Magnitude<T> m) {
+  return m < magnitude(std::numeric_limits<T>::infinity());
+}
+
+/// The largest of f(begin, end) over [0, n) by threads, in whole cache lines.
+template <class T, class F>
+Magnitude<T> largest_over(Index n, F&& f) {
+  const Index lines = ceil_div(n, 16);
+  std::vector<Magnitude<T>> largest(std::size_t(threads_for(n)), 0);
+  Pool::instance().run(int(largest.size()), [&](int thread, Barrier& barrier) {
+    const Share share(lines, thread, barrier.size());
+    largest[std::size_t(thread)] = f(share.begin * 16, std::min(n, share.end * 16));
+  });
+  return *std::max_element(largest.begin(), largest.end());
+}
+
+template <class T>
+Magnitude<T> largest_magnitude(const T* x, Index n) {
+  return largest_over<T>(n, [x](Index begin, Index end) {
+    Magnitude<T> largest = 0;
+    for (Index i = begin; i < end; ++i) largest = std::max(largest, magnitude(x[i]));
+    return largest;
+  });
+}
 
 }  // namespace bptt::optim

@@ -1,62 +1,91 @@
 // SPDX-License-Identifier: Apache-2.0
-// Optimizer steps over flat arrays of n parameters: norm, clipping and update without a copy of the gradient. Where the
-// norm is not finite nothing changes; the caller sees it in the result.
+// One optimizer step over flat arrays of n parameters: norm, clipping and update without a copy of the gradient. A step
+// that would leave an infinite value or NaN anywhere is not taken; the caller sees it in the result.
 #pragma once
 
 #include "optim/norm.h"
+#include "optim/rules.h"
 
 namespace bptt::optim {
 
-/// f(begin, end) over [0, n) by threads, in whole cache lines.
-template <class F>
-void for_ranges(Index n, F&& f) {
-  const Index lines = ceil_div(n, 16);
-  Pool::instance().run(threads_for(n), [&](int thread, Barrier& barrier) {
-    const Share share(lines, thread, barrier.size());
-    f(share.begin * 16, std::min(n, share.end * 16));
-  });
+/// What a step changes (parameters first, then moments) and by which gradient, all [n].
+template <class T, std::size_t N>
+struct Arrays {
+  std::array<T*, N> values;
+  const T* grads;
+  Index n;
+};
+
+struct StepResult {
+  double norm;  // before clipping
+  bool clipped = false;
+  Index overflow = -1;  // the first element whose parameter or moment would not be finite; nothing changed then
+  bool small = false;   // whether no magnitude in the values is above kSmall
+};
+
+namespace detail {
+
+/// The largest magnitude among the new values of elements [begin, end), which are stored with kWrite.
+template <bool kWrite, class Rule, class Clipping, class T, std::size_t N>
+Magnitude<T> update(const Rule rule, const Clipping clip, const Arrays<T, N> arrays, Index begin, Index end) {
+  Magnitude<T> largest = 0;
+  for (Index i = begin; i < end; ++i) {
+    std::array<T, N> x;
+    for (std::size_t k = 0; k < N; ++k) x[k] = arrays.values[k][i];
+    rule(x, clip(arrays.grads[i]));
+    for (std::size_t k = 0; k < N; ++k) {
+      largest = std::max(largest, magnitude(x[k]));
+      if constexpr (kWrite) arrays.values[k][i] = x[k];
+    }
+  }
+  return largest;
 }
 
-struct SGD {
-  double lr, momentum, weight_decay;
-  bool nesterov;
-
-  /// velocity may be null where momentum is 0.
-  template <class T>
-  void step(T* w, const T* g, T* velocity, Index n, const Clip<T>& clip) const {
-    const T rate = T(lr), mu = T(momentum), decay = T(weight_decay);
-    for_ranges(n, [=, nesterov = nesterov](Index begin, Index end) {
-      for (Index i = begin; i < end; ++i) {
-        T d = clip(g[i]) + decay * w[i];
-        if (velocity) {
-          const T v = mu * velocity[i] + d;
-          velocity[i] = v;
-          d = nesterov ? d + mu * v : v;
-        }
-        w[i] -= rate * d;
-      }
-    });
+template <class A, class Optimizer, class T, std::size_t N>
+void step(const Optimizer& optimizer, const Clip& clip, const Arrays<T, N>& arrays, StepResult& result) {
+  const typename Optimizer::template Rule<A> rule(optimizer);
+  const Clip::Rule<A> clipping(clip);
+  const auto updated = [&](auto write, Index begin, Index end) {
+    return update<decltype(write)::value>(rule, clipping, arrays, begin, end);
+  };
+  const auto updated_all = [&](auto write) {
+    return largest_over<T>(arrays.n, [&](Index begin, Index end) { return updated(write, begin, end); });
+  };
+  if (A::kWide && !is_finite<T>(updated_all(std::false_type{}))) {
+    const FlushDenormals flush;
+    Index i = 0;
+    while (i + 1 < arrays.n && is_finite<T>(updated(std::false_type{}, i, i + 1))) ++i;
+    result.overflow = i;
+    return;
   }
-};
-
-struct Adam {
-  double lr, beta1, beta2, eps, weight_decay;
-
-  template <class T>
-  void step(T* w, const T* g, T* m, T* v, Index n, Index t, const Clip<T>& clip) const {
-    const double correction1 = 1 - std::pow(beta1, double(t)), correction2 = 1 - std::pow(beta2, double(t));
-    const T b1 = T(beta1), b2 = T(beta2), a1 = T(1 - beta1), a2 = T(1 - beta2), e = T(eps);
-    const T rate = T(lr / correction1), root = T(1 / std::sqrt(correction2)), keep = T(1 - lr * weight_decay);
-    for_ranges(n, [=](Index begin, Index end) {
-      for (Index i = begin; i < end; ++i) {
-        const T d = clip(g[i]);
-        const T m1 = b1 * m[i] + a1 * d, v1 = b2 * v[i] + a2 * d * d;
-        m[i] = m1;
-        v[i] = v1;
-        w[i] = keep * w[i] - rate * m1 / (std::sqrt(v1) * root + e);
-      }
-    });
+  if (std::isfinite(clip.value)) {
+    const Magnitude<T> bits = largest_magnitude(arrays.grads, arrays.n);
+    T largest;
+    std::memcpy(&largest, &bits, sizeof bits);
+    result.clipped = result.clipped || clipping.scaled(largest) > clipping.value;
   }
-};
+  result.small = updated_all(std::true_type{}) <= magnitude(T(kSmall));
+}
+
+}  // namespace detail
+
+/// `known_small`: the caller knows from the last step that all values are small; else they are measured.
+template <class Optimizer, class T, std::size_t N>
+StepResult step(const Optimizer& optimizer, const Arrays<T, N>& arrays, const Limits& limits, bool known_small) {
+  StepResult result{norm(arrays.grads, arrays.n)};
+  if (!std::isfinite(result.norm)) return result;
+  result.clipped = result.norm > limits.norm;
+  const Clip clip(result.norm, limits);
+  const bool plain = optimizer.template plain<T>() && clip.template plain<T>() &&
+                     std::min({result.norm, limits.norm, limits.value}) <= kSmall &&
+                     (known_small || std::all_of(arrays.values.begin(), arrays.values.end(), [&](const T* values) {
+                        return largest_magnitude(values, arrays.n) <= magnitude(T(kSmall));
+                      }));
+  if (plain)
+    detail::step<Plain<T>>(optimizer, clip, arrays, result);
+  else
+    detail::step<Wide>(optimizer, clip, arrays, result);
+  return result;
+}
 
 }  // namespace bptt::optim

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+import textwrap
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -32,22 +33,28 @@ class SupportsDLPack(Protocol):
 
 
 def as_array(where: str, name: str, value: Any) -> Array:
-    """NumPy's view of an array, of anything with `__array__` or `__dlpack__` in CPU memory, or of nested lists."""
+    """NumPy's view of an array, of anything with `__array__` or `__dlpack__` in CPU memory, or of nested lists.
+
+    TypeError for what is none of these, and for a masked array, whose mask would be lost.
+    """
     if type(value) is np.ndarray:
         return value
+    if isinstance(value, np.ndarray) and hasattr(value, "mask"):  # not by np.ma, which is slow to import
+        raise TypeError(f"{where}: {name} is a masked array, expected a plain one: its .data, or .filled(value)")
     try:
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             return np.from_dlpack(value)
         return np.asarray(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         what = f"{where}: {name} has type {type(value).__name__}, expected an array in CPU memory or nested lists"
-        raise type(error)(f"{what} ({error})") from error
+        raise type(error)(f"{what} ({textwrap.shorten(str(error), 90)})") from error
 
 
 def as_floats(where: str, name: str, value: ArrayIn, dtype: DTypeLike | None = None) -> Array:
     """Real numbers as a C-contiguous array; TypeError for what is not real.
 
-    `dtype` is the result's; by default float64 stays what it is, and all else becomes float32.
+    `dtype` is the result's; by default float64 in any byte order, and wider floats, become float64, and all else
+    float32.
     """
     if type(value) is np.ndarray and (value.dtype is dtype or (dtype is None and value.dtype in _FLOATS)):
         flags = value.flags
@@ -55,7 +62,7 @@ def as_floats(where: str, name: str, value: ArrayIn, dtype: DTypeLike | None = N
             return value
     array = as_array(where, name, value)
     if dtype is None:
-        dtype = np.float64 if array.dtype == np.float64 else np.float32
+        dtype = np.float64 if array.dtype.kind == "f" and array.dtype.itemsize >= 8 else np.float32
     return _exact(where, name, array, dtype, "fiub", "real numbers")
 
 
@@ -74,7 +81,7 @@ def _exact(where: str, name: str, value: ArrayIn, dtype: DTypeLike, kinds: str, 
     if not array.size and isinstance(value, (list, tuple)):
         array = array.astype(dtype)  # NumPy makes float64 of an empty list
     if array.dtype.kind not in kinds:
-        raise TypeError(f"{where}: {name} has dtype {array.dtype}, expected {expected}")
+        raise TypeError(f"{where}: {name} has dtype {str(array.dtype)[:60]}, expected {expected}")
     if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
         return array
     return np.require(array, dtype, ["C", "A"])
@@ -111,10 +118,15 @@ def check_size(where: str, name: str, value: Any, least: int = 1) -> int:
 
 
 def check_number(where: str, name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
-    """A number in [low, high); NaN is not in it."""
+    """A number in [low, high); NaN is not in it. NumPy's scalars and 0-d arrays are numbers, text is not."""
     try:
+        array = np.asarray(value)
+        if array.ndim or array.dtype.kind not in "fiubO":
+            raise TypeError
         number = float(value)
-    except (TypeError, ValueError):
+    except OverflowError:  # an integer beyond float64
+        number = math.inf if value > 0 else -math.inf
+    except (RuntimeError, TypeError, ValueError):
         raise TypeError(f"{where}: {name} has type {type(value).__name__}, expected a number") from None
     if not low <= number < high:
         raise ValueError(f"{where}: {name} has value {number}, expected {low:g} <= {name} < {high:g}")

@@ -195,23 +195,27 @@ def sgd_step(
     params: NDArray[_T],
     grads: NDArray[_T],
     velocity: NDArray[_T] | None,
+    known_small: bool,
     lr: float,
     momentum: float,
     nesterov: bool,
     weight_decay: float,
     clip_norm: float,
     clip_value: float,
-) -> tuple[float, bool]:
-    """Updates the flat params [n]; returns the norm before clipping and whether it clipped.
+) -> tuple[float, bool, int, bool]:
+    """Updates the flat params [n]; returns (norm before clipping, clipped, overflow, small).
 
-    Where the norm is not finite nothing changes.
+    overflow: the first element whose parameter or moment would not be finite, else -1. Nothing changes in that case,
+    nor where the norm is not finite. small: whether all parameters and moments are now at most 2^60 in magnitude. The
+    next step takes it as known_small if nothing has changed them since; known_small=False lets it look.
     """
 
 def adam_step(
     params: NDArray[_T],
     grads: NDArray[_T],
     m: NDArray[_T],
-    v: NDArray[_T],
+    s: NDArray[_T],
+    known_small: bool,
     step: int,
     lr: float,
     beta1: float,
@@ -220,5 +224,5 @@ def adam_step(
     weight_decay: float,
     clip_norm: float,
     clip_value: float,
-) -> tuple[float, bool]:
-    """As sgd_step; step counts from 1; weight_decay is decoupled (AdamW)."""
+) -> tuple[float, bool, int, bool]:
+    """As sgd_step; s is the root of the second moment; step counts from 1; weight_decay is decoupled (AdamW)."""

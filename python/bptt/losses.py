@@ -2,8 +2,9 @@
 """Losses: value and gradient together. Here are shapes, masks and the meaning of a reduction; the sums are native.
 
 The loss of a sequence is made of step losses, one for each unmasked pair (t, b):
-    "mean"   (1/N) sum over t and b, N the number of unmasked pairs
-    "sum"    (1/B) sum over t and b: the sum over the time steps of each sequence, and the mean over the batch
+    "mean"   their mean
+    "sum"    their sum, divided by nothing
+Neither depends on the order of the axes, so that [B,T,...] is as good as [T,B,...].
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ def cross_entropy(
         step loss = -log p[target],   p = softmax(logits),   d step loss / d logits = p - onehot(target)
 
     Args:
-        logits: [T,B,C], or [B,C] for one step. float32 and float64 stay what they are, other real numbers become
-            float32.
-        targets: integers [T,B] (or [B]) in [0,C); under a False of the mask anything may stand.
+        logits: [T,B,C] (or [B,T,C], or [B,C] for one step). Computed in float64 if it is float64 or wider, other
+            real numbers become float32.
+        targets: integers [T,B] in [0,C), shaped as logits without C; masked targets are ignored.
         mask: booleans, shaped as targets, True where the step counts; default None, all.
-        reduction: "mean" (default) over all unmasked (t, b), or "sum" over time and mean over the batch (time-major).
+        reduction: "mean" (default) or "sum" of the step losses over all unmasked (t, b).
 
     Returns: the loss, and its gradient with respect to the logits, shaped as they are, 0 where masked.
     Raises: ValueError for a wrong shape, a target outside [0,C), no unmasked step or an unknown reduction; TypeError
@@ -61,11 +62,11 @@ def mse(
         step loss = (1/F) sum_f (prediction - target)^2
 
     Args:
-        prediction: [T,B,F], or [B,F] for one step. float32 and float64 stay what they are, other real numbers become
-            float32.
+        prediction: [T,B,F] (or [B,T,F], or [B,F] for one step). Computed in float64 if it is float64 or wider, other
+            real numbers become float32.
         target: shaped as prediction, converted to its dtype.
-        mask: booleans [T,B] (or [B]), True where the step counts; default None, all.
-        reduction: "mean" (default) over all unmasked (t, b), or "sum" over time and mean over the batch (time-major).
+        mask: booleans [T,B], shaped as prediction without F, True where the step counts; default None, all.
+        reduction: "mean" (default) or "sum" of the step losses over all unmasked (t, b).
 
     Returns: the loss, and its gradient with respect to the prediction, shaped as it is, 0 where masked.
     Raises: ValueError for a wrong shape, no unmasked step or an unknown reduction; TypeError for a wrong dtype.
@@ -89,6 +90,8 @@ def _rows(where: str, name: str, value: ArrayIn) -> tuple[Array, tuple[int, ...]
     array = as_floats(where, name, value)
     if array.ndim < 2 or not array.shape[-1]:
         raise shape_error(where, name, array, "(T, B, features)")
+    if not array.size:
+        raise shape_error(where, name, array, "one step and one row at least")
     lead = array.shape[:-1]
     return array.reshape(math.prod(lead), array.shape[-1]), lead
 
@@ -97,15 +100,16 @@ def _mask_and_scale(
     where: str, lead: tuple[int, ...], mask: ArrayIn | None, reduction: str
 ) -> tuple[Array | None, float]:
     """The mask as booleans, and the weight of one step loss."""
+    if not isinstance(reduction, str):
+        raise TypeError(f"{where}: reduction has type {type(reduction).__name__}, expected 'mean' or 'sum'")
     if reduction not in ("mean", "sum"):
-        raise ValueError(f"{where}: reduction has value {reduction!r}, expected 'mean' or 'sum'")
-    keep = None
-    if mask is not None:
+        raise ValueError(f"{where}: reduction has value {reduction[:40]!r}, expected 'mean' or 'sum'")
+    if mask is None:
+        keep, steps = None, math.prod(lead)
+    else:
         keep = as_mask(where, "mask", mask)
         check_shape(where, "mask", keep, lead)
-    steps = math.prod(lead) if keep is None else int(np.count_nonzero(keep))
+        steps = int(np.count_nonzero(keep))
     if not steps:
-        raise ValueError(
-            f"{where}: {'input' if keep is None else 'mask'} has no step that counts, expected one at least"
-        )
-    return keep, 1 / (steps if reduction == "mean" else lead[-1])
+        raise ValueError(f"{where}: mask has no step that counts, expected one at least")
+    return keep, 1 / steps if reduction == "mean" else 1.0

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimizers: SGD and Adam. One fused native pass over the flat buffers: norm, clipping, update.
 
-An optimizer keeps its moments for one set of parameters. Hyperparameters are plain attributes, so that a schedule is
-an assignment: `optimizer.lr = 1e-4`. Clipping comes in this order: the whole gradient g is scaled to the norm clip_norm
-if its own is larger, then each element is clamped to [-clip_value, clip_value].
+An optimizer keeps its moments for one set of parameters. Hyperparameters are attributes, so that a schedule is an
+assignment: `optimizer.lr = 1e-4`. An assignment is checked as the constructor checks. Clipping comes in this order: the
+whole gradient g is scaled to the norm clip_norm if its own is larger, then each element is clamped to
+[-clip_value, clip_value].
+
+A step is right over the whole range of the parameters' dtype, or refused: one that would make a parameter or a moment
+infinite or NaN raises FloatingPointError and changes nothing. Numbers below the smallest normal one of the dtype
+(1.2e-38 in float32, 2.2e-308 in float64) count as zero.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bptt._arrays import check_number, check_tuple
+from bptt._arrays import check_number, check_size, check_tuple
 from bptt._dispatch import core
 from bptt.params import Params
 
@@ -33,23 +39,46 @@ class StepInfo(NamedTuple):
 class Optimizer:
     """What the optimizers share: the checks, the clipping options, the moments and their parameters' shapes."""
 
-    _count = 0  # of moments
+    lr: float
+    weight_decay: float
+    clip_norm: float | None
+    clip_value: float | None
 
     def __init__(self, lr: float, weight_decay: float, clip_norm: float | None, clip_value: float | None) -> None:
-        where = type(self).__name__
-        self.lr = check_number(where, "lr", lr)
-        self.weight_decay = check_number(where, "weight_decay", weight_decay)
-        self.clip_norm = None if clip_norm is None else check_number(where, "clip_norm", clip_norm)
-        self.clip_value = None if clip_value is None else check_number(where, "clip_value", clip_value)
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
         self._moments: tuple[Params, ...] = ()
+        # The parameters, and the version of them, that a step left small, so that the next need not look.
+        self._small: tuple[Params, int] | None = None
+
+    if not TYPE_CHECKING:  # with a __setattr__ in sight, type checkers accept every name
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            object.__setattr__(self, name, self._checked(name, value))
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """The value that an attribute gets: a hyperparameter is checked, an unknown name refused."""
+        where = type(self).__name__
+        if name in ("lr", "weight_decay"):
+            return check_number(where, name, value)
+        if name in ("clip_norm", "clip_value"):
+            return None if value is None else check_number(where, name, value)
+        # A subclass may keep what it likes; SGD and Adam themselves have nothing else to set.
+        if type(self) in (SGD, Adam) and not name.startswith("_") and not hasattr(type(self), name):
+            known = ", ".join(each for each in vars(self) if not each.startswith("_"))
+            raise AttributeError(f"{where}: there is no {name[:40]!r}, expected one of {known}")
+        return value
 
     def step(self, params: Params, grads: Params) -> StepInfo:
         """Change `params` by one update.
 
         Args: params, of a layer or a `Sequential`, the same for all steps; grads, as `backward` returned them.
         Returns: StepInfo(grad_norm, clipped).
-        Raises: FloatingPointError for a gradient that is not finite; parameters and moments are unchanged then.
-            ValueError for gradients or parameters of other shapes.
+        Raises: FloatingPointError for a gradient that is not finite, or whose norm is beyond float64, and for a step
+            after which a parameter or a moment would not be finite; nothing changes then. ValueError for gradients or
+            parameters of other names or shapes; TypeError for another dtype, or for what is no `Params`.
 
         >>> from bptt import Linear
         >>> linear = Linear(2, 1, init={"weight": "zeros"})
@@ -61,22 +90,38 @@ class Optimizer:
         [[-1.5, -2.0]]
         """
         where = f"{type(self).__name__}.step"
-        if not grads.like(params):
-            raise ValueError(f"{where}: grads has {grads!r}, expected {params!r}")
-        if not self._moments:
-            self._moments = tuple(params.zeros_like() for _ in range(self._count))
-        if not all(m.like(params) for m in self._moments):
-            raise ValueError(f"{where}: params has {params!r}, expected {self._moments[0]!r}, those of the first step")
-        norm, clipped = params.update(lambda flat: self._update(flat, grads.flat, *(m.flat for m in self._moments)))
+        _check_like(where, "params", params, params, "such as model.params")
+        _check_like(where, "grads", grads, params, "as backward returned them")
+        count = self._count()
+        moments = self._moments
+        if len(moments) != count:
+            moments = tuple(params.zeros_like() for _ in range(count))
+        elif moments:
+            _check_like(where, "params", params, moments[0], "those of the first step")
+        known_small = self._small == (params, params.version)
+        norm, clipped, overflow, small = params.update(
+            lambda flat: self._update(flat, grads.flat, known_small, *(m.flat for m in moments))
+        )
         if not math.isfinite(norm):
-            guilty = next((name for name, g in grads.items() if not np.isfinite(g).all()), "all together")
+            guilty = next((name for name, g in grads.items() if not np.isfinite(g).all()), None)
+            has = "a norm beyond float64" if guilty is None else f"norm {norm} (first in {guilty})"
+            raise FloatingPointError(f"{where}: gradient has {has}, expected a finite one; nothing changed")
+        if overflow >= 0:
+            guilty = next(name for name in params if overflow < params.span(name, name)[1])
             raise FloatingPointError(
-                f"{where}: gradient has norm {norm} ({guilty}), expected a finite one; nothing changed"
+                f"{where}: {guilty} or its moments would be inf or NaN in {params.dtype}, expected finite values; "
+                "nothing changed"
             )
+        self._moments = moments
+        self._small = (params, params.version) if small else None
         return StepInfo(norm, clipped)
 
-    def _update(self, params: Array, grads: Array, *moments: Array) -> tuple[float, bool]:
-        """Change params and moments in place, or nothing where the norm is not finite; norm and whether it clipped."""
+    def _count(self) -> int:
+        """The number of moments that a step needs now."""
+        raise NotImplementedError
+
+    def _update(self, params: Array, grads: Array, known_small: bool, *moments: Array) -> tuple[float, bool, int, bool]:
+        """Call the native step: arguments and result are those of `core.sgd_step`."""
         raise NotImplementedError
 
     def _clip(self) -> tuple[float, float]:
@@ -88,6 +133,23 @@ class Optimizer:
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
         return f"{type(self).__name__}({options})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_small": None}  # versions count in one process only, and parameters do not go along
+
+
+def _check_like(where: str, name: str, value: object, expected: Params, whence: str) -> None:
+    """Raise unless `value` is a `Params` of the same names, shapes and dtype; the error names the first difference."""
+    if not isinstance(value, Params):
+        raise TypeError(f"{where}: {name} has type {type(value).__name__}, expected Params, {whence}")
+    if value.like(expected):
+        return
+    if value.dtype != expected.dtype:
+        raise TypeError(f"{where}: {name} has dtype {value.dtype}, expected {expected.dtype}, {whence}")
+    for found, wanted in itertools.zip_longest(value.shapes.items(), expected.shapes.items()):
+        if found != wanted:
+            has, wants = ("no more arrays" if each is None else f"{each[0]} {each[1]}" for each in (found, wanted))
+            raise ValueError(f"{where}: {name} has {has}, expected {wants}, {whence}")
+
 
 class SGD(Optimizer):
     """Gradient descent, with momentum as an option.
@@ -98,13 +160,13 @@ class SGD(Optimizer):
 
     Args:
         lr: learning rate.
-        momentum: in [0,1), default 0.
+        momentum: in [0,1), default 0. The velocity v starts from zero when momentum becomes positive, also later.
         nesterov: default False; needs momentum.
         weight_decay: default 0.
         clip_norm, clip_value: limits of the global norm and of each element, default None, no limit.
 
     Call: `info = optimizer.step(params, grads)`.
-    Raises: ValueError for values out of range.
+    Raises: ValueError for values out of range, TypeError for what is no number; also at a later assignment.
     Source: Sutskever et al. 2013 (momentum, Nesterov); Pascanu et al. 2013 (clipping).
 
     >>> SGD(lr=0.1, momentum=0.9, clip_norm=1.0)
@@ -121,16 +183,40 @@ class SGD(Optimizer):
         clip_value: float | None = None,
     ) -> None:
         super().__init__(lr, weight_decay, clip_norm, clip_value)
-        self.momentum = check_number("SGD", "momentum", momentum, 0.0, 1.0)
-        self.nesterov = bool(nesterov)
-        if nesterov and not momentum:
-            raise ValueError("SGD: momentum has value 0 with nesterov, expected 0 < momentum < 1")
-        self._count = 1 if momentum else 0
+        self.momentum = momentum
+        self.nesterov = nesterov
 
-    def _update(self, params: Array, grads: Array, *moments: Array) -> tuple[float, bool]:
+    def _checked(self, name: str, value: Any) -> Any:
+        if name == "momentum":
+            value = check_number(type(self).__name__, name, value, 0.0, 1.0)
+            self._check_nesterov(getattr(self, "nesterov", False), value)
+            return value
+        if name == "nesterov":
+            if not isinstance(value, (bool, np.bool_)):
+                raise TypeError(f"{type(self).__name__}: nesterov has type {type(value).__name__}, expected a bool")
+            self._check_nesterov(bool(value), self.momentum)
+            return bool(value)
+        return super()._checked(name, value)
+
+    def _check_nesterov(self, nesterov: bool, momentum: float) -> None:
+        if nesterov and not momentum:
+            raise ValueError(f"{type(self).__name__}: momentum has value 0 with nesterov, expected 0 < momentum < 1")
+
+    def _count(self) -> int:
+        return 1 if self.momentum else 0
+
+    def _update(self, params: Array, grads: Array, known_small: bool, *moments: Array) -> tuple[float, bool, int, bool]:
         velocity = moments[0] if moments else None
         return core.sgd_step(
-            params, grads, velocity, self.lr, self.momentum, self.nesterov, self.weight_decay, *self._clip()
+            params,
+            grads,
+            velocity,
+            known_small,
+            self.lr,
+            self.momentum,
+            self.nesterov,
+            self.weight_decay,
+            *self._clip(),
         )
 
 
@@ -144,20 +230,22 @@ class Adam(Optimizer):
     Args:
         lr: learning rate, default 1e-3.
         betas: (beta1, beta2), each in [0,1), default (0.9, 0.999).
-        eps: default 1e-8.
+        eps: default 1e-8. With 0, a weight whose gradients have all been 0 stays where it is.
         weight_decay: default 0.
         clip_norm, clip_value: limits of the global norm and of each element, default None, no limit.
 
     Attributes: steps, the number k of updates so far.
     Call: `info = optimizer.step(params, grads)`.
-    Raises: ValueError for values out of range.
+    Raises: ValueError for values out of range, TypeError for what is no number; also at a later assignment.
     Source: Kingma & Ba 2015; Loshchilov & Hutter 2019 (AdamW).
 
     >>> Adam(lr=2e-3, clip_norm=1.0).betas
     (0.9, 0.999)
     """
 
-    _count = 2
+    betas: tuple[float, float]
+    eps: float
+    steps: int
 
     def __init__(
         self,
@@ -169,15 +257,38 @@ class Adam(Optimizer):
         clip_value: float | None = None,
     ) -> None:
         super().__init__(lr, weight_decay, clip_norm, clip_value)
-        beta1, beta2 = check_tuple("Adam", "betas", betas, 2, "the pair (beta1, beta2)")
-        self.betas = check_number("Adam", "beta1", beta1, 0.0, 1.0), check_number("Adam", "beta2", beta2, 0.0, 1.0)
-        self.eps = check_number("Adam", "eps", eps)
+        self.betas = betas
+        self.eps = eps
         self.steps = 0
 
-    def _update(self, params: Array, grads: Array, *moments: Array) -> tuple[float, bool]:
-        m, v = moments
-        norm, clipped = core.adam_step(
-            params, grads, m, v, self.steps + 1, self.lr, *self.betas, self.eps, self.weight_decay, *self._clip()
+    def _checked(self, name: str, value: Any) -> Any:
+        where = type(self).__name__
+        if name == "betas":
+            pair = check_tuple(where, name, value, 2, "the pair (beta1, beta2)")
+            return tuple(check_number(where, f"beta{i}", beta, 0.0, 1.0) for i, beta in enumerate(pair, 1))
+        if name == "eps":
+            return check_number(where, name, value)
+        if name == "steps":
+            return check_size(where, name, value, least=0)
+        return super()._checked(name, value)
+
+    def _count(self) -> int:
+        return 2
+
+    def _update(self, params: Array, grads: Array, known_small: bool, *moments: Array) -> tuple[float, bool, int, bool]:
+        m, s = moments
+        norm, clipped, overflow, small = core.adam_step(
+            params,
+            grads,
+            m,
+            s,
+            known_small,
+            self.steps + 1,
+            self.lr,
+            *self.betas,
+            self.eps,
+            self.weight_decay,
+            *self._clip(),
         )
-        self.steps += math.isfinite(norm)
-        return norm, clipped
+        self.steps += math.isfinite(norm) and overflow < 0
+        return norm, clipped, overflow, small

@@ -16,7 +16,7 @@ def _mask(loss: str, shape: tuple[int, ...], mask: ArrayLike | None, reduction: 
         raise ValueError(f"{loss}: mask has no True element, expected at least one")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"{loss}: reduction is {reduction!r}, expected 'mean' or 'sum'")
-    return keep, 1.0 / (int(keep.sum()) if reduction == "mean" else shape[-1])
+    return keep, 1.0 / int(keep.sum()) if reduction == "mean" else 1.0
 
 
 def cross_entropy(
@@ -25,7 +25,7 @@ def cross_entropy(
     """Loss -scale sum log softmax(logits)[target] over the unmasked (t, b), and its gradient.
 
     Args: logits [T,B,C] (or [B,C]); targets [T,B] in [0,C); mask [T,B], True where the element counts, default all.
-        reduction "mean": scale = 1 / number of unmasked (t, b); "sum": over time, mean over the batch, scale = 1/B.
+        reduction "mean": scale = 1 / number of unmasked (t, b); "sum": scale = 1.
     Returns: the loss and its gradient, shaped as logits, zero where masked (masked values are never read).
     Raises: ValueError where all is masked, a shape does not fit, a target is no class; for another reduction.
 

@@ -8,10 +8,11 @@ from bptt.reference.common import Array, f64
 
 
 def _clip(step: str, g: Array, clip_norm: float | None, clip_value: float | None) -> tuple[float, bool, Array]:
-    norm = float(np.linalg.norm(g))
+    largest = float(np.abs(g).max(initial=0.0))
+    norm = largest * float(np.linalg.norm(g / largest)) if 0 < largest < np.inf else largest  # squares stay in range
     if not np.isfinite(norm):
         raise FloatingPointError(f"{step}: the gradient has norm {norm}, expected a finite one")
-    scaled = g * (clip_norm / norm) if clip_norm is not None and norm > clip_norm else g
+    scaled = g / norm * clip_norm if clip_norm is not None and norm > clip_norm else g
     clamped = np.clip(scaled, -clip_value, clip_value) if clip_value is not None else scaled
     return norm, scaled is not g or bool((clamped != scaled).any()), clamped
 
@@ -44,6 +45,7 @@ def adam_step(
     """m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  w = (1 - lr decay) w - lr m' / (sqrt(v') + eps).
 
     m' = m / (1 - b1^step), v' = v / (1 - b2^step); step counts from 1; m, v zeros at first; clip, errors as `sgd_step`.
+    0 / 0 is 0: with eps = 0, too, a weight stays that never had a gradient.
     Returns |grads| before clipping, whether it clipped, w, m, v. Source: Kingma & Ba 2015; Loshchilov & Hutter 2019.
 
     >>> adam_step([1.0], [5.0], [0.0], [0.0], 1, lr=0.25, eps=0.0, beta1=0.5, beta2=0.5)
@@ -55,4 +57,6 @@ def adam_step(
     v = beta2 * v + (1 - beta2) * g**2
     m_hat = m / (1 - beta1**step)
     v_hat = v / (1 - beta2**step)
-    return norm, clipped, (1 - lr * weight_decay) * w - lr * m_hat / (np.sqrt(v_hat) + eps), m, v
+    divisor = np.sqrt(v_hat) + eps
+    change = np.divide(m_hat, divisor, out=np.zeros_like(w), where=(m_hat != 0) | (divisor != 0))
+    return norm, clipped, (1 - lr * weight_decay) * w - lr * change, m, v
