@@ -302,8 +302,12 @@ def test_gradients_go_where_they_are_wanted():
     got = layer.backward(layer.forward(x)[2], dy, grads=mine)[2]
     assert got is mine
     np.testing.assert_array_equal(mine.flat, want.flat)
-    for wrong in (make("lstm").params.zeros_like(), make("peephole", dtype=np.float32).params.zeros_like()):
-        with pytest.raises(ValueError, match=r"LSTM.backward: grads has Params\("):
+    for wrong, error, has in (
+        (make("lstm").params.zeros_like(), ValueError, r"no more arrays, expected weight_peephole_l0 \(3, 6\)"),
+        (make("peephole", dtype=np.float32).params.zeros_like(), TypeError, "dtype float32, expected float64"),
+        ({}, TypeError, "type dict, expected Params"),
+    ):
+        with pytest.raises(error, match=f"^LSTM.backward: grads has {has}, as params.zeros_like"):
             layer.backward(layer.forward(x)[2], dy, grads=wrong)
     with pytest.raises(ValueError, match=r"LSTM.backward: grads is read-only"):
         layer.backward(layer.forward(x)[2], dy, grads=layer.params)

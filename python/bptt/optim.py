@@ -13,7 +13,6 @@ infinite or NaN raises FloatingPointError and changes nothing. Numbers below the
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +20,7 @@ import numpy as np
 
 from bptt._arrays import check_number, check_size, check_tuple
 from bptt._dispatch import core
-from bptt.params import Params
+from bptt.params import Params, check_like
 
 if TYPE_CHECKING:
     from bptt._arrays import Array
@@ -90,14 +89,14 @@ class Optimizer:
         [[-1.5, -2.0]]
         """
         where = f"{type(self).__name__}.step"
-        _check_like(where, "params", params, params, "such as model.params")
-        _check_like(where, "grads", grads, params, "as backward returned them")
+        check_like(where, "params", params, params, "such as model.params")
+        check_like(where, "grads", grads, params, "as backward returned them")
         count = self._count()
         moments = self._moments
         if len(moments) != count:
             moments = tuple(params.zeros_like() for _ in range(count))
         elif moments:
-            _check_like(where, "params", params, moments[0], "those of the first step")
+            check_like(where, "params", params, moments[0], "those of the first step")
         known_small = self._small == (params, params.version)
         norm, clipped, overflow, small = params.update(
             lambda flat: self._update(flat, grads.flat, known_small, *(m.flat for m in moments))
@@ -135,20 +134,6 @@ class Optimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_small": None}  # versions count in one process only, and parameters do not go along
-
-
-def _check_like(where: str, name: str, value: object, expected: Params, whence: str) -> None:
-    """Raise unless `value` is a `Params` of the same names, shapes and dtype; the error names the first difference."""
-    if not isinstance(value, Params):
-        raise TypeError(f"{where}: {name} has type {type(value).__name__}, expected Params, {whence}")
-    if value.like(expected):
-        return
-    if value.dtype != expected.dtype:
-        raise TypeError(f"{where}: {name} has dtype {value.dtype}, expected {expected.dtype}, {whence}")
-    for found, wanted in itertools.zip_longest(value.shapes.items(), expected.shapes.items()):
-        if found != wanted:
-            has, wants = ("no more arrays" if each is None else f"{each[0]} {each[1]}" for each in (found, wanted))
-            raise ValueError(f"{where}: {name} has {has}, expected {wants}, {whence}")
 
 
 class SGD(Optimizer):

@@ -277,6 +277,20 @@ class Params(Mapping[str, "Array"]):
             raise KeyError(f"Params: there is no {name!r}, expected one of {', '.join(self._shapes)}") from None
 
 
+def check_like(where: str, name: str, value: object, expected: Params, whence: str) -> None:
+    """Raise unless `value` is a `Params` of the same names, shapes and dtype; the error names the first difference."""
+    if not isinstance(value, Params):
+        raise TypeError(f"{where}: {name} has type {type(value).__name__}, expected Params, {whence}")
+    if value.like(expected):
+        return
+    if value.dtype != expected.dtype:
+        raise TypeError(f"{where}: {name} has dtype {value.dtype}, expected {expected.dtype}, {whence}")
+    for found, wanted in itertools.zip_longest(value.shapes.items(), expected.shapes.items()):
+        if found != wanted:
+            has, wants = ("no more arrays" if each is None else f"{each[0]} {each[1]}" for each in (found, wanted))
+            raise ValueError(f"{where}: {name} has {has}, expected {wants}, {whence}")
+
+
 def _allocate(size: int, dtype: np.dtype[Any]) -> Array:
     nbytes = size * dtype.itemsize
     if nbytes > sys.maxsize - ALIGNMENT:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bptt._arrays import as_floats, check_shape
-from bptt.params import Params
+from bptt.params import Params, check_like
 
 if TYPE_CHECKING:
     from bptt._arrays import Array, ArrayIn
@@ -118,8 +118,7 @@ class Layer:
         """Where to write the gradients: what the caller gave, if it fits, or a new `Params`."""
         if grads is None:
             return self.params.zeros_like()
-        if not grads.like(self.params):
-            raise ValueError(f"{self._where('backward')}: grads has {grads!r}, expected {self.params!r}")
+        check_like(self._where("backward"), "grads", grads, self.params, "as params.zeros_like() makes them")
         if grads.size and not grads.flat.flags.writeable:
             raise ValueError(f"{self._where('backward')}: grads is read-only, expected params.zeros_like()")
         return grads
