@@ -70,6 +70,12 @@ def test_vocabulary_refuses_what_is_no_numbering(characters):
         Vocabulary(characters)
 
 
+@pytest.mark.parametrize("characters", [None, 5, ["a", "b"], b"ab", {"a": 0}])
+def test_vocabulary_refuses_what_is_no_text(characters):
+    with pytest.raises(TypeError, match="expected str"):
+        Vocabulary(characters)
+
+
 def test_split_tail_holds_out_the_end():
     ids = np.arange(1005, dtype=np.uint16)
     head, tail = split_tail(ids)

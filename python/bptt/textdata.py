@@ -66,7 +66,7 @@ class Vocabulary:
 
     - `characters`: str, V distinct characters.
 
-    Raises: ValueError where it is empty or a character stands twice.
+    Raises: TypeError where it is no str; ValueError where it is empty or a character stands twice.
 
     >>> vocabulary = Vocabulary.of("banana")
     >>> vocabulary.characters, vocabulary.encode("nab").tolist(), vocabulary.decode([1, 0, 2])
@@ -75,6 +75,8 @@ class Vocabulary:
 
     def __init__(self, characters: str) -> None:
         """Number `characters` in their order."""
+        if not isinstance(characters, str):
+            raise TypeError(f"Vocabulary: characters has type {type(characters).__name__}, expected str")
         if not characters or len(set(characters)) != len(characters):
             raise ValueError(f"Vocabulary: characters has {len(characters)} characters, expected distinct ones, >= 1")
         self.characters = characters
