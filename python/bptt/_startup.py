@@ -8,7 +8,6 @@ that imports bptt is left as it is.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 
@@ -22,13 +21,16 @@ def _is_command() -> bool:
     return [os.path.basename(each).removesuffix(".exe").removeprefix("-m") for each in program] == ["bptt"]
 
 
-_IS_COMMAND = _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+_IS_COMMAND = _is_command()
 
 
-def set_interrupt_handler(handler: Callable[..., object] | signal.Handlers) -> None:
-    """Set what Ctrl-C does in the `bptt` command (see signal.signal); nothing in other programs."""
+def set_interrupt_handler(handler: Callable[..., object] | int) -> None:
+    """Set what Ctrl-C does in the `bptt` command, unless it is ignored; nothing in other programs."""
     if _IS_COMMAND:
-        signal.signal(signal.SIGINT, handler)
+        import signal  # here, since most programs that import bptt do not need it
+
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _exit(*_: object) -> None:

@@ -269,12 +269,13 @@ def _learn(lm: CharLM, streams: Streams, settings: Settings, stop: StopRequest, 
             if stop.asked:
                 verb = "Stopped after"
                 break
+        summary = progress.summary(verb)
         lm.save(out)
     except FloatingPointError as error:
         raise ValueError("the loss grew beyond all numbers, expected a smaller --lr; nothing was written") from error
     finally:
         progress.close()
-    return progress.summary(verb)
+    return summary
 
 
 def _sample(args: argparse.Namespace) -> int:
