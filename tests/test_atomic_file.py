@@ -74,6 +74,17 @@ def test_a_group_that_cannot_be_kept_gives_no_rights_to_another(path, monkeypatc
 
 
 @posix
+def test_a_directory_that_cannot_be_read_is_enough(path):
+    path.parent.chmod(0o333)
+    try:
+        replace_file(path, b"new")
+    finally:
+        path.parent.chmod(0o755)
+    assert path.read_bytes() == b"new"
+    assert os.listdir(path.parent) == [path.name]
+
+
+@posix
 def test_only_regular_files_are_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "."):

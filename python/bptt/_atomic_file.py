@@ -155,7 +155,10 @@ def _lock(handle: int, *, wait: bool) -> bool:
 def _sync_directory(directory: Path) -> None:
     if os.name != "posix":  # a directory cannot be opened on Windows
         return
-    handle = os.open(directory, os.O_RDONLY)
+    try:
+        handle = os.open(directory, os.O_RDONLY)
+    except PermissionError:  # it can be written but not read; the new file is in its place
+        return
     try:
         os.fsync(handle)
     finally:
