@@ -38,7 +38,7 @@ PYTHON_LIBRARIES = {
 }
 NATIVE = re.compile(r"_core(_\w+)?|_cpu")
 # The command line and what only it uses: the library must not know of them.
-APPLICATION = {"__main__", "cli", "_terminal", "charlm"}
+APPLICATION = {"__main__", "cli", "_memory", "_terminal", "charlm"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>|(\S+))', re.MULTILINE)
 

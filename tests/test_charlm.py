@@ -126,20 +126,68 @@ def test_sample_stands_extreme_temperatures(lm, temperature):
         {"kind": "other"},
         {"vocabulary": "aa"},
         {"vocabulary": 5},
+        {"vocabulary": [5]},
+        {"vocabulary": ["a", "b"]},
+        {"vocabulary": None},
+        {"vocabulary": {"a": 0}},
+        {"kind": ["charlm"]},
+        {"kind": "x" * 10_000},
         {"architecture": {}},
         {"architecture": {"cell": "lstm", "hidden": 10**9, "layers": 10**9, "embedding": 10**9}},
         {"architecture": {"cell": "lstm", "hidden": 8.0, "layers": 1, "embedding": 4}},
         {"architecture": {"cell": "lstm", "hidden": 8, "layers": 1, "embedding": 4, "extra": 1}},
         {"architecture": {"cell": "gru", "hidden": 8, "layers": 1, "embedding": 4}},
+        {"architecture": {"cell": ["lstm"], "hidden": 8, "layers": 1, "embedding": 4}},
+        {"architecture": {"cell": "x" * 10_000, "hidden": 8, "layers": 1, "embedding": 4}},
+        {"architecture": {"cell": "lstm", "hidden": 10**1000, "layers": 1, "embedding": 4}},
+        {"architecture": {"x" * 10_000: 1}},
         {"architecture": 7},
     ],
-    ids=str,
+    ids=lambda value: str(value)[:50],
 )
 def test_load_refuses_what_does_not_fit_together(path, change):
     arrays, config = checkpoint.load(path)
     checkpoint.save(path, arrays, config | change)
-    with pytest.raises(ValueError, match=r"no usable character model .*expected a file from 'bptt train'"):
+    assert_refused(path)
+
+
+def assert_refused(path, words=""):
+    with pytest.raises(
+        ValueError, match=f"no usable character model .*{words}.*expected a file from 'bptt train'$"
+    ) as e:
         charlm.CharLM.load(path)
+    message = str(e.value).removeprefix(repr(str(path)))
+    assert "\n" not in message
+    assert len(message) < 200
+
+
+@pytest.mark.parametrize("entry", ["kind", "architecture", "vocabulary"])
+def test_load_refuses_what_lacks_a_part(path, entry):
+    arrays, config = checkpoint.load(path)
+    del config[entry]
+    checkpoint.save(path, arrays, config)
+    assert_refused(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(path, lm, value):
+    before = path.read_bytes()
+    arrays, config = checkpoint.load(path)
+    broken = charlm.CharLM.create(lm.architecture, lm.vocabulary)
+    with broken.model.params.edit() as p:
+        p["1.weight_hh_l0"][3, 2] = value
+    with pytest.raises(FloatingPointError, match=r"^CharLM.save: 1.weight_hh_l0 has values that are NaN or infinite"):
+        broken.save(path)
+    assert path.read_bytes() == before
+    checkpoint.save(path, arrays | {"1.weight_hh_l0": broken.model.params["1.weight_hh_l0"]}, config)
+    assert_refused(path, "1.weight_hh_l0")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32, bool])
+def test_load_refuses_arrays_of_other_dtypes(path, dtype):
+    arrays, config = checkpoint.load(path)
+    checkpoint.save(path, {name: array.astype(dtype) for name, array in arrays.items()}, config)
+    assert_refused(path, "dtype float32")
 
 
 def test_load_refuses_arrays_of_other_names_or_shapes(path):
@@ -148,5 +196,4 @@ def test_load_refuses_arrays_of_other_names_or_shapes(path):
     renamed = {("x" if key == name else key): array for key, array in arrays.items()}
     for wrong in (renamed, arrays | {name: arrays[name].T}):
         checkpoint.save(path, wrong, config)
-        with pytest.raises(ValueError, match="no usable character model"):
-            charlm.CharLM.load(path)
+        assert_refused(path)

@@ -4,6 +4,8 @@
 import importlib.metadata
 import importlib.util
 import json
+import os
+import pkgutil
 import platform
 import re
 import shutil
@@ -91,8 +93,53 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 """
     loaded = json.loads(run_python(code))
     assert "bptt" in loaded
-    late = {"argparse", "safetensors", "tqdm", "torch", "bptt.cli", "bptt.charlm", "bptt.reference"}
+    late = {"argparse", "safetensors", "tqdm", "torch", "bptt.cli", *(f"bptt.{name}" for name in LATE)}
     assert late.intersection(loaded) == set()
+
+
+LATE = ["charlm", "checkpoint", "reference", "textdata"]
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_modules_are_there_after_a_plain_import(name):
+    assert run_python(f"import bptt; print({name!r} in dir(bptt), bptt.{name}.__name__)").split() == [
+        "True",
+        f"bptt.{name}",
+    ]
+
+
+def test_every_public_module_is_there_after_a_plain_import():
+    public = [m.name for m in pkgutil.iter_modules(bptt.__path__) if not m.name.startswith("_") and m.name != "cli"]
+    assert set(LATE) < set(public)
+    run_python("import bptt; " + "; ".join(f"bptt.{name}" for name in public))
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"^module 'bptt' has no attribute 'LSMT'$"):
+        _ = bptt.LSMT
+    assert not hasattr(bptt, "__wrapped__")
+
+
+def test_type_checkers_see_the_modules_and_nothing_else(tmp_path):
+    pytest.importorskip("mypy")
+    (tmp_path / "user.py").write_text(
+        "import bptt\n"
+        + "".join(f"reveal_type(bptt.{name})\n" for name in LATE)
+        + "reveal_type(bptt.charlm.sample)\nbptt.LSMT\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "user.py"],
+        cwd=tmp_path,
+        env=os.environ | {"MYPYPATH": str(ROOT / "python")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    errors = [line for line in done.stdout.splitlines() if "error:" in line]
+    assert len(errors) == 1, done.stdout
+    assert 'Module has no attribute "LSMT"' in errors[0]
+    assert "def (lm: bptt.charlm.CharLM" in done.stdout
 
 
 # The names in /proc/cpuinfo of what the psABI asks of each level; abm is lzcnt, pni is SSE3.

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts, vocabularies and streams: every character is served once, in order, next to the one that follows it."""
 
+import shutil
+import subprocess
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -39,6 +43,61 @@ def test_read_text_names_the_byte_that_is_not_utf8(tmp_path):
         read_text(tmp_path)
 
 
+WESTERN = "naïve café, déjà vu\n" * 50
+QUOTED = "He said “naïve” — twice…\n" * 50
+RUSSIAN = "Привет, мир\n" * 50
+
+
+@pytest.mark.skipif(shutil.which("iconv") is None, reason="runs the advice")
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (WESTERN.encode("latin-1"), WESTERN),
+        (QUOTED.encode("cp1252"), QUOTED),
+        (QUOTED.encode("utf-16"), QUOTED),
+        (b"\xfe\xff" + QUOTED.encode("utf-16-be"), QUOTED),
+        (b"\xff\xfe\0\0" + QUOTED.encode("utf-32-le"), QUOTED),
+        (b"\0\0\xfe\xff" + QUOTED.encode("utf-32-be"), QUOTED),
+        (QUOTED.encode("utf-16-le"), QUOTED),
+        (QUOTED.encode("utf-16-be"), QUOTED),
+        (RUSSIAN.encode("utf-16"), RUSSIAN),
+        (b"x" * 100_000 + WESTERN.encode("latin-1"), "x" * 100_000 + WESTERN),
+        (RUSSIAN.encode() + b"\xff" + RUSSIAN.encode(), RUSSIAN * 2),
+    ],
+)
+def test_the_advice_for_other_encodings_works(tmp_path, content, text):
+    path = tmp_path / "it's a text"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="expected UTF-8; perhaps: iconv ") as caught:
+        read_text(path)
+    command = str(caught.value).split("perhaps: ")[1]
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, timeout=60, check=False)  # iconv -c ends with 1
+    assert read_text(tmp_path / "as-utf8.txt") == text
+
+
+@pytest.mark.parametrize("content", [RUSSIAN.encode("koi8-r"), bytes(range(256)) * 50, b"\x81" + b"a" * 100])
+def test_no_encoding_is_named_where_there_is_no_telling(tmp_path, content):
+    (tmp_path / "text").write_bytes(content)
+    with pytest.raises(ValueError, match="iconv -f ITS_ENCODING -t utf-8"):
+        read_text(tmp_path / "text")
+
+
+def test_a_vocabulary_takes_little_memory_beside_a_long_text():
+    text = "ab\n" * 3_000_000
+    tracemalloc.start()
+    try:
+        vocabulary = Vocabulary.of(text)
+        ids = vocabulary.encode(text)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert ids.nbytes == len(text)
+    assert np.array_equal(ids[:6], [1, 2, 0, 1, 2, 0])
+    assert np.array_equal(ids, np.tile(ids[:3], 3_000_000))
+    # a chunk of 2**20 characters: 4 bytes each as text, code point, and number, twice, and some single bytes
+    assert peak < len(text) + 2**20 * 24
+
+
 @pytest.mark.parametrize(("size", "dtype"), [(1, np.uint8), (256, np.uint8), (257, np.uint16), (70_000, np.uint32)])
 def test_vocabulary_numbers_by_code_point_in_the_smallest_dtype(size, dtype):
     characters = [chr(0x10000 + i) for i in range(size)]
@@ -67,6 +126,12 @@ def test_vocabulary_names_unknown_characters():
 @pytest.mark.parametrize("characters", ["", "aba"])
 def test_vocabulary_refuses_what_is_no_numbering(characters):
     with pytest.raises(ValueError, match="expected distinct ones"):
+        Vocabulary(characters)
+
+
+@pytest.mark.parametrize("characters", [None, 5, ["a", "b"], b"ab", {"a": 0}])
+def test_vocabulary_refuses_what_is_no_text(characters):
+    with pytest.raises(TypeError, match="expected str"):
         Vocabulary(characters)
 
 

@@ -53,6 +53,7 @@ PYBIND11_MODULE(BPTT_MODULE, m, py::mod_gil_not_used()) {
   using namespace bptt::bindings;
   m.attr("version") = BPTT_VERSION;
   m.attr("level") = BPTT_LEVEL;
+  m.attr("max_threads") = int(Pool::kMaxThreads);
   m.def("config", &config);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("get_num_threads", [] { return Pool::size().load(); });

@@ -10,12 +10,23 @@
 >>> info = bptt.optim.Adam(lr=2e-3, clip_norm=1.0).step(model.params, grads)
 """
 
+from bptt import _startup  # noqa: F401, I001 - before all others, for Ctrl-C while they are imported
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from bptt import init, losses, optim
 from bptt._runtime import config, get_num_threads, release_memory, set_num_threads, show_config
 from bptt.batch import Batch
 from bptt.layers import GRU, LSTM, RNN, Dropout, Embedding, Linear, Packed, Sequential
 from bptt.params import Params
 from bptt.train import History, StopTraining, fit
+
+if TYPE_CHECKING:
+    from bptt import charlm as charlm
+    from bptt import checkpoint as checkpoint
+    from bptt import reference as reference
+    from bptt import textdata as textdata
 
 __version__ = "0.1.0"
 
@@ -42,3 +53,16 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+# Modules that are imported when they are first asked for: `import bptt` stays quick.
+_LATE = ("charlm", "checkpoint", "reference", "textdata")
+
+if not TYPE_CHECKING:  # type checkers would take every misspelt name for one of these
+
+    def __getattr__(name: str) -> object:
+        if name in _LATE:
+            return import_module(f"bptt.{name}")
+        raise AttributeError(f"module 'bptt' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATE})

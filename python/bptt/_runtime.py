@@ -12,6 +12,8 @@ from bptt._dispatch import core
 
 __all__ = ["config", "get_num_threads", "release_memory", "set_num_threads", "show_config"]
 
+MAX_THREADS: int = core.max_threads  # what set_num_threads accepts at most
+
 
 def set_num_threads(n: int) -> None:
     """Use `n` threads in all calls from now on; results have the same bits for every number.

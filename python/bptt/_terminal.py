@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a long run needs from its terminal: progress on stderr, and Ctrl-C as a request instead of an exception.
+"""What the command line needs from its terminal: streams, progress on stderr, Ctrl-C as a request, not an exception.
 
 Used by cli.py only; nothing here knows of models.
 """
@@ -11,20 +11,46 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bptt.charlm import Step
 
-__all__ = ["Progress", "StopRequest"]
+__all__ = ["Progress", "StopRequest", "flush_streams", "open_missing_streams"]
+
+SAME_REQUEST_S = 1.0
+
+
+def open_missing_streams() -> None:
+    """Make an output that the caller has closed (`>&-`) one that nobody reads (`>/dev/null`).
+
+    Python has no stream for it, and the next file to be opened would get its number.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
+
+
+def flush_streams() -> None:
+    """Write what stdout and stderr still hold, or give it up: Python would try at its exit and change the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class StopRequest:
-    """While entered, the first Ctrl-C (or SIGTERM) sets `asked`; the second raises KeyboardInterrupt at once."""
+    """While entered, the first Ctrl-C (or SIGTERM) sets `asked`; one more than a second later raises KeyboardInterrupt.
+
+    What comes within that second is taken for the same request: people press twice, and tools send two signals.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self._since_s = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -37,9 +63,12 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        now_s = time.monotonic()
+        if not self.asked:
+            self.asked = True
+            self._since_s = now_s
+        elif now_s - self._since_s > SAME_REQUEST_S:
             raise KeyboardInterrupt
-        self.asked = True
 
 
 class Progress:
@@ -67,16 +96,18 @@ class Progress:
         """Take in one step; `loss` is shown averaged over about the last 20."""
         self.characters += step.characters
         self.loss += (step.loss - self.loss) * max(1 / step.number, 0.05)
-        if self.bar is not None:
-            self.bar.set_postfix_str(self._figures(step), refresh=False)
-            self.bar.update()
-        elif self._is_due(step.number):
-            print(f"step {step.number:,} of {self.steps:,}: {self._figures(step)}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # nobody reads it any more: no reason to lose what has been learned
+            if self.bar is not None:
+                self.bar.set_postfix_str(self._figures(step), refresh=False)
+                self.bar.update()
+            elif self._is_due(step.number):
+                print(f"step {step.number:,} of {self.steps:,}: {self._figures(step)}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self.bar is not None:
-            self.bar.close()
+            with suppress(OSError):
+                self.bar.close()
 
     def summary(self, verb: str) -> str:
         """Return one line about the run so far."""

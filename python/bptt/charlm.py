@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import reprlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from typing import Any
 
@@ -21,7 +22,7 @@ from bptt import checkpoint, losses, optim
 from bptt.layers import GRU, LSTM, RNN, Embedding, Linear, Sequential
 from bptt.textdata import Streams, Vocabulary
 
-__all__ = ["Architecture", "CharLM", "Settings", "Step", "evaluate", "sample", "train"]
+__all__ = ["Architecture", "CharLM", "Settings", "Step", "architecture_of", "evaluate", "sample", "train"]
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -49,12 +50,14 @@ class Architecture:
 
     def __post_init__(self) -> None:
         """Check the sizes; they may come from a file."""
-        if self.cell not in CELLS:
-            raise ValueError(f"Architecture: cell has {self.cell!r}, expected one of {', '.join(CELLS)}")
+        if not isinstance(self.cell, str) or self.cell not in CELLS:
+            raise ValueError(f"Architecture: cell has {reprlib.repr(self.cell)}, expected one of {', '.join(CELLS)}")
         for name in ("hidden", "layers", "embedding"):
             size = getattr(self, name)
             if type(size) is not int or size < 1:
-                raise ValueError(f"Architecture: {name} has {size!r}, expected a whole number of at least 1")
+                raise ValueError(
+                    f"Architecture: {name} has {reprlib.repr(size)}, expected a whole number of at least 1"
+                )
 
     def parameters(self, vocabulary: int) -> int:
         """Return the number of weights for a vocabulary of V characters."""
@@ -118,33 +121,61 @@ class CharLM:
         return cls(architecture, vocabulary, Sequential(embedding, *recurrent, Linear(H, V, seed=seeds[1])))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to a safetensors file (see `checkpoint.save`); OSError where that fails."""
+        """Write the model to a safetensors file (see `checkpoint.save`).
+
+        Raises: OSError where the file cannot be written; FloatingPointError where a weight is NaN or infinite.
+        """
         config = {
             "kind": KIND,
             "architecture": asdict(self.architecture),
             "vocabulary": self.vocabulary.characters,
         }
-        checkpoint.save(path, dict(self.model.params), config)
+        for name, weight in self.model.params.items():
+            if not np.isfinite(weight).all():
+                raise FloatingPointError(f"CharLM.save: {name} has values that are NaN or infinite, expected numbers")
+        checkpoint.save(path, self.model.params, config)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CharLM:
         """Return the model of a file that `save` wrote; OSError or ValueError (one line) where it is not one."""
         arrays, config = checkpoint.load(path)
         try:
-            if config["kind"] != KIND:
-                raise ValueError(f"it holds {config['kind']!r}")
-            architecture, vocabulary = Architecture(**config["architecture"]), Vocabulary(config["vocabulary"])
+            architecture = architecture_of(config)
+            characters: Any = config.get("vocabulary")
+            vocabulary = Vocabulary(characters)
             # before building: sizes from a file must not make us allocate more than the file holds
             if architecture.parameters(len(vocabulary)) != sum(array.size for array in arrays.values()):
                 raise ValueError("its sizes differ from its arrays")
             lm = cls.create(architecture, vocabulary)
-            for name in lm.model.params:
-                lm.model.params[name] = arrays[name]
-        except (KeyError, TypeError, ValueError) as error:
+            for name, weight in lm.model.params.items():
+                array = arrays.get(name)
+                if array is None or (array.shape, array.dtype) != (weight.shape, weight.dtype):
+                    raise ValueError(f"it has no array {name!r} of shape {weight.shape} and dtype {weight.dtype}")
+                if not np.isfinite(array).all():
+                    raise ValueError(f"its array {name!r} has values that are NaN or infinite")
+                lm.model.params[name] = array
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{os.fspath(path)!r} has no usable character model ({error}), expected a file from 'bptt train'"
             ) from error
         return lm
+
+
+def architecture_of(config: Mapping[str, Any]) -> Architecture:
+    """Return the architecture in the configuration of a file that `CharLM.save` wrote.
+
+    Raises: TypeError or ValueError where the configuration is that of something else.
+
+    >>> architecture_of({"kind": "charlm", "architecture": {"cell": "gru", "hidden": 8, "layers": 1, "embedding": 4}})
+    Architecture(cell='gru', hidden=8, layers=1, embedding=4)
+    """
+    if config.get("kind") != KIND:
+        raise ValueError(f"its kind is {reprlib.repr(config.get('kind'))}, expected {KIND!r}")
+    sizes = config.get("architecture")
+    names = [field.name for field in fields(Architecture)]
+    if not isinstance(sizes, dict) or sorted(sizes) != sorted(names):
+        raise ValueError(f"its architecture is {reprlib.repr(sizes)}, expected {', '.join(names)}")
+    return Architecture(**sizes)
 
 
 def memory_needed(architecture: Architecture, vocabulary: int, settings: Settings) -> int:

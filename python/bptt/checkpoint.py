@@ -2,18 +2,21 @@
 """Named arrays and a configuration in one safetensors file; an interrupted save never costs the old file.
 
 Knows nothing of models. The file's metadata have one entry, `bptt`, a JSON object: `format_version`, `config` (what is
-needed to build the model again) and `crc32` over the arrays. One entry, because safetensors writes several in random
-order: this way equal models are equal files.
+needed to build the model again) and `crc32`. One entry, because safetensors writes several in random order: this way
+equal models are equal files.
+
+Format 2: the checksum covers the configuration and the names, dtypes, shapes and bytes of the arrays.
+Format 1 (read, no longer written): it covers the names and bytes of the arrays, not the configuration.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import secrets
+import reprlib
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
+from bptt._atomic_file import check_replaceable, replace_file
+
 __all__ = ["check_writable", "load", "save"]
 
 FORMAT = "bptt"  # the metadata's key
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+DTYPES = "bool, int8 to int64, uint8 to uint64, float16, float32 or float64"
+MAX_DEPTH = 100  # of lists and objects in a configuration: JSON readers give up at some depth
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -33,13 +40,19 @@ Arrays = Mapping[str, NDArray[Any]]
 def save(path: str | os.PathLike[str], arrays: Arrays, config: Mapping[str, Any]) -> None:
     """Write `arrays` and `config` to `path`, whole or not at all.
 
+    All arrays are copied first: other threads may change them while the file is written. (What they change during the
+    copy can be in the file in part, as in any copy.)
+
     A temporary file in the same directory is written, flushed to the disk (fsync), renamed over `path`, and the
-    directory flushed. A full disk or an interruption leaves the old file as it was and no temporary file behind.
-    A symbolic link is followed: the file it points to is replaced.
+    directory flushed. A full disk or an interruption leaves the old file as it was and no temporary file behind; what a
+    killed process leaves, the next save in that directory removes (on POSIX systems). A file that is replaced keeps its
+    permission bits and, where the system allows it, its owner and group. A symbolic link is followed.
 
-    - `arrays`: name -> ndarray of any shape and strides. `config`: anything that JSON can hold.
+    - `arrays`: name -> ndarray of any shape, strides and byte order; bool, integers, float16, float32 or float64.
+    - `config`: what JSON can hold: str keys; dict, list, str, int, finite float, bool, None. A tuple becomes a list.
 
-    Raises: OSError where the file cannot be written.
+    Raises: OSError where the file cannot be written; TypeError or ValueError for arrays, names and configurations that
+    could not be loaded as they were.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "model.safetensors")
@@ -47,21 +60,24 @@ def save(path: str | os.PathLike[str], arrays: Arrays, config: Mapping[str, Any]
     >>> load(path)
     ({'w': array([0., 1., 2.])}, {'cell': 'gru'})
     """
-    # safetensors 0.8.0 writes the bytes of a non-contiguous array in the wrong order
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    metadata = {"format_version": FORMAT_VERSION, "config": config, "crc32": _checksum(arrays)}
-    payload = serialize(dict(arrays), metadata={FORMAT: json.dumps(metadata)})
-    with _writing(path) as (target, temporary):
-        with open(temporary, "xb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        _sync_directory(target.parent)
+    for name, value in (("arrays", arrays), ("config", config)):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"save: {name} has type {type(value).__name__}, expected a mapping")
+    settings = _plain(config, "config")
+    snapshot = {_checked_name(name): _snapshot(name, array) for name, array in arrays.items()}
+    metadata = {"format_version": FORMAT_VERSION, "config": settings, "crc32": _checksum(snapshot, settings)}
+    try:
+        payload = serialize(snapshot, metadata={FORMAT: json.dumps(metadata)})
+    except SafetensorError as error:
+        raise ValueError(f"save: {error}, expected shorter names and a shorter config") from error
+    replace_file(path, payload)
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return the arrays and the configuration that `save` wrote.
+
+    A file that was changed is refused. (Files of format 1 have a weaker check: a changed configuration, dtype or shape
+    goes unnoticed. Saving them again gives them the full check.)
 
     Raises: OSError where the file cannot be read; ValueError where it is damaged, not from bptt or of a later format.
 
@@ -70,6 +86,8 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
     FileNotFoundError: cannot read 'no such file' (No such file or directory), expected a model written by bptt
     """
     name = repr(os.fspath(path))
+    if Path(path).is_fifo():  # opening it would wait for a writer
+        raise ValueError(f"{name} is a pipe, expected a file: a model written by bptt")
     try:
         Path(path).open("rb").close()  # safe_open reports every failure in its own words; this one in the system's
         with safe_open(path, "np") as file:
@@ -80,16 +98,18 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
         raise type(error)(f"cannot read {name} ({why}), expected a model written by bptt") from error
     except SafetensorError as error:
         raise ValueError(f"{name} is damaged or not a safetensors file, expected a model written by bptt") from error
-    config = metadata.get("config")
-    if not isinstance(config, dict) or metadata.get("crc32") != _checksum(arrays):
+    config = metadata["config"]
+    expected = _checksum_1(arrays) if metadata["format_version"] == 1 else _checksum(arrays, config)
+    if metadata.get("crc32") != expected:
         raise ValueError(f"{name} is damaged (its checksum differs), expected an unchanged model written by bptt")
     return arrays, config
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
+def check_writable(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Find out, before hours of training, whether `save` could write `path`; nothing is changed.
 
     A file that already stands there must be a checkpoint of ours (or empty): nobody's text is overwritten by mistake.
+    Returns: the configuration of the checkpoint that `save` would replace; None where there is none.
 
     Raises: OSError where the directory is missing or cannot be written; ValueError where `path` is something else.
 
@@ -98,38 +118,60 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     FileNotFoundError: cannot write 'no/such/directory/model.safetensors' (No such file or directory), expected ...
     """
     name = repr(os.fspath(path))
-    with _writing(path) as (target, temporary):
-        if target.exists() and not target.is_file():
-            raise ValueError(f"{name} is not a regular file, expected a file name such as 'model.safetensors'")
-        if target.exists():
-            os.close(os.open(target, os.O_WRONLY))  # the rename would also replace a file that is write-protected
-        temporary.touch(exist_ok=False)
-    if target.exists() and target.stat().st_size > 0:
-        try:
-            with safe_open(target, "np") as file:
-                _known_metadata(name, file.metadata())
-        except (OSError, SafetensorError, ValueError) as error:
-            raise ValueError(
-                f"{name} exists and is not a model written by bptt, expected another name: it would be overwritten"
-            ) from error
-
-
-@contextmanager
-def _writing(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
-    """Yield the file that `path` means and a temporary one beside it; remove the latter and explain what fails."""
-    target = Path(os.path.realpath(path))
-    # a name of its own, not the target's plus a suffix: that could be too long for the file system
-    temporary = target.parent / f".bptt-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    check_replaceable(path)
+    if not Path(path).exists() or Path(path).stat().st_size == 0:
+        return None
     try:
-        yield target, temporary
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise type(error)(
-            f"cannot write {os.fspath(path)!r} ({why}), expected a writable directory with enough room"
+        with safe_open(path, "np") as file:
+            config: dict[str, Any] = _known_metadata(name, file.metadata())["config"]
+            return config
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"{name} exists and is not a model that this bptt reads, expected another name: it would be overwritten"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+
+
+def _plain(value: Any, where: str, depth: int = 0) -> Any:
+    """Return a copy of a configuration in JSON's own types; TypeError or ValueError names the entry that has none."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"save: config is nested more than {MAX_DEPTH} levels deep, expected less")
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"save: {where} has the key {reprlib.repr(key)}, expected str keys")
+        return {key: _plain(each, _entry(where, key), depth + 1) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each, _entry(where, i), depth + 1) for i, each in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"save: {where} has value {value}, expected a finite number")
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise TypeError(f"save: {where} has type {type(value).__name__}, expected what JSON can hold")
+    return value
+
+
+def _entry(where: str, key: str | int) -> str:
+    name = f"{where}[{reprlib.repr(key)}]"
+    return name if len(name) < 80 else f"...{name[-77:]}"
+
+
+def _checked_name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"save: arrays has the name {reprlib.repr(name)}, expected str")
+    if name == "__metadata__":
+        raise ValueError("save: arrays has the name '__metadata__', expected another: safetensors keeps it for itself")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"save: arrays has the name {reprlib.repr(name)}, expected valid Unicode") from None
+    return name
+
+
+def _snapshot(name: str, array: Any) -> NDArray[Any]:
+    """Return a copy in row-major order and little-endian bytes; safetensors 0.8.0 writes the bytes as they lie."""
+    copy = np.array(array, order="C")
+    if copy.dtype.kind not in "biuf" or copy.dtype.itemsize > 8:
+        raise TypeError(f"save: array {reprlib.repr(name)} has dtype {copy.dtype}, expected {DTYPES}")
+    return copy.astype(copy.dtype.newbyteorder("<"), copy=False)
 
 
 def _known_metadata(name: str, metadata: dict[str, str] | None) -> dict[str, Any]:
@@ -138,25 +180,28 @@ def _known_metadata(name: str, metadata: dict[str, str] | None) -> dict[str, Any
     try:
         ours = json.loads((metadata or {})[FORMAT])
         version = ours["format_version"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(f"{name} is damaged, expected a model written by bptt") from None
-    if version != FORMAT_VERSION:
-        raise ValueError(f"{name} has format version {version}, expected {FORMAT_VERSION}; another bptt wrote it")
+    if version not in (1, FORMAT_VERSION):
+        raise ValueError(
+            f"{name} has format version {reprlib.repr(version)}, expected 1 or {FORMAT_VERSION}; another bptt wrote it"
+        )
+    if not isinstance(ours.get("config"), dict):
+        raise ValueError(f"{name} is damaged, expected a model written by bptt")
     return dict(ours)
 
 
-def _checksum(arrays: Arrays) -> str:
+def _checksum(arrays: Arrays, config: Mapping[str, Any]) -> str:
+    """The CRC-32 over the configuration, and names, dtypes, shapes and bytes of the arrays in the order of names."""
+    described = [[name, arrays[name].dtype.name, arrays[name].shape] for name in sorted(arrays)]
+    crc = zlib.crc32(json.dumps([config, described], sort_keys=True).encode())
+    for name in sorted(arrays):
+        crc = zlib.crc32(arrays[name].data, crc)
+    return f"{crc:08x}"
+
+
+def _checksum_1(arrays: Arrays) -> str:
     crc = 0
     for name in sorted(arrays):
         crc = zlib.crc32(arrays[name].data, zlib.crc32(name.encode(), crc))
     return f"{crc:08x}"
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name != "posix":  # a directory cannot be opened on Windows
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `bptt` command: train, sample, info. Options, messages and exit codes; the work itself is in charlm.py.
 
-Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 2 something is wrong with what was asked (one
-line on stderr, nothing overwritten); 130 stopped by Ctrl-C or SIGTERM (`bptt train` has then saved what it learned);
-141 nobody reads the output any more (`| head`).
+Results go to stdout, progress and errors to stderr; one that the caller has closed is taken for /dev/null. Exit codes:
+0 done; 2 something is wrong with what was asked (one line on stderr, nothing overwritten); 130 stopped by Ctrl-C or
+SIGTERM (`bptt train` has then saved what it learned); 141 nobody reads the output any more (`| head`).
 """
 
 from __future__ import annotations
@@ -12,15 +12,21 @@ import argparse
 import math
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bptt._terminal import Progress, StopRequest
+from bptt._memory import memory_limit
+from bptt._startup import set_interrupt_handler
+from bptt._terminal import Progress, StopRequest, flush_streams, open_missing_streams
 
 if TYPE_CHECKING:
-    from bptt.charlm import Step
+    from bptt.charlm import Architecture, CharLM, Settings
+    from bptt.textdata import Ids, Streams, Vocabulary
 
 __all__ = ["main"]
 
@@ -32,28 +38,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises: SystemExit, as argparse does, for --help, --version and options that make no sense.
     """
+    open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal without UTF-8 gets escapes, not a crash
             stream.reconfigure(errors="backslashreplace")
-    args, unknown = _parser().parse_known_args(argv)
-    if unknown:  # parse_args would complain in the name of bptt, not of the command
-        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    program = args.parser.prog
     try:
-        code: int = args.run(args)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # `bptt sample ... | head`: the reader has gone; keep the exit's flush quiet as well
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _run(argv)
+    finally:
+        flush_streams()
+        set_interrupt_handler(signal.SIG_IGN)  # Python's exit would print a traceback
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    program = "bptt"
+    try:
+        try:
+            args = _arguments(argv)
+            set_interrupt_handler(signal.default_int_handler)
+            program = args.parser.prog
+            code: int = args.run(args)
+            return code
+        finally:
+            sys.stdout.flush()  # here, where a failure is still reported
+    except BrokenPipeError:  # `bptt sample ... | head`: the reader has gone
         return CLOSED
     except KeyboardInterrupt:
-        print(f"{program}: stopped", file=sys.stderr)
+        _complain(program, "stopped")
         return INTERRUPTED
     except MemoryError:
-        print(f"{program}: not enough memory, expected smaller sizes", file=sys.stderr)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        _complain(program, "not enough memory, expected a shorter text or smaller sizes")
+    except OSError as error:
+        unexpected = error.errno is not None  # what the library raises has been reworded; this comes from stdout
+        reason = f"cannot write the output ({error.strerror}), expected room for it"
+        _complain(program, reason if unexpected else str(error))
+    except (ValueError, FloatingPointError) as error:
+        _complain(program, str(error))
     return WRONG
+
+
+def _complain(program: str, message: str) -> None:
+    with suppress(OSError):  # nobody reads stderr
+        print(f"{program}: {message}", file=sys.stderr, flush=True)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,6 +87,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         hint = "" if "expected" in message else f", expected what '{self.prog} --help' describes"
         self.exit(WRONG, f"{self.prog}: {message}{hint}\n")
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    args, unknown = _parser().parse_known_args(argv)
+    if unknown:  # parse_args would complain in the name of bptt, not of the command
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Start with 'bptt train'. 'bptt COMMAND --help' lists a command's options.",
     )
     parser.add_argument("--version", action="version", version=f"bptt {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser.set_defaults(run=_help, parser=parser)  # each command has its own
+    commands = parser.add_subparsers(metavar="COMMAND")
     _add_train(commands.add_parser("train", help="learn a text", description=_TRAIN, allow_abbrev=False))
     _add_sample(commands.add_parser("sample", help="write like the text", description=_SAMPLE, allow_abbrev=False))
     info = commands.add_parser(
@@ -87,12 +120,13 @@ def _parser() -> argparse.ArgumentParser:
 _TRAIN = (
     "Learn to continue a text, character by character. The last tenth of the text is held out; the loss on it is "
     "reported at the end, with a sample. Ctrl-C stops after the current step and saves what has been learned (exit "
-    "code 130); a second Ctrl-C quits at once."
+    "code 130); another Ctrl-C, more than a second later, quits at once."
 )
 _SAMPLE = "Let a trained model write. It goes on from the prompt, one character at a time."
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
+    from bptt._runtime import MAX_THREADS
     from bptt.charlm import LEARNING_RATES, Architecture, Settings
 
     rates = ", ".join(f"{rate:g} for {name}" for name, rate in LEARNING_RATES.items())
@@ -111,8 +145,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     _option(parser, "--clip-norm", _number(0, 1e6), Settings.clip_norm, "largest gradient norm, 0 for no limit")
     _option(parser, "--optimizer", _one_of("adam", "sgd"), Settings.optimizer, "adam, or sgd with momentum 0.9")
     _option(parser, "--seed", _whole(0, 2**63 - 1), 0, "the same seed gives the same model")
-    _option(parser, "--threads", _whole(1, 1024), None, "processor threads (default: all that we may use)")
-    add("--out", default="model.safetensors", metavar="PATH", help="where the model goes (default: %(default)s)")
+    _option(
+        parser, "--threads", _whole(1, MAX_THREADS), None, f"1 to {MAX_THREADS} processor threads (default: all cores)"
+    )
+    add(
+        "--out",
+        default="model.safetensors",
+        metavar="PATH",
+        help="where the model goes; one that 'bptt train' wrote is replaced (default: %(default)s)",
+    )
     parser.set_defaults(run=_train, parser=parser)
 
 
@@ -168,33 +209,40 @@ def _one_of(*names: str) -> Callable[[str], str]:
     return parse
 
 
+def _help(args: argparse.Namespace) -> int:
+    args.parser.print_help()
+    return OK
+
+
 def _train(args: argparse.Namespace) -> int:
     import bptt
-    from bptt import charlm, checkpoint
-    from bptt.textdata import Streams, Vocabulary, split_tail
+    from bptt import charlm
+    from bptt.textdata import Streams, split_tail
 
-    checkpoint.check_writable(args.out)
-    source, text = _read(args)
-    vocabulary = Vocabulary.of(text)
-    head, tail = split_tail(vocabulary.encode(text))
+    replaced = _replaced(args.out)
+    source, vocabulary, ids = _read(args)
+    head, tail = split_tail(ids)
     streams = Streams(head, args.batch_size, args.seq_len)
     architecture = charlm.Architecture(args.cell, args.hidden, args.layers, args.embedding)
     steps = args.steps if args.epochs is None else args.epochs * len(streams)
     settings = charlm.Settings(args.batch_size, args.seq_len, steps, args.lr, args.clip_norm or None, args.optimizer)
-    _require_memory(charlm.memory_needed(architecture, len(vocabulary), settings))
+    _require_memory(charlm.memory_needed(architecture, len(vocabulary), settings), ids.nbytes, source)
     if args.threads is not None:
         bptt.set_num_threads(args.threads)
     lm = charlm.CharLM.create(architecture, vocabulary, args.seed)
 
     weights = architecture.parameters(len(vocabulary))
-    _say(f"Text:     {source}, {len(text):,} characters, {len(vocabulary)} different ones")
+    _say(f"Text:     {source}, {_count(len(ids), 'character')}, {len(vocabulary)} different")
     _say(f"          {len(head):,} to learn from, the last {len(tail):,} held out")
-    _say(f"Model:    {args.layers} x {args.cell} with {args.hidden} hidden units, {weights:,} weights")
+    _say(f"Model:    {_sizes(architecture)}, {_count(weights, 'weight')}")
+    if replaced:
+        _say(f"Replaces: {replaced}")
     with StopRequest() as stop:
-        _say(f"Training: {steps:,} steps of {args.batch_size} x {args.seq_len} characters on {_threads()}")
-        summary = _learn(charlm.train(lm, streams, settings), steps, stop)
-        lm.save(args.out)
-        _say(summary)
+        _say(
+            f"Training: {_count(steps, 'step')} of {args.batch_size} x {_count(args.seq_len, 'character')} "
+            f"on {_count(bptt.get_num_threads(), 'thread')}"
+        )
+        _say(_learn(lm, streams, settings, stop, args.out))
         _say(f"Model written to {args.out}")
         nats = charlm.evaluate(lm, tail)
         _say(f"Validation loss on the held-out text: {nats:.3f} nats = {nats / math.log(2):.3f} bits per character")
@@ -202,26 +250,32 @@ def _train(args: argparse.Namespace) -> int:
             _say("That is worse than guessing. A smaller --lr may help.")
         if stop.asked:
             return INTERRUPTED
-    opening = text[len(head) :][:200]  # of the held-out text: the model has not seen how it goes on
+    opening = vocabulary.decode(tail[:200])  # the model has not seen how it goes on
     paragraph = "".join(charlm.sample(lm, opening, length=400, seed=args.seed))
     _say(f"\nA sample, going on from the held-out {opening[-30:]!r}:\n\n{paragraph}\n")
     _say(f"For more: bptt sample {shlex.quote(args.out)}")
     return OK
 
 
-def _learn(run: Iterator[Step], steps: int, stop: StopRequest) -> str:
-    """Go through a training run, or as far as is wanted, showing its progress; return one line about it."""
-    progress = Progress(steps)
+def _learn(lm: CharLM, streams: Streams, settings: Settings, stop: StopRequest, out: str) -> str:
+    """Train to the end, or as far as is wanted, showing the progress, and save; return one line about the run."""
+    from bptt import charlm
+
+    progress = Progress(settings.steps)
+    verb = "Learned from"
     try:
-        for step in run:
+        for step in charlm.train(lm, streams, settings):
             progress.show(step)
             if stop.asked:
-                return progress.summary("Stopped after")
+                verb = "Stopped after"
+                break
+        summary = progress.summary(verb)
+        lm.save(out)
     except FloatingPointError as error:
         raise ValueError("the loss grew beyond all numbers, expected a smaller --lr; nothing was written") from error
     finally:
         progress.close()
-    return progress.summary("Learned from")
+    return summary
 
 
 def _sample(args: argparse.Namespace) -> int:
@@ -250,40 +304,71 @@ def _info(args: argparse.Namespace) -> int:
     return OK
 
 
-def _read(args: argparse.Namespace) -> tuple[str, str]:
-    """Return the name and the contents of the text to learn; ValueError where it is too short for the options."""
-    from bptt.textdata import HELD_OUT, Streams, default_text, read_text
+def _replaced(out: str) -> str:
+    """Return what is known of the model that a run will replace, "" where there is none; ValueError for other files."""
+    from bptt import charlm, checkpoint
 
-    name, text = (
-        ("the manual of this Python", default_text()) if args.file is None else (args.file, read_text(args.file))
-    )
-    # the part that is not held out must fill the streams once; 20 leaves two characters to validate on
-    shortest = max(20, math.ceil((Streams.shortest(args.batch_size, args.seq_len) + 0.5) / (1 - HELD_OUT)))
-    if len(text) < shortest:
-        raise ValueError(
-            f"{name} has {len(text):,} characters, expected at least {shortest:,} "
-            f"for --batch-size {args.batch_size} and --seq-len {args.seq_len}"
-        )
-    return name, text
-
-
-def _require_memory(needed: int) -> None:
+    config = checkpoint.check_writable(out)
+    if config is None:
+        return ""
     try:
-        present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows cannot say; there an allocation fails instead
+        architecture = charlm.architecture_of(config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{out!r} exists and holds no character model ({error}), expected another name") from error
+    written = time.strftime("%Y-%m-%d %H:%M", time.localtime(os.path.getmtime(out)))
+    return f"{out} ({_sizes(architecture)}, written {written})"
+
+
+def _read(args: argparse.Namespace) -> tuple[str, Vocabulary, Ids]:
+    """Return the name, the characters and the ids [N] of the text; ValueError where it is too short or too long."""
+    from bptt.textdata import HELD_OUT, Streams, Vocabulary, default_text, read_text
+
+    name = "the manual of this Python" if args.file is None else args.file
+    # in memory at once: the file's bytes and, with up to 3 bytes for a character of 2, the text
+    _require_memory(0, 0 if args.file is None else _size(args.file) * 5 // 3, name)
+    try:
+        text = default_text() if args.file is None else read_text(args.file)
+        # the part that is not held out must fill the streams once; 20 leaves two characters to validate on
+        shortest = max(20, math.ceil((Streams.shortest(args.batch_size, args.seq_len) + 0.5) / (1 - HELD_OUT)))
+        if len(text) < shortest:
+            raise ValueError(
+                f"{name} has {_count(len(text), 'character')}, expected at least {shortest:,} "
+                f"for --batch-size {args.batch_size} and --seq-len {args.seq_len}"
+            )
+        vocabulary = Vocabulary.of(text)
+        return name, vocabulary, vocabulary.encode(text)
+    except MemoryError:
+        raise ValueError(f"{name} takes more memory than this process may use, expected a shorter text") from None
+
+
+def _size(path: str) -> int:
+    """Return a file's bytes; 0 where it cannot say (or is missing: reading it will report that)."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def _require_memory(sizes: int, text: int, name: str) -> None:
+    """Refuse what the memory cannot hold: `sizes` bytes for the model and its batches, `text` bytes for the text."""
+    limit = memory_limit()
+    if limit is None or sizes + text <= limit:  # where the system does not say, an allocation fails instead
         return
-    if needed > present:
-        raise ValueError(
-            f"these sizes take at least {needed / 1e9:,.1f} GB of memory, expected at most the {present / 1e9:,.1f} GB "
-            "of this machine; make --hidden, --layers, --batch-size or --seq-len smaller"
-        )
+    expected = f"expected at most the {limit / 1e9:,.1f} GB that this process may use"
+    if text > limit:
+        raise ValueError(f"{name} takes at least {text / 1e9:,.1f} GB of memory, {expected}; give a shorter text")
+    raise ValueError(
+        f"these sizes take at least {sizes / 1e9:,.1f} GB of memory and the text {text / 1e9:,.1f} GB, {expected}; "
+        "make --hidden, --layers, --batch-size or --seq-len smaller"
+    )
 
 
-def _threads() -> str:
-    import bptt
+def _sizes(architecture: Architecture) -> str:
+    return f"{architecture.layers} x {architecture.cell} with {_count(architecture.hidden, 'hidden unit')}"
 
-    n = bptt.get_num_threads()
-    return f"{n} thread{'s' * (n > 1)}"
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _say(line: str) -> None:

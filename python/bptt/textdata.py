@@ -8,7 +8,11 @@ row t, and a batch goes on where the one before it stopped, so that the state ca
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
+import shlex
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from numpy.typing import NDArray
 __all__ = ["HELD_OUT", "Streams", "Vocabulary", "default_text", "read_text", "split_tail"]
 
 HELD_OUT = 0.1  # the part of a text that only validation sees, its tail
+CHUNK = 2**20  # characters that are numbered at a time: the arrays this takes stay small beside the text
 
 Ids = NDArray[np.unsignedinteger[Any]]
 
@@ -53,12 +58,35 @@ def read_text(path: str | os.PathLike[str]) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
+        name, byte = os.fspath(path), error.object[error.start]
         raise ValueError(
-            f"{os.fspath(path)!r} has the byte 0x{error.object[error.start]:02x} at position {error.start}, "
-            "expected UTF-8 text; convert it first, for example with iconv -t utf-8"
+            f"{name!r} has the byte 0x{byte:02x} at position {error.start}, expected UTF-8; perhaps: "
+            f"iconv {_iconv_options(error.object, error.start)} -t utf-8 {shlex.quote(str(name))} > as-utf8.txt"
         ) from None
     except OSError as error:
         raise type(error)(f"cannot read {os.fspath(path)!r} ({error.strerror}), expected a UTF-8 text file") from error
+
+
+def _iconv_options(data: bytes, start: int) -> str:
+    """Return the options by which iconv likely reads a text whose first byte that is not UTF-8 is at `start`."""
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # before UTF-16, whose mark it begins with
+        return "-f utf-32"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "-f utf-16"
+    if not data[:start].isascii():  # UTF-8 up to here: leave out what is damaged
+        return "-c -f utf-8"
+    first = max(0, start - 2**15) // 2 * 2
+    sample = data[first : start + 2**15]
+    zeros = sample[::2].count(0), sample[1::2].count(0)
+    if max(zeros) > len(sample) / 4 and min(zeros) < len(sample) / 20:  # in Western UTF-16 every second byte is zero
+        return "-f utf-16be" if zeros[0] > zeros[1] else "-f utf-16le"
+    is_latin = not any(zeros) and len(re.findall(rb"[\x80-\xff]", sample)) <= len(sample) / 3
+    if is_latin and not re.search(rb"[\x80-\x9f]", sample):
+        return "-f latin1"
+    # Windows has letters where Latin-1 has control characters, and leaves five bytes unused.
+    if is_latin and not re.search(rb"[\x81\x8d\x8f\x90\x9d]", sample):
+        return "-f cp1252"
+    return "-f ITS_ENCODING"
 
 
 class Vocabulary:
@@ -66,7 +94,7 @@ class Vocabulary:
 
     - `characters`: str, V distinct characters.
 
-    Raises: ValueError where it is empty or a character stands twice.
+    Raises: TypeError where it is no str; ValueError where it is empty or a character stands twice.
 
     >>> vocabulary = Vocabulary.of("banana")
     >>> vocabulary.characters, vocabulary.encode("nab").tolist(), vocabulary.decode([1, 0, 2])
@@ -75,6 +103,8 @@ class Vocabulary:
 
     def __init__(self, characters: str) -> None:
         """Number `characters` in their order."""
+        if not isinstance(characters, str):
+            raise TypeError(f"Vocabulary: characters has type {type(characters).__name__}, expected str")
         if not characters or len(set(characters)) != len(characters):
             raise ValueError(f"Vocabulary: characters has {len(characters)} characters, expected distinct ones, >= 1")
         self.characters = characters
@@ -86,8 +116,10 @@ class Vocabulary:
     @classmethod
     def of(cls, text: str) -> Vocabulary:
         """Return the characters that occur in `text`, sorted by code point."""
-        codes = np.flatnonzero(np.bincount(_code_points(text)))
-        return cls("".join(map(chr, codes.tolist())))
+        seen = np.zeros(sys.maxunicode + 1, bool)
+        for _, codes in _chunks(text):
+            seen[codes] = True
+        return cls("".join(map(chr, np.flatnonzero(seen).tolist())))
 
     def __len__(self) -> int:
         """Return V."""
@@ -95,12 +127,14 @@ class Vocabulary:
 
     def encode(self, text: str, name: str = "text") -> Ids:
         """Return the ids [N] of N characters; ValueError (about `name`) lists those that are not in the vocabulary."""
-        codes = _code_points(text)
-        ids = np.where(codes < len(self._table), self._table[np.minimum(codes, len(self._table) - 1)], -1)
-        if (ids < 0).any():
-            unknown = " ".join(map(repr, sorted({chr(code) for code in codes[ids < 0].tolist()})[:10]))
-            raise ValueError(f"{name} has {unknown}, expected only the {len(self)} characters of the vocabulary")
-        return ids.astype(self._dtype)
+        ids = np.empty(len(text), self._dtype)
+        for start, codes in _chunks(text):
+            found = np.where(codes < len(self._table), self._table[np.minimum(codes, len(self._table) - 1)], -1)
+            if (found < 0).any():
+                unknown = " ".join(map(repr, sorted({chr(code) for code in codes[found < 0].tolist()})[:10]))
+                raise ValueError(f"{name} has {unknown}, expected only the {len(self)} characters of the vocabulary")
+            ids[start : start + len(codes)] = found
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids in [0, V)."""
@@ -166,6 +200,11 @@ class Streams:
 
 def _time_major(rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     return np.ascontiguousarray(rows.T, dtype=np.int64)
+
+
+def _chunks(text: str) -> Iterator[tuple[int, NDArray[np.uint32]]]:
+    for start in range(0, len(text), CHUNK):
+        yield start, _code_points(text[start : start + CHUNK])
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:
