@@ -40,6 +40,10 @@ NATIVE = re.compile(r"_core(_\w+)?|_cpu")
 # The command line and what only it uses: the library must not know of them.
 APPLICATION = {"__main__", "cli", "_terminal", "charlm"}
 
+# What releases the GIL or takes it back, and the only file that may: see there what becomes of others at exit.
+GIL = re.compile(r"gil_scoped_\w+|PyGILState_\w+|PyEval_\w+Thread|Py_BEGIN_ALLOW_THREADS")
+GIL_FILE = "bindings/gil.h"
+
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>|(\S+))', re.MULTILINE)
 
 
@@ -80,6 +84,15 @@ def _library_problem(folder: str, library: str, other: str) -> str:
     if folder == "cells" and library not in CELLS_STANDARD_HEADERS:
         return f"but cells include only {sorted(CELLS_STANDARD_HEADERS)}"
     return ""
+
+
+def gil_problems(csrc: Path) -> list[str]:
+    """Files beside GIL_FILE that release the GIL or take it back."""
+    return [
+        f"{path.relative_to(csrc)}: has {found.group()}, expected it in {GIL_FILE} alone"
+        for path in cpp_files(csrc)
+        if path.relative_to(csrc).as_posix() != GIL_FILE and (found := GIL.search(path.read_text("utf-8")))
+    ]
 
 
 def text_problems(root: Path) -> list[str]:

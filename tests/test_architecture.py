@@ -15,6 +15,10 @@ def test_includes_run_one_way():
     assert architecture.include_problems(ROOT / "csrc") == []
 
 
+def test_one_file_handles_the_gil():
+    assert architecture.gil_problems(ROOT / "csrc") == []
+
+
 def test_imports_run_one_way():
     assert architecture.import_problems(ROOT / "python" / "bptt") == []
 
@@ -55,6 +59,12 @@ GOOD_CPP = {
 
 def test_includes_that_may_be(tmp_path):
     assert architecture.include_problems(make_tree(tmp_path, GOOD_CPP)) == []
+
+
+def test_files_that_may_not_handle_the_gil(tmp_path):
+    files = {"bindings/gil.h": "PyEval_SaveThread();", "bindings/bad.h": "py::gil_scoped_release release;"}
+    problems = architecture.gil_problems(make_tree(tmp_path, files))
+    assert problems == ["bindings/bad.h: has gil_scoped_release, expected it in bindings/gil.h alone"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ py::array linear_forward(const py::array& x, const py::array& weight, const std:
     py::array_t<T> y = empty<T>({N, O});
     T* out = y.mutable_data();
     {
-      py::gil_scoped_release release;
+      const GilRelease release;
       nn::linear_forward(out, in, w, b, N, I, O);
     }
     return y;
@@ -46,7 +46,7 @@ py::array linear_backward(const py::array& x, const py::array& weight, const py:
     py::array_t<T> dx = empty<T>({N, I});
     T* din = dx.mutable_data();
     {
-      py::gil_scoped_release release;
+      const GilRelease release;
       nn::linear_backward(din, dw, db, in, w, dout, N, I, O);
     }
     return dx;
@@ -107,7 +107,7 @@ py::tuple cross_entropy(const py::array& logits, const py::array& targets, const
     T* dz = dlogits.mutable_data();
     double loss;
     {
-      py::gil_scoped_release release;
+      const GilRelease release;
       loss = nn::cross_entropy(dz, z, target, keep, scale, N, C);
     }
     return py::make_tuple(loss, dlogits);

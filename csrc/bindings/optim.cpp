@@ -20,10 +20,12 @@ py::tuple sgd_step(py::array& params, const py::array& grads, std::optional<py::
     T* w = write<T>(params, {n}, "sgd_step: params");
     const T* g = read<T>(grads, {n}, "sgd_step: grads");
     T* v = velocity ? write<T>(*velocity, {n}, "sgd_step: velocity") : nullptr;
-    py::gil_scoped_release release;
-    const optim::Clip<T> clip(g, n, clip_norm, clip_value);
-    if (std::isfinite(clip.norm)) optim::SGD{lr, momentum, weight_decay, nesterov}.step(w, g, v, n, clip);
-    py::gil_scoped_acquire acquire;
+    const auto clip = [&] {
+      const GilRelease release;
+      const optim::Clip<T> clip(g, n, clip_norm, clip_value);
+      if (std::isfinite(clip.norm)) optim::SGD{lr, momentum, weight_decay, nesterov}.step(w, g, v, n, clip);
+      return clip;
+    }();
     return py::make_tuple(clip.norm, clip.clipped);
   });
 }
@@ -38,12 +40,14 @@ py::tuple adam_step(py::array& params, const py::array& grads, py::array& m, py:
     T* first = write<T>(m, {n}, "adam_step: m");
     T* second = write<T>(v, {n}, "adam_step: v");
     if (step < 1) throw py::value_error("adam_step: step is " + std::to_string(step) + ", expected at least 1");
-    py::gil_scoped_release release;
-    const optim::Clip<T> clip(g, n, clip_norm, clip_value);
-    if (std::isfinite(clip.norm)) {
-      optim::Adam{lr, beta1, beta2, eps, weight_decay}.step(w, g, first, second, n, step, clip);
-    }
-    py::gil_scoped_acquire acquire;
+    const auto clip = [&] {
+      const GilRelease release;
+      const optim::Clip<T> clip(g, n, clip_norm, clip_value);
+      if (std::isfinite(clip.norm)) {
+        optim::Adam{lr, beta1, beta2, eps, weight_decay}.step(w, g, first, second, n, step, clip);
+      }
+      return clip;
+    }();
     return py::make_tuple(clip.norm, clip.clipped);
   });
 }

@@ -186,7 +186,7 @@ class PyRecurrence {
   template <class T>
   void pack_as(sequence::Recurrence<T>& r, const py::array& params, bool training) {
     const Parts<const T> p = parts(r, read<T>(params, {flat_size(r)}, "Recurrence.pack: params"));
-    py::gil_scoped_release release;
+    const GilRelease release;
     r.pack(p, training);
   }
 
@@ -210,7 +210,7 @@ class PyRecurrence {
     }
     bool complete;
     {
-      py::gil_scoped_release release;
+      const GilRelease release;
       complete = r.forward(call, pass ? &pass->tape : nullptr, 0, Pool::size(), &interrupted);
     }
     if (!complete) throw py::error_already_set();
@@ -233,7 +233,7 @@ class PyRecurrence {
     use(py_tape);
     bool complete;
     {
-      py::gil_scoped_release release;
+      const GilRelease release;
       complete = r.backward(pass.tape, call, Pool::size(), &interrupted);
       pass.release();  // before the next layer needs as much
     }

@@ -148,7 +148,7 @@ class Stack {
     T* to = y.mutable_data();
     bool complete;
     {
-      py::gil_scoped_release release;
+      const GilRelease release;
       complete = forward_all(passes, outer, from, to, training, setups[0]->segment);
     }
     if (!complete) throw py::error_already_set();
@@ -248,7 +248,7 @@ class Stack {
     PyRecurrence::use(tape);
     bool complete;
     {
-      py::gil_scoped_release release;
+      const GilRelease release;
       complete = backward_all(passes, outer, calls, from, to);
       passes.release();
     }

@@ -61,7 +61,7 @@ class PyStream {
     py::array_t<T> y = empty<T>({T_, batch_, width_[0]});
     T* out = y.mutable_data();
     {
-      py::gil_scoped_release release;
+      const GilRelease release;
       for (Index t = 0; t < T_; ++t) stream.step(in + t * batch_ * input_, out + t * batch_ * width_[0]);
     }
     return std::move(y);
