@@ -8,7 +8,7 @@
 
 #include "bindings/register.h"
 #include "core/arena.h"
-#include "core/threads.h"
+#include "core/threads/pool.h"
 
 namespace py = pybind11;
 

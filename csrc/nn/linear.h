@@ -4,7 +4,7 @@
 #pragma once
 
 #include "core/gemm.h"
-#include "core/threads.h"
+#include "core/threads/pool.h"
 
 namespace bptt::nn {
 

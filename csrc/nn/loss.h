@@ -7,7 +7,7 @@
 
 #include "core/gemm.h"
 #include "core/math.h"
-#include "core/threads.h"
+#include "core/threads/pool.h"
 
 namespace bptt::nn {
 

@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "core/gemm.h"
-#include "core/threads.h"
+#include "core/threads/pool.h"
 
 namespace bptt::optim {
 

@@ -7,7 +7,8 @@
 // the sum of one.
 #pragma once
 
-#include "core/threads.h"
+#include "core/threads/interrupt.h"
+#include "core/threads/pool.h"
 #include "sequence/backward_step.h"
 #include "sequence/forward.h"
 #include "sequence/staged_backward.h"

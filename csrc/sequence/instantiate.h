@@ -3,6 +3,7 @@
 // time.
 #pragma once
 
+#include <mutex>
 #include <stdexcept>
 
 #include "cells/all.h"

@@ -10,7 +10,7 @@
 
 #include "cells/staged.h"
 #include "core/gemm.h"
-#include "core/threads.h"
+#include "core/threads/pool.h"
 #include "sequence/recurrence.h"
 
 namespace bptt::sequence {

@@ -6,7 +6,7 @@
 
 #include "core/arena.h"
 #include "core/gemm.h"
-#include "core/threads.h"
+#include "core/threads/pool.h"
 #include "test.h"
 
 using namespace bptt;
