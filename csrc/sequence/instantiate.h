@@ -3,10 +3,10 @@
 // time.
 #pragma once
 
-#include <mutex>
 #include <stdexcept>
 
 #include "cells/all.h"
+#include "core/threads/fork.h"
 #include "sequence/backward.h"
 #include "sequence/forward.h"
 #include "sequence/recurrence.h"
@@ -32,8 +32,8 @@ class CellRecurrence final : public Recurrence<T> {
 
   void pack(const Flat<const T>& from, bool training) override {
     auto packed = std::make_shared<const W>(input_, hidden_, recurrent_, from, training);
-    std::lock_guard<std::mutex> lock(mutex_);
-    weights_ = std::move(packed);
+    const ForkLock lock;
+    weights_.swap(packed);  // the old weights go back to the arena after the lock is free
   }
 
   bool forward(const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,
@@ -104,7 +104,7 @@ class CellRecurrence final : public Recurrence<T> {
   using W = Weights<Cell, T>;
 
   static const Between<T>& none() {
-    static const Between<T> none;
+    static constexpr Between<T> none = Between<T>();
     return none;
   }
 
@@ -167,12 +167,11 @@ class CellRecurrence final : public Recurrence<T> {
   }
 
   std::shared_ptr<const W> current() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    const ForkLock lock;
     return weights_;
   }
 
   const Index input_, hidden_, recurrent_;
-  mutable std::mutex mutex_;
   std::shared_ptr<const W> weights_;
 };
 

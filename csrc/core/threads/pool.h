@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -25,25 +26,14 @@ class Pool {
  public:
   static constexpr int kMaxThreads = 256;
 
-  /// The process's pool; a forked child gets a new one, since the parent's workers do not exist there.
+  /// The process's pool, never destroyed: workers are not joined at exit. A forked child gets a new one, since the
+  /// parent's workers do not exist there.
   static Pool& instance() {
-    Pool* pool = current().load(std::memory_order_acquire);
+    Pool* pool = current_.load(std::memory_order_acquire);
     if (pool) return *pool;
-    static std::mutex creation;
-    std::lock_guard<std::mutex> lock(creation);
-    pool = current().load(std::memory_order_acquire);
-    if (!pool) {
-#if defined(__unix__) || defined(__APPLE__)
-      static const int registered = pthread_atfork(nullptr, nullptr, [] {
-        current().store(nullptr, std::memory_order_release);
-        new (&creation) std::mutex;
-      });
-      (void)registered;
-#endif
-      pool = new Pool;  // never destroyed: workers are not joined at exit
-      current().store(pool, std::memory_order_release);
-    }
-    return *pool;
+    auto made = std::make_unique<Pool>();
+    if (current_.compare_exchange_strong(pool, made.get(), std::memory_order_acq_rel)) return *made.release();
+    return *pool;  // of a thread that was faster
   }
 
   /// Threads a call may use.
@@ -97,10 +87,10 @@ class Pool {
     Barrier& barrier;
   };
 
-  static std::atomic<Pool*>& current() {
-    static std::atomic<Pool*> pool{nullptr};
-    return pool;
-  }
+  static inline std::atomic<Pool*> current_{nullptr};
+#if defined(__unix__) || defined(__APPLE__)
+  static inline const int at_fork_ = pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr); });
+#endif
 
   void perform(int thread) {
     FlushDenormals flush;
