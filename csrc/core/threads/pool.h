@@ -47,34 +47,25 @@ class Pool {
   /// that uses the barrier must not throw.
   template <class Job>
   void run(int threads, const Job& job) {
-    std::unique_lock<std::mutex> lease(lease_, std::defer_lock);
-    if (threads <= 1 || !lease.try_lock()) {
+    if (threads <= 1 || busy_.exchange(true, std::memory_order_acquire)) {
       FlushDenormals flush;
       Barrier alone(1);
       job(0, alone);
       return;
     }
+    const Lease lease{busy_};
     Barrier barrier(threads);
     const Call<Job> call{job, barrier};
-    while (int(workers_.size()) < threads - 1) {
-      const int id = int(workers_.size()) + 1;
-      workers_.emplace_back([this, id, seen = epoch_.load()] { work(id, seen); });
-      workers_.back().detach();
-    }
+    while (int(workers_.size()) < threads - 1) add_worker();
     perform_ = [](const void* context, int thread) {
       const auto& c = *static_cast<const Call<Job>*>(context);
       c.job(thread, c.barrier);
     };
     context_ = &call;
     caller_core_ = Core::here();
-    threads_ = threads;
     error_ = nullptr;
-    pending_.store(int(workers_.size()), std::memory_order_relaxed);
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      epoch_.fetch_add(1, std::memory_order_release);
-    }
-    if (parked_.load(std::memory_order_acquire) > 0) wake_.notify_all();
+    pending_.store(threads - 1, std::memory_order_relaxed);
+    for (int i = 0; i < threads - 1; ++i) workers_[std::size_t(i)]->wake();
     perform(0);
     spin_until([&] { return pending_.load(std::memory_order_acquire) == 0; });
     if (error_) std::rethrow_exception(error_);
@@ -87,51 +78,83 @@ class Pool {
     Barrier& barrier;
   };
 
+  struct Lease {
+    std::atomic<bool>& busy;
+    ~Lease() { busy.store(false, std::memory_order_release); }
+  };
+
+  /// How one worker is told of its next call: it spins for a while, then parks. Each has its own, so that a call wakes
+  /// and waits for the workers it needs, and the others sleep on.
+  class alignas(64) Worker {
+   public:
+    void wake() {
+      ++turn_;
+      if (!parked_) return;
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+      }  // until it waits
+      wake_.notify_one();
+    }
+
+    /// Returns when there has been a turn after `seen`.
+    void wait(std::uint64_t seen) {
+      for (int i = 0; i < kSpins; ++i) {
+        if (turn_.load(std::memory_order_acquire) != seen) return;
+        cpu_relax();
+      }
+      std::unique_lock<std::mutex> lock(mutex_);
+      parked_ = true;  // before it looks once more, as wake() looks after it has made the turn
+      wake_.wait(lock, [&] { return turn_ != seen; });
+      parked_ = false;
+    }
+
+   private:
+    static constexpr int kSpins = 2000;  // about 50 us, longer than the Python code between two calls of training
+
+    std::atomic<std::uint64_t> turn_{0};
+    std::atomic<bool> parked_{false};
+    std::mutex mutex_;
+    std::condition_variable wake_;
+  };
+
   static inline std::atomic<Pool*> current_{nullptr};
 #if defined(__unix__) || defined(__APPLE__)
   static inline const int at_fork_ = pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr); });
 #endif
+
+  void add_worker() {
+    workers_.reserve(workers_.size() + 1);  // before there is a thread: nothing may fail behind it
+    auto made = std::make_unique<Worker>();
+    std::thread([this, worker = made.get(), thread = int(workers_.size()) + 1] { work(*worker, thread); }).detach();
+    workers_.push_back(std::move(made));
+  }
 
   void perform(int thread) {
     FlushDenormals flush;
     try {
       perform_(context_, thread);
     } catch (...) {
-      std::lock_guard<std::mutex> lock(mutex_);
+      std::lock_guard<std::mutex> lock(error_mutex_);
       if (!error_) error_ = std::current_exception();
     }
   }
 
-  void work(int thread, std::uint64_t seen) {
-    for (;;) {
-      for (int i = 0; i < kSpins && epoch_.load(std::memory_order_acquire) == seen; ++i) cpu_relax();
-      if (epoch_.load(std::memory_order_acquire) == seen) {
-        std::unique_lock<std::mutex> lock(mutex_);
-        parked_.fetch_add(1, std::memory_order_release);
-        wake_.wait(lock, [&] { return epoch_.load(std::memory_order_acquire) != seen; });
-        parked_.fetch_sub(1, std::memory_order_release);
-      }
-      ++seen;
-      if (thread < threads_) {
-        Core::leave(caller_core_);
-        perform(thread);
-      }
+  void work(Worker& self, int thread) {
+    for (std::uint64_t seen = 0;; ++seen) {
+      self.wait(seen);
+      Core::leave(caller_core_);
+      perform(thread);
       pending_.fetch_sub(1, std::memory_order_release);
     }
   }
 
-  static constexpr int kSpins = 2000;  // about 50 us, longer than the Python code between two calls of a training step
-
-  std::mutex lease_;
-  std::vector<std::thread> workers_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  alignas(64) std::atomic<std::uint64_t> epoch_{0};
+  std::atomic<bool> busy_{false};
+  std::vector<std::unique_ptr<Worker>> workers_;
   alignas(64) std::atomic<int> pending_{0};
-  std::atomic<int> parked_{0};
   void (*perform_)(const void*, int) = nullptr;
   const void* context_ = nullptr;
-  int threads_ = 1, caller_core_ = -1;
+  int caller_core_ = -1;
+  std::mutex error_mutex_;
   std::exception_ptr error_;
 };
 
