@@ -40,6 +40,12 @@ NATIVE = re.compile(r"_core(_\w+)?|_cpu")
 # The command line and what only it uses: the library must not know of them.
 APPLICATION = {"__main__", "cli", "_memory", "_terminal", "charlm"}
 
+# What only one file of the library may use, since others would get it wrong; the file says why.
+ONE_FILE = {
+    r"gil_scoped_\w+|PyGILState_\w+|PyEval_\w+Thread|Py_BEGIN_ALLOW_THREADS": "csrc/bindings/gil.h",
+    r"threading\.R?Lock\b": "python/bptt/_locks.py",
+}
+
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>|(\S+))', re.MULTILINE)
 
 
@@ -80,6 +86,18 @@ def _library_problem(folder: str, library: str, other: str) -> str:
     if folder == "cells" and library not in CELLS_STANDARD_HEADERS:
         return f"but cells include only {sorted(CELLS_STANDARD_HEADERS)}"
     return ""
+
+
+def one_file_problems(root: Path) -> list[str]:
+    """Files of the library that use what ONE_FILE allows another one alone."""
+    problems = []
+    for path in source_files(root):
+        name = path.relative_to(root).as_posix()
+        for pattern, owner in ONE_FILE.items():
+            found = re.search(pattern, path.read_text("utf-8"))
+            if found and name != owner and name.startswith(("csrc/", "python/")):
+                problems.append(f"{name}: uses {found.group()}, expected {owner} alone to")
+    return problems
 
 
 def text_problems(root: Path) -> list[str]:

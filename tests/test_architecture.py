@@ -15,6 +15,10 @@ def test_includes_run_one_way():
     assert architecture.include_problems(ROOT / "csrc") == []
 
 
+def test_what_one_file_may_use():
+    assert architecture.one_file_problems(ROOT) == []
+
+
 def test_imports_run_one_way():
     assert architecture.import_problems(ROOT / "python" / "bptt") == []
 
@@ -55,6 +59,15 @@ GOOD_CPP = {
 
 def test_includes_that_may_be(tmp_path):
     assert architecture.include_problems(make_tree(tmp_path, GOOD_CPP)) == []
+
+
+def test_what_only_another_file_may_use(tmp_path):
+    files = {"csrc/bindings/gil.h": "PyEval_SaveThread();", "csrc/bindings/bad.h": "py::gil_scoped_release release;"}
+    files |= {"python/bptt/bad.py": "threading.Lock()", "tests/test_good.py": "threading.Lock()"}
+    assert architecture.one_file_problems(make_tree(tmp_path, files)) == [
+        "csrc/bindings/bad.h: uses gil_scoped_release, expected csrc/bindings/gil.h alone to",
+        "python/bptt/bad.py: uses threading.Lock, expected python/bptt/_locks.py alone to",
+    ]
 
 
 @pytest.mark.parametrize(

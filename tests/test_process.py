@@ -43,6 +43,75 @@ def test_a_forked_child_computes_with_threads_of_its_own() -> None:
 
 
 @posix
+@pytest.mark.parametrize("options", ["", "recurrent_dropout=0.1"])
+def test_children_forked_while_another_thread_trains_compute(options: str) -> None:
+    """The child needs each lock that the other thread may have held: of packing, of masks, of the native module."""
+    out = run(
+        f"""
+        import os, signal, threading, time, warnings
+        import numpy as np, bptt
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of a fork with threads; that is the test
+        bptt.set_num_threads(2)
+        gru = bptt.GRU(64, 512, seed=0, {options})
+        x = np.ones((4, 2, 64), np.float32)
+        stop = []
+        def train():
+            optimizer = bptt.optim.Adam(1e-4)
+            while not stop:
+                y, _, tape = gru.forward(x)
+                optimizer.step(gru.params, gru.backward(tape, y)[-1])
+        thread = threading.Thread(target=train)
+        thread.start()
+        time.sleep(0.2)
+        for forks in range(1, 41):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                gru(x), gru.forward(x)
+                os._exit(0)
+            if os.waitpid(child, 0)[1] != 0:
+                break
+        stop.append(True)
+        thread.join()
+        print(forks)
+        """,
+        timeout_s=300,
+    )
+    assert out.strip() == "40"
+
+
+@posix
+def test_a_lock_that_another_thread_holds_is_free_in_a_forked_child() -> None:
+    out = run(
+        """
+        import os, signal, threading, warnings
+        from bptt._locks import ForkSafeLock
+        warnings.simplefilter("ignore", DeprecationWarning)
+        locks, taken, stop = [ForkSafeLock(), ForkSafeLock()], threading.Event(), threading.Event()
+        def hold():
+            with locks[0].held:
+                taken.set()
+                stop.wait()
+        thread = threading.Thread(target=hold)
+        thread.start()
+        taken.wait()
+        with locks[1].held:  # the thread that forks goes on with its own
+            child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            for lock in locks:
+                with lock.held:
+                    pass
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), locks[0].held.locked())
+        stop.set()
+        thread.join()
+        """
+    )
+    assert out.split() == ["0", "True"]
+
+
+@posix
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("batch", [1, 64])
 def test_ctrl_c_ends_a_long_call(threads: int, batch: int) -> None:

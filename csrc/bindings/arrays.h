@@ -9,8 +9,10 @@
 #include <algorithm>
 #include <initializer_list>
 #include <string>
+#include <type_traits>
 #include <vector>
 
+#include "bindings/gil.h"
 #include "core/arena.h"
 #include "core/vec.h"
 
@@ -36,6 +38,13 @@ const py::dtype& dtype_of() {
 }
 
 template <class T>
+constexpr const char* dtype_name() {
+  if (std::is_same_v<T, bool>) return "bool";
+  if (std::is_same_v<T, std::int64_t>) return "int64";
+  return std::is_same_v<T, float> ? "float32" : "float64";
+}
+
+template <class T>
 bool has_dtype(const py::array& a) {
   return py::detail::array_proxy(a.ptr())->descr == dtype_of<T>().ptr() || py::isinstance<py::array_t<T>>(a);
 }
@@ -52,14 +61,20 @@ inline void refuse_masked(const py::array& a, const char* name) {
     throw py::type_error(std::string(name) + " is a masked array, expected a plain one: its .data, or .filled(value)");
 }
 
+/// The error for an array of another dtype.
+inline py::type_error dtype_error(const py::array& a, const char* name, const char* expected) {
+  PyObject* text = nullptr;
+  run_python([&] { text = PyObject_Str(py::detail::array_proxy(a.ptr())->descr); });  // written in Python
+  if (!text) throw py::error_already_set();
+  return py::type_error(std::string(name) + " has dtype " + std::string(py::reinterpret_steal<py::str>(text)) +
+                        ", expected " + expected);
+}
+
 /// The values of `a`, which must have dtype T and this shape. `name` is "operation: argument".
 template <class T>
 const T* read(const py::array& a, Sizes shape, const char* name) {
   refuse_masked(a, name);
-  if (!has_dtype<T>(a)) {
-    throw py::type_error(std::string(name) + " has dtype " + std::string(py::str(a.dtype())) + ", expected " +
-                         std::string(py::str(py::dtype::of<T>())));
-  }
+  if (!has_dtype<T>(a)) throw dtype_error(a, name, dtype_name<T>());
   if (a.ndim() != py::ssize_t(shape.size()) || !std::equal(shape.begin(), shape.end(), a.shape())) {
     throw py::value_error(std::string(name) + " has shape " + to_string(shape_of(a)) + ", expected " +
                           to_string(shape));
@@ -116,14 +131,7 @@ template <class F>
 auto for_dtype(const py::array& a, const char* name, F&& f) {
   if (has_dtype<float>(a)) return f(float{});
   if (has_dtype<double>(a)) return f(double{});
-  throw py::type_error(std::string(name) + " has dtype " + std::string(py::str(a.dtype())) +
-                       ", expected float32 or float64");
-}
-
-/// Asked by long jobs without the GIL: has Ctrl-C been pressed? The exception is then set.
-inline bool interrupted() {
-  py::gil_scoped_acquire gil;
-  return PyErr_CheckSignals() != 0;
+  throw dtype_error(a, name, "float32 or float64");
 }
 
 /// Runs a job without the GIL; false, where it was called off, becomes the exception that is set.
@@ -131,7 +139,7 @@ template <class Job>
 void without_gil(const Job& job) {
   bool complete;
   {
-    py::gil_scoped_release release;
+    const GilRelease release;
     complete = job();
   }
   if (!complete) throw py::error_already_set();

@@ -6,9 +6,10 @@
 #include <Eigen/Core>
 #include <string>
 
+#include "bindings/arrays.h"
 #include "bindings/register.h"
 #include "core/arena.h"
-#include "core/threads.h"
+#include "core/threads/pool.h"
 
 namespace py = pybind11;
 
@@ -37,6 +38,14 @@ py::dict config() {
   return d;
 }
 
+/// What is made once in a process, made while no other thread can be at it: a child that is forked while a static
+/// object is half made waits for it forever.
+void make_now() {
+  Arena::instance();
+  Pool::size();
+  dtype_of<float>(), dtype_of<double>(), dtype_of<std::int64_t>(), dtype_of<bool>();
+}
+
 void set_num_threads(Index n) {
   if (n < 1 || n > Pool::kMaxThreads) {
     throw py::value_error("set_num_threads: n is " + std::to_string(n) + ", expected 1 to " +
@@ -51,6 +60,7 @@ void set_num_threads(Index n) {
 PYBIND11_MODULE(BPTT_MODULE, m, py::mod_gil_not_used()) {
   using namespace bptt;
   using namespace bptt::bindings;
+  make_now();
   m.attr("version") = BPTT_VERSION;
   m.attr("level") = BPTT_LEVEL;
   m.attr("max_threads") = int(Pool::kMaxThreads);

@@ -18,7 +18,7 @@ py::tuple take_step(const Optimizer& optimizer, const optim::Arrays<T, N>& array
                     bool known_small) {
   optim::StepResult result;
   {
-    py::gil_scoped_release release;
+    const GilRelease release;
     result = optim::step(optimizer, arrays, limits, known_small);
   }
   return py::make_tuple(result.norm, result.clipped, result.overflow, result.small);

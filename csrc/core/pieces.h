@@ -3,7 +3,8 @@
 #pragma once
 
 #include "core/gemm.h"
-#include "core/threads.h"
+#include "core/threads/interrupt.h"
+#include "core/threads/pool.h"
 
 namespace bptt {
 

@@ -62,7 +62,7 @@ enum Draw : std::uint32_t { kZoneout, kRecurrentDropout, kInputDropout };
 struct Philox {
   std::uint32_t key[2] = {0, 0};
 
-  explicit Philox(std::uint64_t seed = 0) : key{std::uint32_t(seed), std::uint32_t(seed >> 32)} {}
+  constexpr explicit Philox(std::uint64_t seed = 0) : key{std::uint32_t(seed), std::uint32_t(seed >> 32)} {}
 
   /// Two words for each of N places from `first`, both even: places 2i and 2i+1 share the counter (i, b, c, d), whose
   /// words 0, 1 are those of the one and 2, 3 those of the other.

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "core/gemm.h"
-#include "core/threads.h"
+#include "core/threads/pool.h"
 
 namespace bptt::optim {
 

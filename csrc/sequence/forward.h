@@ -2,7 +2,8 @@
 // The forward loop over time: where each step finds its states and leaves them, with and without a tape.
 #pragma once
 
-#include "core/threads.h"
+#include "core/threads/interrupt.h"
+#include "core/threads/pool.h"
 #include "sequence/forward_step.h"
 #include "sequence/plan.h"
 #include "sequence/staged_forward.h"

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "cells/all.h"
+#include "core/threads/fork.h"
 #include "sequence/backward.h"
 #include "sequence/forward.h"
 #include "sequence/recurrence.h"
@@ -32,8 +33,9 @@ class CellRecurrence final : public Recurrence<T> {
   bool pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) override {
     auto packed = std::make_shared<W>(input_, hidden_, recurrent_);
     if (!packed->pack(from, training, interrupted)) return false;
-    std::lock_guard<std::mutex> lock(mutex_);
-    weights_ = std::move(packed);
+    std::shared_ptr<const W> replaced = std::move(packed);
+    const ForkLock lock;
+    weights_.swap(replaced);  // the old weights go back to the arena after the lock is free
     return true;
   }
 
@@ -108,7 +110,7 @@ class CellRecurrence final : public Recurrence<T> {
   using W = Weights<Cell, T>;
 
   static const Between<T>& none() {
-    static const Between<T> none;
+    static constexpr Between<T> none = Between<T>();
     return none;
   }
 
@@ -168,12 +170,11 @@ class CellRecurrence final : public Recurrence<T> {
   }
 
   std::shared_ptr<const W> current() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    const ForkLock lock;
     return weights_;
   }
 
   const Index input_, hidden_, recurrent_;
-  mutable std::mutex mutex_;
   std::shared_ptr<const W> weights_;
 };
 

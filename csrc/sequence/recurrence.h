@@ -4,10 +4,9 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <string>
 
-#include "core/threads.h"
+#include "core/threads/interrupt.h"
 #include "sequence/plan.h"
 #include "sequence/tape.h"
 

@@ -7,7 +7,8 @@
 #include <memory>
 #include <vector>
 
-#include "core/threads.h"
+#include "core/threads/interrupt.h"
+#include "core/threads/pool.h"
 #include "sequence/timeline.h"
 
 namespace bptt::sequence {

@@ -1,75 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The pool, the barrier, the arena and the products of core/, where Python cannot look.
-#include <atomic>
+// The arena and the products of core/, where Python cannot look.
 #include <random>
-#include <stdexcept>
 
 #include "core/arena.h"
 #include "core/gemm.h"
-#include "core/threads.h"
 #include "test.h"
 
 using namespace bptt;
 using namespace bptt::test;
 
 namespace {
-
-void check_pool() {
-  for (int threads : {1, 2, 3, 5, 2, 1}) {
-    std::atomic<int> sum{0}, calls{0};
-    Pool::instance().run(threads, [&](int thread, Barrier& barrier) {
-      sum += thread;
-      ++calls;
-      check_equal(barrier.size(), threads, "size of the team");
-    });
-    check_equal(calls.load(), threads, "calls of the job");
-    check_equal(sum.load(), threads * (threads - 1) / 2, "each thread once");
-  }
-  check_throws<std::runtime_error>(
-      [] {
-        Pool::instance().run(3, [](int thread, Barrier&) {
-          if (thread == 2) throw std::runtime_error("x");
-        });
-      },
-      "a worker's exception reaches the caller");
-  std::atomic<int> inner{0};
-  Pool::instance().run(2, [&](int, Barrier&) { Pool::instance().run(2, [&](int, Barrier& b) { inner += b.size(); }); });
-  check_equal(inner.load(), 2, "a call from inside runs alone");
-}
-
-void check_barrier() {
-  constexpr int kThreads = 4, kRounds = 2000;
-  int slots[kThreads] = {};
-  std::atomic<int> wrong{0};
-  Pool::instance().run(kThreads, [&](int thread, Barrier& barrier) {
-    for (int round = 1; round <= kRounds; ++round) {
-      slots[thread] = round;
-      barrier.wait();
-      for (int other : slots) wrong += other != round;
-      barrier.wait();
-    }
-  });
-  check_equal(wrong.load(), 0, "everybody sees what was written before the barrier");
-  std::atomic<int> released{0};
-  Pool::instance().run(3, [&](int thread, Barrier& barrier) {
-    if (thread == 0)
-      barrier.cancel();
-    else if (!barrier.wait())
-      ++released;
-  });
-  check_equal(released.load(), 2, "calling off releases those who wait");
-}
-
-void check_flush() {
-  volatile float tiny = 1e-38f;
-  float inside = 1, outside = 0;
-  Pool::instance().run(2, [&](int thread, Barrier&) {
-    if (thread == 0) inside = tiny * 0.01f;
-  });
-  outside = tiny * 0.01f;
-  check_equal(inside, 0.0f, "denormals are zero inside a job");
-  check(outside > 0, "and are not outside");
-}
 
 void check_arena() {
   float* first;
@@ -191,9 +131,6 @@ void check_sums() {
 }  // namespace
 
 int main() {
-  check_pool();
-  check_barrier();
-  check_flush();
   check_arena();
   check_product<float>();
   check_product<double>();

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 from bptt._dispatch import core
+from bptt._locks import ForkSafeLock
 
 if TYPE_CHECKING:
     from bptt import _core
@@ -23,7 +23,7 @@ class Kernels:
 
     def __init__(self, sizes: list[tuple[Any, ...]], spans: list[Span]) -> None:
         self._sizes, self.spans = sizes, spans
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._native = [core.Recurrence(*each) for each in sizes]  # cell, dtype, I, H, bias
         self._packed = (-1, False)  # version, whether with the backward layout
 
@@ -35,7 +35,7 @@ class Kernels:
         version, trainable = self._packed
         if version == params.version and trainable >= training:
             return self._native
-        with self._lock:
+        with self._lock.held:
             version = params.version
             # Once for training, always: another thread may be about to train with what is packed here.
             training = training or self._packed[1]

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from bptt._arrays import check_number, check_size
+from bptt._locks import ForkSafeLock
 from bptt.init import fresh_seed
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Between:
     checkpoint: int | str | None
     seed: int
     calls: int = 0
-    _lock: Any = field(default_factory=threading.Lock, repr=False, compare=False)
+    _lock: ForkSafeLock = field(default_factory=ForkSafeLock, repr=False, compare=False)
 
     @classmethod
     def check(
@@ -91,7 +91,7 @@ class Between:
 
     def next_call(self) -> int:
         """A seed for the masks of one call of `forward`: the layer's seed, and how many calls there were."""
-        with self._lock:
+        with self._lock.held:
             self.calls += 1
             return mixed(self.seed, self.calls)
 

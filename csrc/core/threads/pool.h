@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// A pool of threads that runs one job at a time. No OpenMP: a forked child of libgomp hangs, and two copies of it are
+// loaded beside PyTorch and scikit-learn already.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+#include "core/threads/barrier.h"
+#include "core/threads/cores.h"
+#include "core/threads/denormals.h"
+
+namespace bptt {
+
+class Pool {
+ public:
+  static constexpr int kMaxThreads = 256;
+
+  /// The process's pool, never destroyed: workers are not joined at exit. A forked child gets a new one, since the
+  /// parent's workers do not exist there.
+  static Pool& instance() {
+    Pool* pool = current_.load(std::memory_order_acquire);
+    if (pool) return *pool;
+    auto made = std::make_unique<Pool>();
+    if (current_.compare_exchange_strong(pool, made.get(), std::memory_order_acq_rel)) return *made.release();
+    return *pool;  // of a thread that was faster
+  }
+
+  /// Threads a call may use.
+  static std::atomic<int>& size() {
+    static std::atomic<int> size{default_threads()};
+    return size;
+  }
+
+  /// Runs job(thread, barrier) on `threads` threads, the caller being thread 0; barrier.size() says how many they are.
+  /// While another caller has the pool, the job runs on the caller alone. The first exception is rethrown here; a job
+  /// that uses the barrier must not throw.
+  template <class Job>
+  void run(int threads, const Job& job) {
+    if (threads <= 1 || busy_.exchange(true, std::memory_order_acquire)) {
+      FlushDenormals flush;
+      Barrier alone(1);
+      job(0, alone);
+      return;
+    }
+    const Lease lease{busy_};
+    Barrier barrier(threads);
+    const Call<Job> call{job, barrier};
+    while (int(workers_.size()) < threads - 1) add_worker();
+    perform_ = [](const void* context, int thread) {
+      const auto& c = *static_cast<const Call<Job>*>(context);
+      c.job(thread, c.barrier);
+    };
+    context_ = &call;
+    caller_core_ = Core::here();
+    error_ = nullptr;
+    pending_.store(threads - 1, std::memory_order_relaxed);
+    for (int i = 0; i < threads - 1; ++i) workers_[std::size_t(i)]->wake();
+    perform(0);
+    spin_until([&] { return pending_.load(std::memory_order_acquire) == 0; });
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  template <class Job>
+  struct Call {
+    const Job& job;
+    Barrier& barrier;
+  };
+
+  struct Lease {
+    std::atomic<bool>& busy;
+    ~Lease() { busy.store(false, std::memory_order_release); }
+  };
+
+  /// How one worker is told of its next call: it spins for a while, then parks. Each has its own, so that a call wakes
+  /// and waits for the workers it needs, and the others sleep on.
+  class alignas(64) Worker {
+   public:
+    void wake() {
+      ++turn_;
+      if (!parked_) return;
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+      }  // until it waits
+      wake_.notify_one();
+    }
+
+    /// Returns when there has been a turn after `seen`.
+    void wait(std::uint64_t seen) {
+      for (int i = 0; i < kSpins; ++i) {
+        if (turn_.load(std::memory_order_acquire) != seen) return;
+        cpu_relax();
+      }
+      std::unique_lock<std::mutex> lock(mutex_);
+      parked_ = true;  // before it looks once more, as wake() looks after it has made the turn
+      wake_.wait(lock, [&] { return turn_ != seen; });
+      parked_ = false;
+    }
+
+   private:
+    static constexpr int kSpins = 2000;  // about 50 us, longer than the Python code between two calls of training
+
+    std::atomic<std::uint64_t> turn_{0};
+    std::atomic<bool> parked_{false};
+    std::mutex mutex_;
+    std::condition_variable wake_;
+  };
+
+  static inline std::atomic<Pool*> current_{nullptr};
+#if defined(__unix__) || defined(__APPLE__)
+  static inline const int at_fork_ = pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr); });
+#endif
+
+  void add_worker() {
+    workers_.reserve(workers_.size() + 1);  // before there is a thread: nothing may fail behind it
+    auto made = std::make_unique<Worker>();
+    std::thread([this, worker = made.get(), thread = int(workers_.size()) + 1] { work(*worker, thread); }).detach();
+    workers_.push_back(std::move(made));
+  }
+
+  void perform(int thread) {
+    FlushDenormals flush;
+    try {
+      perform_(context_, thread);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(error_mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+  }
+
+  void work(Worker& self, int thread) {
+    for (std::uint64_t seen = 0;; ++seen) {
+      self.wait(seen);
+      Core::leave(caller_core_);
+      perform(thread);
+      pending_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  std::atomic<bool> busy_{false};
+  std::vector<std::unique_ptr<Worker>> workers_;
+  alignas(64) std::atomic<int> pending_{0};
+  void (*perform_)(const void*, int) = nullptr;
+  const void* context_ = nullptr;
+  int caller_core_ = -1;
+  std::mutex error_mutex_;
+  std::exception_ptr error_;
+};
+
+}  // namespace bptt

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Locks that do not outlive the threads that hold them: a forked child has only the thread that forked."""
+
+from __future__ import annotations
+
+import os
+import threading
+from weakref import WeakSet
+
+
+class ForkSafeLock:
+    """A lock, used as `with lock.held:`; in a forked child it is a new one, which nobody holds.
+
+    What another thread was doing under the lock stays half done in the child: whoever uses one of these must bear that.
+    """
+
+    def __init__(self) -> None:
+        self.held = threading.Lock()
+        _all.add(self)
+
+
+_all: WeakSet[ForkSafeLock] = WeakSet()
+
+
+def _renew() -> None:
+    for lock in _all:
+        lock.held = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
