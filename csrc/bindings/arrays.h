@@ -39,8 +39,16 @@ bool has_dtype(const py::array& a) {
   return py::detail::array_proxy(a.ptr())->descr == dtype_of<T>().ptr() || py::isinstance<py::array_t<T>>(a);
 }
 
-inline py::array as_array(const py::object& a, const char* name) {
-  if (!py::isinstance<py::array>(a)) throw py::type_error(std::string(name) + " is no array");
+/// As type(a).__name__.
+inline std::string type_name(py::handle a) {
+  const std::string name = Py_TYPE(a.ptr())->tp_name;
+  return name.substr(name.rfind('.') + 1);
+}
+
+inline py::array as_array(py::handle a, const char* name) {
+  if (!py::isinstance<py::array>(a)) {
+    throw py::type_error(std::string(name) + " has type " + type_name(a) + ", expected a NumPy array");
+  }
   return py::reinterpret_borrow<py::array>(a);
 }
 
@@ -55,8 +63,9 @@ const T* read(const py::array& a, Sizes shape, const char* name) {
     throw py::value_error(std::string(name) + " has shape " + to_string(shape_of(a)) + ", expected " +
                           to_string(shape));
   }
-  if (!(a.flags() & py::array::c_style))
-    throw py::value_error(std::string(name) + " is strided, expected C-contiguous");
+  constexpr int kExact = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  if ((a.flags() & kExact) != kExact)
+    throw py::value_error(std::string(name) + " is strided or not aligned, expected C-contiguous and aligned");
   return static_cast<const T*>(a.data());
 }
 

@@ -65,6 +65,12 @@ class Stack {
     return gains ? cuts : std::vector<Index>{};
   }
 
+  /// From the states of one kernel to those of the next.
+  template <class Pointer>
+  static void next(Pointer* states, const Widths& width, Index batch) {
+    for (int i = 0; i < count(width); ++i) states[i] += batch * width[std::size_t(i)];
+  }
+
  private:
   template <class P>
   static void require(const std::vector<P*>& all, const char* what) {
@@ -210,12 +216,6 @@ class Stack {
         });
     for (std::size_t k = 0; complete && k < runs.size(); ++k) passes.all[k]->close(out);
     return complete;
-  }
-
-  /// From the states of one kernel to those of the next.
-  template <class Pointer>
-  static void next(Pointer* states, const Widths& width, Index batch) {
-    for (int i = 0; i < count(width); ++i) states[i] += batch * width[std::size_t(i)];
   }
 
   template <class T>

@@ -7,7 +7,7 @@ No loops and no equations but dropout's product: the work is done by the native 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,11 +15,13 @@ from bptt._arrays import as_floats, as_integers, check_dtype, check_number, chec
 from bptt._dispatch import core
 from bptt.init import fill, fresh_seed
 from bptt.layers.base import Stateless, Tape
+from bptt.layers.stream import embedding_stream, linear_stream
 from bptt.params import Params
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
+    from bptt import _core
     from bptt._arrays import Array, ArrayIn
     from bptt.init import Init
 
@@ -109,9 +111,13 @@ class Linear(Stateless):
         dx = core.linear_backward(tape.kept, self.params["weight"], dy, grads["weight"], grads.get("bias"))
         return dx.reshape(*tape.shape[:-1], self.in_features), grads
 
-    def stream(self, batch_size: int = 1) -> Any:
-        """A function of x [B,I] -> y [B,O], the same array each time, or x [T,B,I] -> a new y; the weights of now."""
-        return core.LinearStream(self.params["weight"], self.params.get("bias"), batch_size)
+    def stream(self, batch_size: int = 1) -> _core.LinearStream:
+        """A function of x [B,I] -> y [B,O], the same array each time, or of x [T,B,I] -> a new y.
+
+        It has the weights of the moment until `refresh` (`stale`: whether they have changed since), as the streams of
+        recurrent layers.
+        """
+        return linear_stream(self, check_size("Linear.stream", "batch_size", batch_size))
 
     def __repr__(self) -> str:
         bias = "" if "bias" in self.params else ", bias=False"
@@ -176,9 +182,13 @@ class Embedding(Stateless):
         core.embedding_backward(tape.kept, dy.reshape(len(tape.kept), self.embedding_dim), grads["weight"])
         return None, grads
 
-    def stream(self, batch_size: int = 1) -> Any:
-        """A function of int64 ids [B] -> y [B,E], the same array each time, or ids [T,B] -> a new y."""
-        return core.EmbeddingStream(self.params["weight"].copy(), batch_size)
+    def stream(self, batch_size: int = 1) -> _core.EmbeddingStream:
+        """A function of int64 ids [B] -> y [B,E], the same array each time, or of ids [T,B] -> a new y.
+
+        It has the weights of the moment until `refresh` (`stale`: whether they have changed since), as the streams of
+        recurrent layers.
+        """
+        return embedding_stream(self, check_size("Embedding.stream", "batch_size", batch_size))
 
     def __repr__(self) -> str:
         return f"Embedding({self.num_embeddings}, {self.embedding_dim}, dtype={self.params.dtype})"

@@ -22,7 +22,7 @@ from bptt.layers.memory import estimate
 from bptt.layers.options import Between
 from bptt.layers.setups import Setups
 from bptt.layers.states import States
-from bptt.layers.stream import StackStream
+from bptt.layers.stream import recurrent_stream
 from bptt.layers.tape import Packed, RecurrentTape, Shape, as_packed
 from bptt.layers.torch_names import from_torch, to_torch
 from bptt.params import Params
@@ -252,18 +252,21 @@ class Recurrent(Layer):
         """
         return to_torch(self._where("to_torch_state_dict"), self.params, self.hidden_size, self.variant)
 
-    def stream(self, batch_size: int = 1) -> _core.Stream | StackStream:
+    def stream(self, batch_size: int = 1) -> _core.Stream:
         """Inference in real time: an object that takes one time step per call and keeps the state.
 
         Args: batch_size, the number B of rows.
         Returns: a function of x [B,I] -> y [B,H]. y is the same read-only array each time, overwritten by the next
-            call: nothing is allocated. x [T,B,I], a chunk of steps, gives a new y [T,B,H]. `stream.state` is a copy of
-            the state, as `forward` returns it, and can be assigned; it begins as zeros, or as what
-            `learn_initial_state` learnt, and `stream.reset(rows=None)` begins anew, for all rows or those that an index
-            selects. The weights are those of now: after a change of the parameters make a new stream. Streams share
-            nothing: each may run on a thread of its own.
+            call: nothing is allocated; x may be the y of the last call. x [T,B,I], a chunk of steps, gives a new y
+            [T,B,H]. `stream.state` is a copy of the state, as `forward` returns it, and can be assigned; it begins as
+            zeros, or as what `learn_initial_state` learnt, and `stream.reset(rows=None)` begins again, for all rows or
+            those that an index selects.
+            A stream is a snapshot of the weights: `stream.stale` tells whether the parameters have changed since, and
+            `stream.refresh()` takes the present ones and keeps the state. Copies and pickles of a stream have its
+            weights and a state of their own. Streams share nothing: each may run on a thread of its own.
         Raises: ValueError for batch_size < 1 or a bidirectional layer. The stream raises TypeError for another dtype
-            than the layer's and ValueError for another shape or memory layout: it converts nothing.
+            than the layer's and ValueError for another shape or memory layout (it converts nothing), RuntimeError for
+            a call while another thread is in one.
 
         >>> from bptt import GRU
         >>> gru = GRU(3, 4, seed=0)
@@ -276,11 +279,11 @@ class Recurrent(Layer):
         B = check_size(where, "batch_size", batch_size)
         if self.bidirectional:
             raise ValueError(f"{where}: the layer is bidirectional, expected one direction: the other needs the future")
-        setup = core.Setup(zoneout=self._between.zoneout, clip=self._between.clip_state)
-        streams = [native.stream(B, setup) for native in self._kernels.packed(self.params, training=False)]
-        if len(streams) == 1 and not self.learn_initial_state:
-            return streams[0]
-        return StackStream(streams, self._states_of.learnt(B) if self.learn_initial_state else None)
+        return recurrent_stream(self, B)
+
+    def _learnt_state(self, B: int) -> Any:
+        """The state that was learnt, for B rows, or None."""
+        return self._states_of.learnt(B) if self.learn_initial_state else None
 
     def _run(
         self, x: Any, state: Any, lengths: ArrayIn | None, resets: ArrayIn | None, *, training: bool

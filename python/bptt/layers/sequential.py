@@ -152,7 +152,7 @@ class Sequential(Layer):
         return flow, tuple(reversed(initial)), grads
 
     def stream(self, batch_size: int = 1) -> SequentialStream:
-        """Inference in real time through all layers, as `Recurrent.stream`: x [B,.] -> y [B,.], nothing is allocated.
+        """Inference in real time through all layers, as `LSTM.stream`: x [B,.] -> y [B,.], nothing is allocated.
 
         The state is a tuple with that of each recurrent layer.
 
@@ -164,14 +164,8 @@ class Sequential(Layer):
         >>> bool(np.allclose(y, model(x)[0], atol=1e-6))
         True
         """
-        steps, recurrent = [], []
-        for layer in self.layers:
-            step = layer.stream(batch_size)
-            if step is not None:
-                steps.append(step)
-            if isinstance(layer, Recurrent):
-                recurrent.append(step)
-        return SequentialStream(steps, recurrent)
+        steps = [layer.stream(batch_size) for layer in self.layers]
+        return SequentialStream(self, [step for step in steps if step is not None])
 
     def _entering(self, x: Any) -> Any:
         """Packed rows of any kind as ours."""
