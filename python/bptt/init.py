@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from bptt._arrays import check_dtype, check_size
+from bptt._arrays import check_dtype, check_seed, check_size
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -123,7 +123,7 @@ def draw(
     if not shape or shape[0] % gates or (len(shape) < 2 and name not in _FOR_VECTORS):
         expected = f"(G*H,) or (G*H, I) with G = {gates}" if name in _FOR_VECTORS else f"(G*H, I) with G = {gates}"
         raise ValueError(f"init.draw: shape has value {shape} for {name}, expected {expected}")
-    entropy = check_size("init.draw", "seed", fresh_seed() if seed is None else seed, least=0)
+    entropy = fresh_seed() if seed is None else check_seed("init.draw", seed)
     sequence = np.random.SeedSequence(entropy, spawn_key=(zlib.crc32(stream.encode()),))
     rng = np.random.Generator(np.random.Philox(sequence))
     blocks = (gates, shape[0] // gates, *shape[1:])
@@ -142,7 +142,7 @@ def fill(
     where: str, params: Params, init: Init, seed: int | None, default: Mapping[str, str], *, gates: int, size: int
 ) -> None:
     """Initialise a layer's parameters; `default` has the initialiser of each, `init` what the user chose instead."""
-    seed = fresh_seed() if seed is None else check_size(where, "seed", seed, least=0)
+    seed = fresh_seed() if seed is None else check_seed(where, seed)
     chosen = _choice(where, params, init, default)
     with params.edit() as p:
         for name, shape in params.shapes.items():

@@ -48,7 +48,7 @@ class Sequential(Layer):
     Parameters: those of layer k, named "k.name".
     Call: `y, state = model(x, state=None)`, `y, state, tape = model.forward(x, state=None)`,
         `dx, dstate, grads = model.backward(tape, dy, dstate=None)`; lengths and resets go to each recurrent layer, as
-        in `Recurrent.forward` (y of a stateless layer is not zero beyond a row's end: mask the loss); `Packed` rows
+        in `LSTM.forward` (y of a stateless layer is not zero beyond a row's end: mask the loss); `Packed` rows
         pass through all layers. state is a tuple with the state of each recurrent
         layer, in order; None stands for zeros, as a whole or for one of them. dx is None where an Embedding is first.
     Raises: ValueError for a layer that belongs to a Sequential already (copy.deepcopy makes one that does not),
