@@ -81,16 +81,14 @@ class Params(Mapping[str, "Array"]):
         `opening`: of an edit, which closes the views.
         """
         self._buffer, self._clock, self._opening = buffer, clock, opening
-        self._plain = buffer.view()
-        self._plain.flags.writeable = False
         self._flat: Array
         if opening is not None:
-            self._flat = opening.view(buffer)
-        elif self._writable:
-            self._flat = buffer.view()
+            self._flat = self._plain = opening.view(buffer)
         else:
-            self._flat = buffer.view(ParameterView)
-            self._flat.flags.writeable = False
+            self._flat = self._plain = buffer.view()
+            if not self._writable:
+                self._plain.flags.writeable = False
+                self._flat = self._plain.view(ParameterView)
         self._views: dict[str, Array] = {}
         self._windows: dict[str, Params] = {}
 
@@ -111,7 +109,7 @@ class Params(Mapping[str, "Array"]):
 
     @property
     def plain(self) -> Array:
-        """The whole buffer, [n], read-only and of NumPy's own class: slices of it are quicker than those of `flat`."""
+        """As `flat`, but of parameters an array of NumPy's own class, whose slices are quicker."""
         return self._plain
 
     @property
