@@ -22,6 +22,9 @@ def memory_in_use() -> tuple[int, int]:
     """Bytes that tapes, packed weights and scratch hold now, and their most since the last call."""
 
 def release_memory() -> int: ...
+def orthogonal(a: NDArray[np.float64]) -> NDArray[np.float64]:
+    """a [m,n], m >= n -> q [m,n] of a = q r with a positive diagonal of r; the same bits on every machine."""
+
 def vector_function(name: str, x: NDArray[_T]) -> NDArray[_T]: ...
 
 @final

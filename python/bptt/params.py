@@ -82,6 +82,7 @@ class Params(Mapping[str, "Array"]):
         """
         self._buffer, self._clock, self._opening = buffer, clock, opening
         self._flat: Array
+        self._plain: Array
         if opening is not None:
             self._flat = self._plain = opening.view(buffer)
         else:
