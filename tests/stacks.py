@@ -45,6 +45,8 @@ Results = dict[str, NDArray[Any]]
 def make(kind: str, input_size: int, hidden_size: int = HIDDEN, **options: Any) -> Any:
     """A layer with random parameters, every one of which matters; states neither die nor explode."""
     layer, own, _ = KINDS[kind]
+    if options.get("num_layers", 1) == 1:
+        options.pop("dropout", None)  # a warning: it acts between layers
     made = layer(input_size, hidden_size, **{"dtype": "float64", "seed": SEED, **own, **options})
     rng = np.random.default_rng(1)
     with made.params.edit() as p:

@@ -92,7 +92,7 @@ def set_state(stream, state):
         (lambda: LSTM.stream(2)(masked(X[0])), "Stream: x"),
         (lambda: LINEAR.stream(2)(masked(X)), "Stream: x"),
         (lambda: EMBEDDING.stream(2)(masked(IDS[0])), "Stream: x"),
-        (lambda: set_state(LSTM.stream(2), (masked(X[:1, :, :2]), X[:1, :, :2])), "Stream.state"),
+        (lambda: set_state(LSTM.stream(2), (masked(X[:1, :, :2]), X[:1, :, :2])), "Stream: state"),
     ],
 )
 def test_masked_arrays_are_refused_everywhere(call, name):

@@ -2,13 +2,17 @@
 """Initialisers: what each draws, that a seed means the same weights everywhere, and what the layers choose."""
 
 import math
+import signal
+import time
 import zlib
 
 import numpy as np
 import pytest
 
 import bptt
+from bptt._dispatch import core
 from bptt.init import NAMES, draw
+from kernels import levels
 
 # CRC-32 of the bytes of draw(name, (12, 5), seed=7, stream="w", gates=4, size=3) in little-endian float32, from an
 # x86-64 Linux with numpy 2.4. They hold on every platform: no BLAS or LAPACK takes part, and of libm only what the
@@ -22,6 +26,7 @@ PINNED = {
     "identity": 329871991,
     "normal": 2333661884,
     "ones": 3867521606,
+    "orthogonal": 2188349181,
     "uniform": 559001444,
     "xavier_normal": 2476052452,
     "xavier_uniform": 810487852,
@@ -34,14 +39,90 @@ def pinned(name):
     return zlib.crc32(values.astype("<f4").tobytes())
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"orthogonal"}))
+@pytest.mark.parametrize("name", sorted(NAMES))
 def test_the_bits_are_the_same_everywhere(name):
     assert pinned(name) == PINNED[name]
 
 
-def test_orthogonal_is_the_same_everywhere_up_to_rounding():
+# CRC-32 of the bytes of the orthogonal factor of a uniform [m,n] matrix: no function of the C library takes part.
+ORTHOGONAL = {
+    (1, 1): 708874441,
+    (3, 3): 2516280011,
+    (9, 4): 3513284628,
+    (40, 33): 3867060934,
+    (200, 100): 2548449583,
+    (700, 700): 697239172,
+    (701, 333): 2536301755,
+}
+
+
+def uniform(m, n):
+    return np.random.Generator(np.random.Philox(n)).random((m, n)) - 0.5
+
+
+@pytest.mark.parametrize("level", levels(), ids=lambda module: module.level)
+@pytest.mark.parametrize("shape", ORTHOGONAL)
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_the_bits_of_orthogonal_are_those_of_every_level_and_number_of_threads(level, shape, n):
+    before = level.get_num_threads()
+    level.set_num_threads(n)
+    try:
+        values = level.orthogonal(uniform(*shape))
+    finally:
+        level.set_num_threads(before)
+    assert zlib.crc32(values.astype("<f8").tobytes()) == ORTHOGONAL[shape]
+
+
+@pytest.mark.parametrize("shape", [*ORTHOGONAL, (33, 1), (32, 32), (64, 40)])
+def test_orthogonal_is_the_factor_with_a_positive_diagonal(shape):
+    a = uniform(*shape)
+    q = core.orthogonal(a)
+    r = q.T @ a
+    assert (np.diagonal(r) > 0).all()
+    # Householder's QR is backward stable: both errors are below c m n eps, and in practice below sqrt(m n) eps
+    # (Higham 2002, theorem 19.4); values are of order one and r of order sqrt(m).
+    bound = math.sqrt(shape[0] * shape[1]) * np.finfo(float).eps
+    np.testing.assert_allclose(q.T @ q, np.eye(shape[1]), rtol=0, atol=4 * bound)
+    np.testing.assert_allclose(q @ np.triu(r), a, rtol=0, atol=4 * bound * math.sqrt(shape[0]))
+
+
+def test_orthogonal_of_a_matrix_without_full_rank_has_no_nan():
+    for a in (np.zeros((5, 3)), np.ones((40, 35)), -np.eye(4)):
+        q = core.orthogonal(a)
+        np.testing.assert_allclose(q.T @ q, np.eye(a.shape[1]), rtol=0, atol=1e-13)
+    np.testing.assert_array_equal(core.orthogonal(-np.eye(4)), -np.eye(4))
+
+
+def test_what_orthogonal_refuses():
+    with pytest.raises(ValueError, match=r"^orthogonal: a has shape \(2, 3\), expected no more columns than rows"):
+        core.orthogonal(np.zeros((2, 3)))
+    with pytest.raises(TypeError, match=r"^orthogonal: a has dtype float32, expected float64"):
+        core.orthogonal(np.zeros((2, 2), np.float32))
+
+
+def test_orthogonal_values_of_a_seed():
     c, s = 0.09291626937899355, 0.99567392598415
-    np.testing.assert_allclose(draw("orthogonal", (2, 2), seed=7, dtype=np.float64), [[c, s], [-s, c]], atol=1e-14)
+    np.testing.assert_allclose(draw("orthogonal", (2, 2), seed=7, dtype=np.float64), [[c, s], [-s, c]], atol=1e-15)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that raises a signal")
+def test_ctrl_c_ends_a_large_orthogonal():
+    """3000 x 3000 takes seconds, 7e10 operations; the answer comes 0.1 s after the signal on an idle machine."""
+    a = uniform(3000, 3000)
+    handlers = (
+        signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT)),
+    )
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            core.orthogonal(a)
+        assert time.monotonic() - start < 1.5
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGINT, handlers[0])
+        signal.signal(signal.SIGALRM, handlers[1])
 
 
 def test_the_generator_behind_it_is_as_published():

@@ -101,6 +101,103 @@ def test_edited_views_are_closed_at_the_end(params):
             view[...] = 0
 
 
+VIEWS = {
+    "slice": lambda p: p["weight"][1:2],
+    "slice of a slice": lambda p: p["weight"][1:3][0],
+    "row": lambda p: next(iter(p["weight"])),
+    "reshaped": lambda p: p["weight"].reshape(5, 3),
+    "transposed": lambda p: p["weight"].T,
+    "raveled": lambda p: np.ravel(p.flat),
+    "split": lambda p: np.split(p["weight"], 3)[1],
+    "array view": lambda p: p["weight"].view(),
+    "in-place result": lambda p: np.add(p["weight"], 1, out=p["weight"]),
+    "window": lambda p: p.window("we")["ight"],
+    "slice of the flat": lambda p: p.window("").flat[3:9],
+}
+WRITES = {
+    "item": lambda v: v.__setitem__(..., 0),
+    "element": lambda v: v.__setitem__(v.ndim * (0,), 0),
+    "add": lambda v: v.__iadd__(1),
+    "out": lambda v: np.multiply(v, 2, out=v),
+    "one of two": lambda v: np.modf(np.ones(v.shape), out=(None, v)),
+    "at": lambda v: np.add.at(v, 0, 1),
+    "fill": lambda v: v.fill(0),
+    "sort": lambda v: v.sort(),
+    "put": lambda v: v.put(0, 1),
+    "copyto": lambda v: np.copyto(v, 0),
+    "putmask": lambda v: np.putmask(v, np.ones(v.shape, bool), 0),
+    "flat": lambda v: v.flat.__setitem__(0, 1),
+    "partition": lambda v: v.partition(0),
+    "byteswap": lambda v: v.byteswap(inplace=True),
+}
+
+
+@pytest.mark.parametrize("make", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_views_of_edited_views_are_closed_with_them(params, make, write):
+    with params.edit() as p:
+        p.flat[:] = np.arange(19)[::-1]
+        view = make(p)
+        write(view)
+    before, version = params.flat.copy(), params.version
+    for late in (lambda: view, lambda: view[:1], lambda: make(p)):
+        with pytest.raises(ValueError, match=r"read-only|not writeable"):
+            write(late())
+    np.testing.assert_array_equal(params.flat, before)
+    assert params.version == version
+
+
+def test_what_is_computed_from_views_is_a_plain_array_that_stays_writable(params):
+    with params.edit() as p:
+        results = {
+            "sum": p["weight"] + p["weight"],
+            "copy": p["weight"].copy(),
+            "shallow": copy.copy(p["weight"]),
+            "deep": copy.deepcopy(p["weight"]),
+            "pickled": pickle.loads(pickle.dumps(p["weight"])),
+            "pair": np.divmod(p["weight"], 2)[0],
+            "matmul": p["weight"] @ p["weight"].T,
+            "mean": p["weight"].mean(axis=0),
+        }
+        copies = {
+            "fancy": p["weight"][:, [0, 2]],
+            "taken": p["weight"].take([1], axis=1),
+            "cast": p["bias"].astype(int),
+        }
+        assert p["weight"].sum() == np.arange(15).sum()
+    for name, array in results.items():
+        assert type(array) is np.ndarray, name
+    for name, array in (results | copies).items():
+        array[...] = 7
+        assert array.flags.writeable, name
+    np.testing.assert_array_equal(params.flat, np.arange(19))
+    assert type(params["weight"] * 2) is np.ndarray
+    assert repr(params["bias"]) == "array([15., 16., 17.])"
+
+
+def test_views_in_an_edit_are_forgotten_with_their_users(params):
+    with params.edit() as p:
+        for _ in range(3):
+            for row in p["weight"]:
+                row[0] += 1
+        assert len(p._opening._views) <= 4  # the flat buffer, the weight, a row
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: p.__setitem__("bias", p["bias"].__imul__(2)),
+        lambda p: p["bias"].__setitem__(0, 1),
+        lambda p: np.add(p.flat, 1, out=p.flat),
+        lambda p: p.window("bi")["as"].__isub__(1),
+    ],
+)
+def test_a_change_outside_an_edit_is_told_how(params, change):
+    with pytest.raises(ValueError, match=r"^Params: the view is read-only, expected .*params.edit\(\)"):
+        change(params)
+    np.testing.assert_array_equal(params.flat, np.arange(19))
+
+
 def test_gradients_are_writable_zeros_of_the_same_shapes(params):
     grads = params.zeros_like()
     assert grads.shapes == params.shapes

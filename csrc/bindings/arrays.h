@@ -49,8 +49,16 @@ bool has_dtype(const py::array& a) {
   return py::detail::array_proxy(a.ptr())->descr == dtype_of<T>().ptr() || py::isinstance<py::array_t<T>>(a);
 }
 
-inline py::array as_array(const py::object& a, const char* name) {
-  if (!py::isinstance<py::array>(a)) throw py::type_error(std::string(name) + " is no array");
+/// As type(a).__name__.
+inline std::string type_name(py::handle a) {
+  const std::string name = Py_TYPE(a.ptr())->tp_name;
+  return name.substr(name.rfind('.') + 1);
+}
+
+inline py::array as_array(py::handle a, const char* name) {
+  if (!py::isinstance<py::array>(a)) {
+    throw py::type_error(std::string(name) + " has type " + type_name(a) + ", expected a NumPy array");
+  }
   return py::reinterpret_borrow<py::array>(a);
 }
 

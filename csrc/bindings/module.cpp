@@ -74,4 +74,5 @@ PYBIND11_MODULE(BPTT_MODULE, m, py::mod_gil_not_used()) {
   register_recurrence(m);
   register_nn(m);
   register_optim(m);
+  register_orthogonal(m);
 }

@@ -136,13 +136,19 @@ void register_nn(py::module_& m) {
   m.def("linear_forward", &linear_forward, py::arg("x"), py::arg("weight"), py::arg("bias").none(true));
   m.def("linear_backward", &linear_backward, py::arg("x"), py::arg("weight"), py::arg("dy"), py::arg("dweight"),
         py::arg("dbias").none(true));
-  py::class_<PyLinearStream>(m, "LinearStream", py::is_final(), py::module_local())
+  py::class_<PyLinearStream> linear(m, "LinearStream", py::is_final(), py::module_local(), py::dynamic_attr());
+  answer_by_source(linear)
       .def(py::init<const py::array&, const std::optional<py::array>&, Index>(), py::arg("weight"), py::arg("bias"),
            py::arg("batch"))
-      .def("__call__", &PyLinearStream::call, py::arg("x"));
-  py::class_<PyEmbeddingStream>(m, "EmbeddingStream", py::is_final(), py::module_local())
+      .def("__call__", &PyLinearStream::call, py::arg("x"))
+      .def("_take_weights", &PyLinearStream::take_weights, py::arg("weight"), py::arg("bias"))
+      .def("_weights", &PyLinearStream::weights);
+  py::class_<PyEmbeddingStream> embedding(m, "EmbeddingStream", py::is_final(), py::module_local(), py::dynamic_attr());
+  answer_by_source(embedding)
       .def(py::init<py::array, Index>(), py::arg("weight"), py::arg("batch"))
-      .def("__call__", &PyEmbeddingStream::call, py::arg("x"));
+      .def("__call__", &PyEmbeddingStream::call, py::arg("x"))
+      .def("_take_weights", &PyEmbeddingStream::take_weights, py::arg("weight"))
+      .def("_weights", &PyEmbeddingStream::weights);
   m.def("embedding_forward", &embedding_forward, py::arg("ids"), py::arg("weight"));
   m.def("embedding_backward", &embedding_backward, py::arg("ids"), py::arg("dy"), py::arg("dweight"));
   m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("mask").none(true),

@@ -1,23 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 // Layers without a state, step by step: rows [B,.] into the same array each time, or a chunk [T,B,.] into a new one.
+// x may be the y of the last call: what overlaps with y is copied last.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
 #include <variant>
 
-#include "bindings/arrays.h"
+#include "bindings/stream_call.h"
 #include "core/gemm.h"
 
 namespace bptt::bindings {
 
+/// Whether two arrays have memory in common.
+template <class X, class Y>
+bool overlap(const X* x, Index nx, const Y* y, Index ny) {
+  const std::less<const void*> less;
+  return less(x, y + ny) && less(y, x + nx);
+}
+
 template <class T>
 struct LinearStep {
   Panels<T> panels;
-  Buffer<T> bias;
+  Buffer<T> bias, overlapped;  // [O]; [B,O]
 
-  LinearStep(const T* weight, const T* b, Index I, Index O) : panels(I, O), bias(O) {
+  LinearStep(const T* weight, const T* b, Index I, Index O, Index batch)
+      : panels(I, O), bias(O), overlapped(checked_mul(batch, O)) {
     panels.pack_transposed(weight, I, panels.all());
     if (b)
       std::copy_n(b, O, bias.data());
@@ -28,6 +38,13 @@ struct LinearStep {
     const RowBlocks blocks(rows);
     product(y, panels.columns, x, panels.depth, Segments{panels.depth}, panels, bias.data(), blocks, 0, blocks.count);
   }
+  /// For the y of all calls, which x may lie in.
+  void step(const T* x, T* y, Index batch) {
+    const Index n = batch * panels.columns;
+    T* to = overlap(x, batch * panels.depth, y, n) ? overlapped.data() : y;
+    run(x, to, batch);
+    if (to != y) std::copy_n(to, n, y);
+  }
 };
 
 class PyLinearStream {
@@ -36,12 +53,11 @@ class PyLinearStream {
     if (batch < 1) {
       throw py::value_error("LinearStream: batch is " + std::to_string(batch) + ", expected at least 1");
     }
+    has_bias_ = bias.has_value();
     for_dtype(weight, "LinearStream: weight", [&](auto zero) {
       using T = decltype(zero);
-      const Index O = axis(weight, 2, 0, "LinearStream: weight"), I = axis(weight, 2, 1, "LinearStream: weight");
-      const T* w = read<T>(weight, {O, I}, "LinearStream: weight");
-      const T* b = bias ? read<T>(*bias, {O}, "LinearStream: bias") : nullptr;
-      step_ = std::make_unique<LinearStep<T>>(w, b, I, O);
+      const Index O = axis(weight, 2, 0, "LinearStream: weight");
+      take<T>(weight, bias, axis(weight, 2, 1, "LinearStream: weight"), O);
       py::array_t<T> y = empty<T>({batch, O});
       out_ = y.mutable_data();
       make_read_only(y);
@@ -50,19 +66,56 @@ class PyLinearStream {
     });
   }
 
-  py::object call(const py::array& x) const {
-    return std::visit([&](const auto& step) { return call_as(*step, x); }, step_);
+  py::object call(py::handle x) {
+    const OneCall one(busy_);
+    const py::array array = as_array(x, "Stream: x");
+    return std::visit([&](const auto& step) { return call_as(*step, array); }, step_);
+  }
+
+  /// Other weights of the same sizes.
+  void take_weights(const py::array& weight, const std::optional<py::array>& bias) {
+    const OneCall one(busy_);
+    if (bias.has_value() != has_bias_) throw py::value_error("LinearStream: bias was there or not, expected the same");
+    std::visit([&](const auto& step) { take_as(*step, weight, bias); }, step_);
+  }
+
+  /// The weights in use as a flat array, the weight [O,I], then the bias [O] where there is one.
+  py::object weights() {
+    const OneCall one(busy_);
+    return std::visit([&](const auto& step) { return weights_of(*step); }, step_);
   }
 
  private:
   template <class T>
-  py::object call_as(const LinearStep<T>& step, const py::array& x) const {
+  void take(const py::array& weight, const std::optional<py::array>& bias, Index I, Index O) {
+    const T* w = read<T>(weight, {O, I}, "LinearStream: weight");
+    const T* b = bias ? read<T>(*bias, {O}, "LinearStream: bias") : nullptr;
+    step_ = std::make_unique<LinearStep<T>>(w, b, I, O, batch_);
+  }
+
+  template <class T>
+  void take_as(const LinearStep<T>& step, const py::array& weight, const std::optional<py::array>& bias) {
+    take<T>(weight, bias, step.panels.depth, step.panels.columns);
+  }
+
+  template <class T>
+  py::object weights_of(const LinearStep<T>& step) const {
+    const Index I = step.panels.depth, O = step.panels.columns;
+    py::array_t<T> flat = empty<T>({O * I + (has_bias_ ? O : 0)});
+    step.panels.unpack_transposed(flat.mutable_data(), I);
+    if (has_bias_) std::copy_n(step.bias.data(), O, flat.mutable_data() + O * I);
+    return std::move(flat);
+  }
+
+  template <class T>
+  py::object call_as(LinearStep<T>& step, const py::array& x) const {
     const Index I = step.panels.depth, O = step.panels.columns;
     if (x.ndim() == 2) {
-      step.run(read<T>(x, {batch_, I}, "Stream: x"), static_cast<T*>(out_), batch_);
+      step.step(read<T>(x, {batch_, I}, "Stream: x"), static_cast<T*>(out_), batch_);
       return y_;
     }
-    const Index T_ = axis(x, 3, 0, "Stream: x");
+    if (x.ndim() != 3) throw step_or_chunk_error(x, {batch_, I});
+    const Index T_ = x.shape(0);
     const T* in = read<T>(x, {T_, batch_, I}, "Stream: x");
     py::array_t<T> y = empty<T>({T_, batch_, O});
     step.run(in, y.mutable_data(), T_ * batch_);
@@ -70,9 +123,11 @@ class PyLinearStream {
   }
 
   Index batch_;
+  bool has_bias_;
   std::variant<std::unique_ptr<LinearStep<float>>, std::unique_ptr<LinearStep<double>>> step_;
   py::array y_;
   void* out_ = nullptr;
+  std::atomic<bool> busy_{false};
 };
 
 class PyEmbeddingStream {
@@ -91,7 +146,9 @@ class PyEmbeddingStream {
     });
   }
 
-  py::object call(const py::array& ids) const {
+  py::object call(py::handle x) {
+    const OneCall one(busy_);
+    const py::array ids = as_array(x, "Stream: x");
     return for_dtype(weight_, "EmbeddingStream: weight", [&](auto zero) -> py::object {
       using T = decltype(zero);
       const Index V = weight_.shape(0), E = weight_.shape(1);
@@ -100,11 +157,29 @@ class PyEmbeddingStream {
         look_up(read<std::int64_t>(ids, {batch_}, "Stream: x"), w, static_cast<T*>(out_), batch_, V, E);
         return y_;
       }
-      const Index T_ = axis(ids, 2, 0, "Stream: x");
+      if (ids.ndim() != 2) throw step_or_chunk_error(ids, {batch_});
+      const Index T_ = ids.shape(0);
+      const std::int64_t* in = read<std::int64_t>(ids, {T_, batch_}, "Stream: x");
       py::array_t<T> y = empty<T>({T_, batch_, E});
-      look_up(read<std::int64_t>(ids, {T_, batch_}, "Stream: x"), w, y.mutable_data(), T_ * batch_, V, E);
+      look_up(in, w, y.mutable_data(), T_ * batch_, V, E);
       return std::move(y);
     });
+  }
+
+  /// Other weights of the same sizes.
+  void take_weights(const py::array& weight) {
+    const OneCall one(busy_);
+    for_dtype(weight_, "EmbeddingStream: weight", [&](auto zero) {
+      read<decltype(zero)>(weight, {weight_.shape(0), weight_.shape(1)}, "EmbeddingStream: weight");
+      return 0;
+    });
+    weight_ = weight;
+  }
+
+  /// The weight in use, [V,E].
+  py::array weights() {
+    const OneCall one(busy_);
+    return weight_;
   }
 
  private:
@@ -123,6 +198,7 @@ class PyEmbeddingStream {
   Index batch_;
   py::array y_;
   void* out_ = nullptr;
+  std::atomic<bool> busy_{false};
 };
 
 }  // namespace bptt::bindings

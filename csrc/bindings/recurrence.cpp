@@ -6,6 +6,7 @@
 
 #include "bindings/register.h"
 #include "bindings/stack.h"
+#include "bindings/stream.h"
 
 namespace bptt::bindings {
 
@@ -40,8 +41,13 @@ void register_recurrence(py::module_& m) {
   py::class_<PyTape>(m, "Tape", py::is_final(), py::module_local())
       .def_property_readonly("nbytes", &PyTape::bytes)
       .def("kept", &PyTape::kept, py::arg("indices"), py::arg("kernel") = 0);
-  py::class_<PyStream>(m, "Stream", py::is_final(), py::module_local())
+  py::class_<PyStream> stream(m, "Stream", py::is_final(), py::module_local(), py::dynamic_attr());
+  answer_by_source(stream)
+      .def(py::init<const py::list&, Index, const Setup&, py::object>(), py::arg("kernels"), py::arg("batch"),
+           py::arg("setup") = Setup(), py::arg("initial") = py::none())
       .def("__call__", &PyStream::call, py::arg("x"))
+      .def("_take_weights", &PyStream::take_weights, py::arg("kernels"), py::arg("initial").none(true))
+      .def("_weights", &PyStream::weights)
       .def_property("state", &PyStream::get_state, &PyStream::set_state)
       .def("reset", &PyStream::reset, py::arg("rows") = py::none());
   py::class_<PyRecurrence>(m, "Recurrence", py::is_final(), py::module_local())
@@ -52,7 +58,6 @@ void register_recurrence(py::module_& m) {
            py::arg("threads") = 0)
       .def("pack", &PyRecurrence::pack, py::arg("params"), py::arg("training"))
       .def("forward", &PyRecurrence::forward, py::arg("x"), py::arg("state").none(true), py::arg("training"))
-      .def("stream", &PyRecurrence::stream, py::arg("batch"), py::arg("setup") = Setup())
       .def("backward", &PyRecurrence::backward, py::arg("tape"), py::arg("dy"), py::arg("dstate").none(true),
            py::arg("grads"));
 }

@@ -10,7 +10,6 @@
 #include <variant>
 
 #include "bindings/pass.h"
-#include "bindings/stream.h"
 #include "sequence/recurrence.h"
 
 namespace bptt::bindings {
@@ -122,16 +121,17 @@ class PyRecurrence {
     return visit([&](auto& r) { return memory_as(r, steps, batch, setup, training, threads); });
   }
 
-  PyStream stream(Index batch, const Setup& setup) const {
-    if (!packed_) throw py::value_error("Recurrence.stream: there are no weights, expected a call of pack first");
-    if (batch < 1) {
-      throw py::value_error("Recurrence.stream: batch is " + std::to_string(batch) + ", expected at least 1");
-    }
-    return visit([&](auto& r) { return stream_as(r, batch, setup); });
-  }
-
   py::tuple backward(PyTape& tape, const py::array& dy, const py::object& dstate, py::array& grads) const {
     return visit([&](auto& r) { return backward_as(r, tape, dy, dstate, grads); });
+  }
+
+  /// The weights of a stream of this recurrence as a flat array, as `pack` takes it.
+  template <class T>
+  py::array_t<T> unpacked(const sequence::Stream<T>& stream) const {
+    const sequence::Recurrence<T>& r = as<T>("Stream");
+    py::array_t<T> flat = empty<T>({flat_size(r)});
+    stream.get_weights(parts(r, flat.mutable_data()));
+    return flat;
   }
 
   bool is_double() const { return impl_.index() == 1; }
@@ -250,12 +250,6 @@ class PyRecurrence {
     py::dict d;
     d["weights"] = m.weights, d["tape"] = m.tape, d["scratch"] = m.scratch;
     return d;
-  }
-
-  template <class T>
-  PyStream stream_as(const sequence::Recurrence<T>& r, Index batch, const Setup& setup) const {
-    const sequence::Between<T> between = setup.between<T>(false);
-    return PyStream(r.stream(batch, &between), batch, input_, widths(r));
   }
 
   template <class T>

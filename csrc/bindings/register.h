@@ -10,5 +10,6 @@ void register_math(pybind11::module_& m);
 void register_recurrence(pybind11::module_& m);
 void register_nn(pybind11::module_& m);
 void register_optim(pybind11::module_& m);
+void register_orthogonal(pybind11::module_& m);
 
 }  // namespace bptt::bindings

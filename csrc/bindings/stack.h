@@ -62,6 +62,12 @@ class Stack {
     return sequence::beside_time(each, threads, sequence::count_pieces(time)) < serial;
   }
 
+  /// From the states of one kernel to those of the next.
+  template <class Pointer>
+  static void next(Pointer* states, const Widths& width, Index batch) {
+    for (int i = 0; i < count(width); ++i) states[i] += batch * width[std::size_t(i)];
+  }
+
  private:
   template <class P>
   static void require(const std::vector<P*>& all, const char* what) {
@@ -204,12 +210,6 @@ class Stack {
         });
     for (std::size_t k = 0; complete && k < runs.size(); ++k) passes.all[k]->close(out);
     return complete;
-  }
-
-  /// From the states of one kernel to those of the next.
-  template <class Pointer>
-  static void next(Pointer* states, const Widths& width, Index batch) {
-    for (int i = 0; i < count(width); ++i) states[i] += batch * width[std::size_t(i)];
   }
 
   template <class T>

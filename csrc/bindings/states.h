@@ -20,11 +20,18 @@ Widths widths(const sequence::Recurrence<T>& r) {
 }
 inline int count(const Widths& w) { return w[1] > 0 ? 2 : 1; }
 
+/// What a wrong state is, in words.
+inline std::string has(const py::object& state) {
+  if (py::isinstance<py::tuple>(state)) return "length " + std::to_string(py::len(state));
+  return "type " + type_name(state);
+}
+
 /// The i-th of a state of n parts: the state itself, or a part of the tuple.
 inline py::array state_part(const py::object& state, int i, int n, const char* name) {
   if (n == 1) return as_array(state, name);
   if (!py::isinstance<py::tuple>(state) || int(py::len(state)) != n)
-    throw py::value_error(std::string(name) + " is not a tuple of " + std::to_string(n) + " arrays");
+    throw py::value_error(std::string(name) + " has " + has(state) + ", expected a tuple of " + std::to_string(n) +
+                          " arrays");
   return as_array(py::reinterpret_borrow<py::tuple>(state)[std::size_t(i)], name);
 }
 

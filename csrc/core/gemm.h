@@ -231,6 +231,12 @@ struct Panels {
     }
   }
   Share all() const { return Share(0, blocks()); }
+  /// The way back.
+  void unpack_transposed(T* b, Index ldb) const {
+    for (Index j = 0; j < columns; ++j) {
+      for (Index k = 0; k < depth; ++k) b[j * ldb + k] = block(j / W)[k * W + j % W];
+    }
+  }
 };
 
 /// The k axis of A as `count` runs of `length` values, the s-th at offset[s]: gradients of gates lie so in a tape row.

@@ -17,8 +17,10 @@ template <class T>
 class Stream {
  public:
   virtual ~Stream() = default;
-  /// x [B,I] -> y [B,R].
-  virtual void step(const T* x, T* y) = 0;
+  /// x [B,I] -> h [B,R], which stays until the next step.
+  virtual const T* step(const T* x) = 0;
+  /// The values that were packed, to where `to` points.
+  virtual void get_weights(const Flat<T>& to) const = 0;
   /// h [B,R], and what else the cell has, [B,H].
   virtual void get_state(T* const* states) const = 0;
   virtual void set_state(const T* const* states) = 0;

@@ -2,7 +2,7 @@
 // One time step per call, for inference in real time. Most cells take it with the step of forward_step.h on the calling
 // thread, in memory that is there before the first step; one of several stages, or with zoneout or clipping, as a call
 // of one step, whose buffers come from the arena and go back: nothing is allocated either, but streams share its lock.
-// The weights are those of the moment the stream was made.
+// A stream keeps the weights of the moment it was made. Nothing is written where x may lie: the caller copies h.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ class CellStream final : public Stream<T> {
     c_.clear();
   }
 
-  void step(const T* x, T* y) override {
+  const T* step(const T* x) override {
     FlushDenormals flush;
     T* h0 = h_[now_].data();
     now_ ^= 1;
@@ -39,15 +39,17 @@ class CellStream final : public Stream<T> {
       if (direct_) {
         const ForwardStep<Cell, T> step{*weights_, rows_, x, h0, h1, c_.data(), c_.data(), nullptr, false, nullptr};
         run_step<Cell::A>(step, units_, now_);
-        std::copy_n(h1, batch_ * weights_->R, y);
-        return;
+        return h1;
       }
     }
-    // c without padding, in the memory of the padded one
-    ForwardCall<T> call{{1, batch_}, x, {h0, c_.data()}, y, {h1, c_.data()}, &between_};
+    // c without padding, in the memory of the padded one. y and the final h are the same values, written to one place.
+    ForwardCall<T> call{{1, batch_}, x, {h0, c_.data()}, h1, {h1, c_.data()}, &between_};
     Plan plan;
     Forward<Cell, T>(weights_, call, nullptr, plan, [] { return false; }).run();
+    return h1;
   }
+
+  void get_weights(const Flat<T>& to) const override { weights_->unpack(to); }
 
   void get_state(T* const* states) const override {
     const Weights<Cell, T>& w = *weights_;

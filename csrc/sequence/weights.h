@@ -122,7 +122,24 @@ struct Weights {
 
   bool trainable() const { return h_back.depth > 0; }
 
+  /// The way back: every value that was packed, to the same place in a flat buffer.
+  void unpack(const Flat<T>& to) const {
+    unpack_gates(to.weight_ih, x.data(), I, G, &Cell::x_acc);
+    unpack_gates(to.weight_hh, h.data(), R, kH, &Cell::h_acc);
+    if (Traits<Cell>::kSecond) unpack_gates(to.weight_hh + kH * H * R, second.data(), R, 1, &Cell::h_acc);
+    if (Traits<Cell>::kProjects) project.unpack_transposed(to.projection, H);
+    for (int i = 0; to.vectors && i < kOwnVectors; ++i) std::copy_n(vectors.data() + i * Hp, H, to.vectors + i * H);
+    for (Index g = 0; to.bias && g < G; ++g) {
+      for (Index j = 0; j < H; ++j) {
+        to.bias[g * H + j] =
+            Traits<Cell>::kBiasIsVectors ? vectors[(kOwnVectors + g) * Hp + j] : bias[bias_place(int(g), j)];
+      }
+    }
+  }
+
  private:
+  static constexpr int kOwnVectors = P - (Traits<Cell>::kBiasIsVectors ? G : 0);  // the bias not counted
+
   void pack_gates(T* out, const T* weight, Index K, int gates, const Share& share, int (*map)(int)) {
     for (Index j = share.begin; j < share.end; ++j) {
       T* panel = out + j * K * gates * W;
@@ -139,6 +156,26 @@ struct Weights {
         }
       }
     }
+  }
+
+  void unpack_gates(T* weight, const T* packed, Index K, int gates, int (*map)(int)) const {
+    for (Index j = 0; j < H; ++j) {
+      const Index lane = j % W;
+      const T* panel = packed + j / W * K * gates * W;
+      const bool in_tail = tail > 0 && j / W + 1 == blocks;
+      for (int g = 0; g < gates; ++g) {
+        T* to = weight + (g * H + j) * K;
+        const Index first = in_tail ? map(g) * tail + lane : g * W + lane;
+        const Index stride = in_tail ? tail_width * W : gates * W;
+        for (Index k = 0; k < K; ++k) to[k] = panel[k * stride + first];
+      }
+    }
+  }
+
+  /// Where the bias of unit j's gate g lies.
+  Index bias_place(int g, Index j) const {
+    const Index block = j / W, lane = j % W, stride = tail > 0 && block + 1 == blocks ? tail : W;
+    return block * A * W + Cell::x_acc(g) * stride + lane;
   }
 
   /// What only cells of several stages have.
@@ -168,18 +205,14 @@ struct Weights {
   }
 
   void pack_vectors(const Flat<const T>& from) {
-    constexpr int kOwn = P - (Traits<Cell>::kBiasIsVectors ? G : 0);
     bias.clear();
     vectors.clear();
-    for (int i = 0; from.vectors && i < kOwn; ++i) std::copy_n(from.vectors + i * H, H, vectors.data() + i * Hp);
+    for (int i = 0; from.vectors && i < kOwnVectors; ++i) std::copy_n(from.vectors + i * H, H, vectors.data() + i * Hp);
     for (int g = 0; from.bias && g < G; ++g) {
       if constexpr (Traits<Cell>::kBiasIsVectors) {
-        std::copy_n(from.bias + g * H, H, vectors.data() + (kOwn + g) * Hp);
+        std::copy_n(from.bias + g * H, H, vectors.data() + (kOwnVectors + g) * Hp);
       } else {
-        for (Index j = 0; j < H; ++j) {
-          const Index block = j / W, lane = j % W, stride = tail > 0 && block + 1 == blocks ? tail : W;
-          bias[block * A * W + Cell::x_acc(g) * stride + lane] = from.bias[g * H + j];
-        }
+        for (Index j = 0; j < H; ++j) bias[bias_place(g, j)] = from.bias[g * H + j];
       }
     }
   }

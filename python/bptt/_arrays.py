@@ -8,8 +8,10 @@ Each error reads `operation: argument has what, expected what`; `where` is the o
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
+import sys
 import textwrap
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_BOOLS = (bool, np.bool_)
 
 
 class SupportsDLPack(Protocol):
@@ -106,25 +109,44 @@ def check_tuple(where: str, name: str, value: Any, length: int, expected: str) -
     raise ValueError(f"{where}: {name} has {has}, expected {expected}")
 
 
-def check_size(where: str, name: str, value: Any, least: int = 1) -> int:
-    """An integer of at least `least`."""
-    try:
-        size = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{where}: {name} has type {type(value).__name__}, expected an integer") from None
-    if size < least:
-        raise ValueError(f"{where}: {name} has value {size}, expected an integer >= {least}")
+def check_size(where: str, name: str, value: Any, least: int = 1, most: int = sys.maxsize) -> int:
+    """An integer in [least, most]; True and False are none."""
+    size = _integer(where, name, value)
+    if not least <= size <= most:
+        expected = f"an integer >= {least}" if size < least else f"an integer <= {most}"
+        raise ValueError(f"{where}: {name} has value {_brief(size)}, expected {expected}")
     return size
 
 
-def check_number(where: str, name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
-    """A number in [low, high); NaN is not in it. NumPy's scalars and 0-d arrays are numbers, text is not."""
+def check_seed(where: str, seed: Any) -> int:
+    """An integer of at least 0, of any size."""
+    number = _integer(where, "seed", seed)
+    if number < 0:
+        raise ValueError(f"{where}: seed has value {_brief(number)}, expected an integer >= 0")
+    return number
+
+
+def _integer(where: str, name: str, value: Any) -> int:
     try:
-        array = np.asarray(value)
-        if array.ndim or array.dtype.kind not in "fiubO":
+        if isinstance(value, _BOOLS):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{where}: {name} has type {type(value).__name__}, expected an integer") from None
+
+
+def _brief(number: int) -> str:
+    """The digits of an integer, if they are not too many for a message."""
+    return str(number) if number.bit_length() <= 128 else f"of {number.bit_length()} bits"
+
+
+def check_number(where: str, name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
+    """A number in [low, high); NaN is not in it. Strings, True and False are no numbers."""
+    try:
+        if not _is_number(value):
             raise TypeError
         number = float(value)
-    except OverflowError:  # an integer beyond float64
+    except OverflowError:  # an integer beyond every float
         number = math.inf if value > 0 else -math.inf
     except (RuntimeError, TypeError, ValueError):
         raise TypeError(f"{where}: {name} has type {type(value).__name__}, expected a number") from None
@@ -133,9 +155,24 @@ def check_number(where: str, name: str, value: Any, low: float = 0.0, high: floa
     return number
 
 
+def _is_number(value: Any) -> bool:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.ndim == 0 and value.dtype.kind in "fiu"
+    return not isinstance(value, bool) and (hasattr(type(value), "__float__") or hasattr(type(value), "__index__"))
+
+
+def check_bool(where: str, name: str, value: Any) -> bool:
+    """True or False, Python's or NumPy's."""
+    if not isinstance(value, _BOOLS):
+        raise TypeError(f"{where}: {name} has type {type(value).__name__}, expected True or False")
+    return bool(value)
+
+
 def check_dtype(where: str, dtype: DTypeLike) -> np.dtype[Any]:
     """The dtype of a layer: float32 or float64."""
-    exact = np.dtype(dtype)
-    if exact not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(f"{where}: dtype has value {exact}, expected float32 or float64")
+    exact: Any = dtype
+    with contextlib.suppress(TypeError, ValueError):
+        exact = None if dtype is None else np.dtype(dtype)  # None would be float64 to NumPy
+    if not isinstance(exact, np.dtype) or exact not in _FLOATS:
+        raise TypeError(f"{where}: dtype has value {str(exact)[:50]}, expected float32 or float64")
     return exact

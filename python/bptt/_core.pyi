@@ -26,6 +26,9 @@ def memory_held() -> int:
     """Bytes that the system gave, in use or free."""
 
 def release_memory() -> int: ...
+def orthogonal(a: NDArray[np.float64]) -> NDArray[np.float64]:
+    """a [m,n], m >= n -> q [m,n] of a = q r with a positive diagonal of r; the same bits on every machine."""
+
 def vector_function(name: str, x: NDArray[_T]) -> NDArray[_T]: ...
 
 @final
@@ -74,22 +77,40 @@ class Setup:
 
 @final
 class Stream:
-    """Rows that go on step by step, without an allocation; made by `Recurrence.stream`."""
+    """The layers of a stack of one direction, step by step, without an allocation: `batch` rows.
 
+    It has the weights that the kernels packed last, zoneout and clip of `setup`, and begins with `initial`, h [L,B,H]
+    or (h, c), None for zeros. Each method raises RuntimeError while a call on another thread is not over.
+    """
+
+    _source: Any  # given by Python after it is made; what answers to the next three
+    @property
+    def stale(self) -> bool: ...
+    def refresh(self) -> None: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
+    def __init__(
+        self, kernels: list[Recurrence], batch: int, setup: Setup = ..., initial: _State | None = None
+    ) -> None: ...
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
-        """x [B,I] -> y [B,H], the same read-only array each time, overwritten by the next call.
+        """x [B,I] -> y [B,H], the same read-only array each time, overwritten by the next call; x may be that array.
 
         x [T,B,I], a chunk of steps, -> a new y [T,B,H].
         """
 
     @property
     def state(self) -> _State:
-        """A copy of h or (h, c), [1,B,H] each; assigning sets it, None to zeros."""
+        """A copy of h or (h, c), [L,B,H] each; assigning sets it, None to what it began with."""
 
     @state.setter
     def state(self, state: _State | None) -> None: ...
     def reset(self, rows: Any = None) -> None:
-        """Set the state to zeros: of all rows, or of those an index selects (an integer, slice, mask or list)."""
+        """Begin again: all rows, or those an index selects (an integer, slice, mask or list)."""
+
+    def _take_weights(self, kernels: list[Recurrence], initial: _State | None) -> None:
+        """Go on with kernels of the same sizes and the weights they packed last; resets begin with `initial`."""
+
+    def _weights(self) -> list[NDArray[Any]]:
+        """The weights in use, of each layer a flat array as `Recurrence.pack` takes it."""
 
 @final
 class Recurrence:
@@ -115,9 +136,6 @@ class Recurrence:
         self, x: NDArray[Any], state: _State | None, training: bool
     ) -> tuple[NDArray[Any], _State, Tape | None]:
         """x [T,B,I], state h or (h, c), [1,B,H] each -> y [T,B,H], final state, tape (None unless training)."""
-
-    def stream(self, batch: int, setup: Setup = ...) -> Stream:
-        """Step by step with the weights packed last, `batch` rows; zoneout and clip of `setup`."""
 
     def backward(
         self, tape: Tape, dy: NDArray[Any], dstate: _State | None, grads: NDArray[Any]
@@ -156,17 +174,39 @@ def beside(kernels: list[Recurrence], directions: int, steps: int, batch: int, s
 class LinearStream:
     """y = W x + b row by row, without an allocation."""
 
+    _source: Any  # given by Python after it is made; what answers to the next three
+    @property
+    def stale(self) -> bool: ...
+    def refresh(self) -> None: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
     def __init__(self, weight: NDArray[_T], bias: NDArray[_T] | None, batch: int) -> None: ...
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
-        """x [B,I] -> y [B,O], the same read-only array each time; x [T,B,I] -> a new y."""
+        """x [B,I] -> y [B,O], the same read-only array each time, which x may be; x [T,B,I] -> a new y."""
+
+    def _take_weights(self, weight: NDArray[Any], bias: NDArray[Any] | None) -> None:
+        """Other weights of the same sizes."""
+
+    def _weights(self) -> NDArray[Any]:
+        """The weights in use, flat: the weight, then the bias."""
 
 @final
 class EmbeddingStream:
     """Rows of a weight by id, without an allocation."""
 
+    _source: Any  # given by Python after it is made; what answers to the next three
+    @property
+    def stale(self) -> bool: ...
+    def refresh(self) -> None: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
     def __init__(self, weight: NDArray[_T], batch: int) -> None: ...
     def __call__(self, x: NDArray[np.int64]) -> NDArray[Any]:
         """x [B] -> y [B,E], the same read-only array each time; x [T,B] -> a new y."""
+
+    def _take_weights(self, weight: NDArray[Any]) -> None:
+        """Another weight of the same size."""
+
+    def _weights(self) -> NDArray[Any]:
+        """The weight in use, [V,E]."""
 
 def linear_forward(x: NDArray[_T], weight: NDArray[_T], bias: NDArray[_T] | None) -> NDArray[_T]:
     """x [N,I], weight [O,I], bias [O] -> [N,O]."""

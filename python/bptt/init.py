@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from bptt._arrays import check_dtype, check_size
+from bptt._arrays import check_dtype, check_seed, check_size
+from bptt._dispatch import core
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -37,9 +38,9 @@ def _uniform_within(rng: np.random.Generator, shape: tuple[int, ...], bound: flo
 def _orthogonal(rng: np.random.Generator, shape: tuple[int, ...], size: int) -> Array:
     rows, cols = shape[-2:]
     tall = (*shape[:-2], max(rows, cols), min(rows, cols))
-    q, r = np.linalg.qr(rng.standard_normal(tall))
-    # LAPACK is free in the signs; a positive diagonal of R makes Q unique, and uniform over the orthogonal matrices
-    q *= np.where(np.diagonal(r, axis1=-2, axis2=-1) < 0, -1.0, 1.0)[..., None, :]
+    # Not NumPy's QR: a LAPACK's bits depend on its make and its threads. The positive diagonal of R makes Q unique, and
+    # uniform over the orthogonal matrices.
+    q = np.array([core.orthogonal(block) for block in rng.standard_normal(tall)])
     return q if rows >= cols else np.swapaxes(q, -1, -2)
 
 
@@ -107,8 +108,9 @@ def draw(
         size: of `uniform`, default fan_in (recurrent layers pass H).
         dtype: float32 (default) or float64.
 
-    Returns: an array of `shape` and `dtype`. The bits are the same on every platform, except for `orthogonal`, where
-        LAPACK libraries may differ by about 1e-15 before the values are rounded to `dtype`.
+    Returns: an array of `shape` and `dtype`. The bits are functions of the arguments, whatever the platform, the
+        instruction set, the number of threads and the BLAS library. Two things are not ours: the streams of NumPy's
+        generators, and the C library's exp and log1p, which NumPy uses in the tails of the normal distribution.
     Raises: ValueError for an unknown name or a shape that the initialiser cannot fill.
 
     >>> draw("identity", (4, 2), gates=2).tolist()
@@ -123,7 +125,7 @@ def draw(
     if not shape or shape[0] % gates or (len(shape) < 2 and name not in _FOR_VECTORS):
         expected = f"(G*H,) or (G*H, I) with G = {gates}" if name in _FOR_VECTORS else f"(G*H, I) with G = {gates}"
         raise ValueError(f"init.draw: shape has value {shape} for {name}, expected {expected}")
-    entropy = check_size("init.draw", "seed", fresh_seed() if seed is None else seed, least=0)
+    entropy = fresh_seed() if seed is None else check_seed("init.draw", seed)
     sequence = np.random.SeedSequence(entropy, spawn_key=(zlib.crc32(stream.encode()),))
     rng = np.random.Generator(np.random.Philox(sequence))
     blocks = (gates, shape[0] // gates, *shape[1:])
@@ -142,7 +144,7 @@ def fill(
     where: str, params: Params, init: Init, seed: int | None, default: Mapping[str, str], *, gates: int, size: int
 ) -> None:
     """Initialise a layer's parameters; `default` has the initialiser of each, `init` what the user chose instead."""
-    seed = fresh_seed() if seed is None else check_size(where, "seed", seed, least=0)
+    seed = fresh_seed() if seed is None else check_seed(where, seed)
     chosen = _choice(where, params, init, default)
     with params.edit() as p:
         for name, shape in params.shapes.items():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bptt._arrays import check_number, check_size, check_tuple
+from bptt._arrays import check_bool, check_number, check_size, check_tuple
 from bptt._dispatch import core
 from bptt.params import Params, check_like
 
@@ -177,10 +177,9 @@ class SGD(Optimizer):
             self._check_nesterov(getattr(self, "nesterov", False), value)
             return value
         if name == "nesterov":
-            if not isinstance(value, (bool, np.bool_)):
-                raise TypeError(f"{type(self).__name__}: nesterov has type {type(value).__name__}, expected a bool")
-            self._check_nesterov(bool(value), self.momentum)
-            return bool(value)
+            value = check_bool(type(self).__name__, name, value)
+            self._check_nesterov(value, self.momentum)
+            return value
         return super()._checked(name, value)
 
     def _check_nesterov(self, nesterov: bool, momentum: float) -> None:

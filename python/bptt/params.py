@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from bptt._arrays import as_floats, check_dtype, check_shape, check_size
+from bptt._views import Opening, ParameterView
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -74,26 +75,43 @@ class Params(Mapping[str, "Array"]):
         self._shapes, self._size = shapes, ends[-1]
         self._spans = dict(zip(shapes, itertools.pairwise(ends), strict=True))
 
-    def _bind(self, buffer: Array, clock: list[int]) -> None:
-        """Lie in `buffer` from now on; `clock`, one element, is shared by all who lie in the same allocation."""
-        self._buffer, self._clock = buffer, clock
-        self._flat = buffer.view()
-        self._flat.flags.writeable = self._writable
+    def _bind(self, buffer: Array, clock: list[int], opening: Opening | None = None) -> None:
+        """Lie in `buffer` from now on; `clock`, one element, is shared by all who lie in the same allocation.
+
+        `opening`: of an edit, which closes the views.
+        """
+        self._buffer, self._clock, self._opening = buffer, clock, opening
+        self._flat: Array
+        self._plain: Array
+        if opening is not None:
+            self._flat = self._plain = opening.view(buffer)
+        else:
+            self._flat = self._plain = buffer.view()
+            if not self._writable:
+                self._plain.flags.writeable = False
+                self._flat = self._plain.view(ParameterView)
         self._views: dict[str, Array] = {}
         self._windows: dict[str, Params] = {}
 
-    def _twin(self, buffer: Array, clock: list[int], *, writable: bool, joined: bool) -> Params:
+    def _twin(
+        self, buffer: Array, clock: list[int], *, writable: bool, joined: bool, opening: Opening | None = None
+    ) -> Params:
         """Params of the same layout over another buffer, or another right to write."""
         twin = object.__new__(Params)
         twin._dtype, twin._writable, twin._joined = self._dtype, writable, joined
         twin._shapes, twin._size, twin._spans = self._shapes, self._size, self._spans
-        twin._bind(buffer, clock)
+        twin._bind(buffer, clock, opening)
         return twin
 
     @property
     def flat(self) -> Array:
         """The whole buffer, [n]; read-only for parameters."""
         return self._flat
+
+    @property
+    def plain(self) -> Array:
+        """As `flat`, but of parameters an array of NumPy's own class, whose slices are quicker."""
+        return self._plain
 
     @property
     def size(self) -> int:
@@ -155,7 +173,9 @@ class Params(Mapping[str, "Array"]):
     def edit(self) -> Iterator[Params]:
         """Writable views for the time of a `with` block; `version` changes at its end (and at its start).
 
-        Yields: a `Params` over the same buffer, whose views and `flat` are writable until the block ends.
+        Yields: a `Params` over the same buffer, whose views and `flat` are writable until the block ends, as are views
+            of these. NumPy cannot close what is made of them as another kind of object, `np.asarray(view)`,
+            `memoryview(view)` or another library's array: do not keep it, a later write through it goes unnoticed.
 
         >>> params = Params({"bias": (2,)})
         >>> before = params.version
@@ -164,12 +184,13 @@ class Params(Mapping[str, "Array"]):
         >>> params["bias"].tolist(), params.version > before
         ([3.0, 3.0], True)
         """
-        editor = self._twin(self._buffer, self._clock, writable=True, joined=True)
+        opening = Opening(self._buffer)
+        editor = self._twin(self._buffer, self._clock, writable=True, joined=True, opening=opening)
         self._touch()  # an interrupt between a change and the end of the block must not leave old packed weights valid
         try:
             yield editor
         finally:
-            editor._freeze()
+            opening.close()
             self._touch()
 
     def update(self, change: Callable[[Array], _T]) -> _T:
@@ -225,7 +246,9 @@ class Params(Mapping[str, "Array"]):
         if prefix not in self._windows:
             names = [name for name in self._shapes if name.startswith(prefix)]
             start, stop = (self._spans[names[0]][0], self._spans[names[-1]][1]) if names else (0, 0)
-            window = self._twin(self._buffer[start:stop], self._clock, writable=self._writable, joined=True)
+            window = self._twin(
+                self._buffer[start:stop], self._clock, writable=self._writable, joined=True, opening=self._opening
+            )
             window._lay_out({name.removeprefix(prefix): self._shapes[name] for name in names})
             if window._size != stop - start:
                 raise KeyError(f"Params.window: the arrays named {prefix}* are not side by side")
@@ -261,11 +284,6 @@ class Params(Mapping[str, "Array"]):
             part._joined = True
             start += part.size
         return whole
-
-    def _freeze(self) -> None:
-        """Make the views that were given out read-only, and those still to come."""
-        for view in (self._flat, *self._views.values()):
-            view.flags.writeable = False
 
     def _touch(self) -> None:
         self._clock[0] = next(_ticks)

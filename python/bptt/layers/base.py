@@ -140,5 +140,8 @@ class Stateless(Layer):
         raise NotImplementedError
 
     def stream(self, batch_size: int = 1) -> Any:
-        """A function of x [B,.] -> y [B,.], the same array each time, or of x [T,B,.]; None where y is x."""
+        """A function of x [B,.] -> y [B,.], the same array each time, or of x [T,B,.]; None where y is x.
+
+        Where there are parameters, it has the weights of the moment until `refresh`; `stale`, whether they changed.
+        """
         raise NotImplementedError

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from bptt._arrays import check_bool, check_size
+from bptt.layers.options import LayerOptions
 from bptt.layers.recurrent import Recurrent
+from bptt.layers.signature import checks_names, described
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from numpy.typing import DTypeLike
 
+    from bptt.init import Init
     from bptt.layers.layout import Vectors
-    from bptt.layers.options import LayerOptions
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
 
+@described
 class RNN(Recurrent):
     """Elman's recurrent layer.
 
@@ -28,19 +34,16 @@ class RNN(Recurrent):
     Args:
         input_size: I. hidden_size: H.
         nonlinearity: "tanh" (default) or "relu".
-        num_layers: L, stacked, default 1. bidirectional: D = 2 directions, default False. dropout: between the layers.
-        bias: whether there is a b, default True. batch_first: x and y are [B,T,.], default False.
-        dtype: float32 (default) or float64.
+        bias: whether there is a b, default True.
         init: "default" (weight_ih xavier_uniform, weight_hh orthogonal, bias zeros), "pytorch" (all U(-a, a),
             a = 1/sqrt(H)), the name of an initialiser for both weights, or a mapping from parameter name (with or
             without _l0) to initialiser, default for the others; {"weight_hh": "identity"} with relu makes an IRNN. See
             `bptt.init.draw`.
-        seed: integer, or None (default) for fresh weights each time. Layers of the same shape need different seeds.
-        The other options are `Recurrent`'s, as are those of `forward`: lengths, resets.
+        {options}
 
     Parameters: weight_ih_l0 [H,I] (l1 and on: [H,D*H]), weight_hh_l0 [H,H], bias_l0 [H]; with suffix _reverse for the
         second direction.
-    Call: `y, h = layer(x, h=None)`, `y, h, tape = layer.forward(x, h=None)`,
+    Call: `y, h = layer(x, h=None)`, `y, h, tape = layer.forward(x, h=None)` (both take lengths and resets as well),
         `dx, dh, grads = layer.backward(tape, dy, dh=None)`; y [T,B,D*H], h [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
     Source: Elman 1990; Le et al. 2015 (IRNN).
@@ -54,6 +57,7 @@ class RNN(Recurrent):
 
     _gates = 1
 
+    @checks_names
     def __init__(
         self,
         input_size: int,
@@ -64,20 +68,31 @@ class RNN(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        **options: Unpack[LayerOptions],
+        *,
+        dtype: DTypeLike = np.float32,
+        init: Init = "default",
+        seed: int | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        clip_state: float | None = None,
+        clip_grad_per_step: float | None = None,
+        checkpoint: int | str | None = None,
+        learn_initial_state: bool = False,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"RNN: nonlinearity has value {nonlinearity!r}, expected 'tanh' or 'relu'")
         self.nonlinearity = nonlinearity
-        cell = f"rnn_{nonlinearity}"
-        super().__init__(
-            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options
-        )
+        options = LayerOptions(
+            num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed, recurrent_dropout, zoneout,
+            clip_state, clip_grad_per_step, checkpoint, learn_initial_state,
+        )  # fmt: skip
+        super().__init__(f"rnn_{nonlinearity}", input_size, hidden_size, options)
 
     def _options(self) -> str:
         return "" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity!r}"
 
 
+@described
 class LSTM(Recurrent):
     """Long short-term memory, with peepholes as an option.
 
@@ -88,28 +103,26 @@ class LSTM(Recurrent):
 
     Args:
         input_size: I. hidden_size: H.
-        num_layers: L, stacked, default 1. bidirectional: D = 2 directions, default False. dropout: between the layers.
-        bias: whether there is a b, default True. batch_first: x and y are [B,T,.], default False.
+        bias: whether there is a b, default True.
         proj_size: R, to project h to R < H units, h1 = W_hr o tanh(c1), default 0: not at all.
         peephole: whether the gates see the cell, default False.
         coupled: i = 1 - f, gates f g o, default False.
         layer_norm: o, i, f, g of N(Wx x) v + N(Wh h0) v' + b and h1 = o tanh(N(c1) v'' + b''), N(a) = (a - mean) /
             sqrt(variance + 1e-5) over all of a's units, default False. At most one of these three, and only peephole
             beside proj_size.
-        dtype: float32 (default) or float64.
         init: "default" (weight_ih xavier_uniform and weight_hh orthogonal, each gate by itself; bias zeros but 1 at the
             forget gate, as in Keras; peepholes zeros), "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an
             initialiser for both weights, or a mapping from parameter name (with or without _l0) to initialiser, default
             for the others. See `bptt.init.draw`.
-        seed: integer, or None (default) for fresh weights each time. Layers of the same shape need different seeds.
-        The other options are `Recurrent`'s, as are those of `forward`: lengths, resets.
+        {options}
 
     Parameters, gate order i f g o: weight_ih_l0 [4*H,I] (l1 and on: [4*H,D*H]), weight_hh_l0 [4*H,H], bias_l0 [4*H];
         with peephole also weight_peephole_l0 [3,H], order i f o; coupled: 3 in the place of 4; with layer_norm also
         weight_norm_l0 [9,H] (v i f g o, v' i f g o, v'') and bias_norm_l0 [H] (b''); with proj_size R also
         weight_hr_l0 [R,H], and R for H in weight_hh, y and h. With suffix _reverse for the second direction.
-    Call: `y, (h, c) = layer(x, state=None)`, `y, (h, c), tape = layer.forward(x, state=None)`,
-        `dx, (dh, dc), grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], h and c each [L*D,B,H].
+    Call: `y, (h, c) = layer(x, state=None)`, `y, (h, c), tape = layer.forward(x, state=None)` (both take lengths and
+        resets as well), `dx, (dh, dc), grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], h and c each
+        [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
     Source: Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate), 2002 (peepholes); Sak et al. 2014
         (projection); Greff et al. 2017 (coupled gates); Ba et al. 2016 (layer normalisation).
@@ -126,6 +139,7 @@ class LSTM(Recurrent):
     _states = ("h", "c")
     _kept: tuple[str, ...] = ("i", "f", "g", "o")
 
+    @checks_names
     def __init__(
         self,
         input_size: int,
@@ -140,10 +154,19 @@ class LSTM(Recurrent):
         peephole: bool = False,
         coupled: bool = False,
         layer_norm: bool = False,
-        **options: Unpack[LayerOptions],
+        dtype: DTypeLike = np.float32,
+        init: Init = "default",
+        seed: int | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        clip_state: float | None = None,
+        clip_grad_per_step: float | None = None,
+        checkpoint: int | str | None = None,
+        learn_initial_state: bool = False,
     ) -> None:
         self.variant = _one_of("LSTM", peephole=peephole, coupled=coupled, layer_norm=layer_norm)
-        if proj_size and self.variant not in ("", "peephole"):
+        projected = check_size("LSTM", "proj_size", proj_size, least=0) > 0
+        if projected and self.variant not in ("", "peephole"):
             raise ValueError(f"LSTM: proj_size has value {proj_size} beside {self.variant}, expected 0")
         name = {"": "lstm", "peephole": "lstm_peephole", "coupled": "lstm_coupled", "layer_norm": "lstm_norm"}
         vectors: Vectors = ()
@@ -154,16 +177,19 @@ class LSTM(Recurrent):
         elif self.variant == "layer_norm":
             vectors = (("weight_norm", (9,), "ones"), ("bias_norm", (), "zeros"))
             self._kept = (*(f"{part}_{gate}" for part in ("x", "h") for gate in "ifgo"), "c_norm", "i", "f", "g", "o")
-        super().__init__(
-            name[self.variant] + "_projected" * bool(proj_size), input_size, hidden_size, num_layers, bias, batch_first,
-            dropout, bidirectional, vectors=vectors, proj_size=proj_size, **options,
+        options = LayerOptions(
+            num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed, recurrent_dropout, zoneout,
+            clip_state, clip_grad_per_step, checkpoint, learn_initial_state,
         )  # fmt: skip
+        cell = name[self.variant] + "_projected" * projected
+        super().__init__(cell, input_size, hidden_size, options, vectors=vectors, proj_size=proj_size)
 
     def _options(self) -> str:
         projected = f", proj_size={self.proj_size}" if self.proj_size else ""
         return projected + (f", {self.variant}=True" if self.variant else "")
 
 
+@described
 class GRU(Recurrent):
     """Gated recurrent unit, with the reset after the product, as in PyTorch.
 
@@ -173,22 +199,19 @@ class GRU(Recurrent):
 
     Args:
         input_size: I. hidden_size: H.
-        num_layers: L, stacked, default 1. bidirectional: D = 2 directions, default False. dropout: between the layers.
-        bias: whether there are b and b_hn, default True. batch_first: x and y are [B,T,.], default False.
-        dtype: float32 (default) or float64.
+        bias: whether there are b and b_hn, default True.
         init: "default" (weight_ih xavier_uniform and weight_hh orthogonal, each gate by itself; biases zeros),
             "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an initialiser for both weights, or a mapping from
             parameter name (with or without _l0) to initialiser, default for the others. See `bptt.init.draw`.
-        seed: integer, or None (default) for fresh weights each time. Layers of the same shape need different seeds.
         reset_after: r multiplies Wh h0 (True, the default, PyTorch's) or h0 (False): n = tanh(Wx x + b + Wh (r h0)).
         layer_norm: r, z, n of N(Wx x) v + b and N(Wh h0) v', N(a) = (a - mean) / sqrt(variance + 1e-5) over all of a's
             units, default False; only with reset_after.
-        The other options are `Recurrent`'s, as are those of `forward`: lengths, resets.
+        {options}
 
     Parameters, gate order r z n: weight_ih_l0 [3*H,I] (l1 and on: [3*H,D*H]), weight_hh_l0 [3*H,H], bias_l0 [3*H],
         bias_hn_l0 [H] (neither with reset_after=False nor with layer_norm, which has weight_norm_l0 [6,H]: v r z n,
         v' r z n); with suffix _reverse for the second direction.
-    Call: `y, h = layer(x, h=None)`, `y, h, tape = layer.forward(x, h=None)`,
+    Call: `y, h = layer(x, h=None)`, `y, h, tape = layer.forward(x, h=None)` (both take lengths and resets as well),
         `dx, dh, grads = layer.backward(tape, dy, dh=None)`; y [T,B,D*H], h [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
     Source: Cho et al. 2014; Ba et al. 2016 (layer normalisation).
@@ -203,6 +226,7 @@ class GRU(Recurrent):
     _gates = 3
     _kept: tuple[str, ...] = ("r", "z", "n", "m")
 
+    @checks_names
     def __init__(
         self,
         input_size: int,
@@ -215,9 +239,18 @@ class GRU(Recurrent):
         *,
         reset_after: bool = True,
         layer_norm: bool = False,
-        **options: Unpack[LayerOptions],
+        dtype: DTypeLike = np.float32,
+        init: Init = "default",
+        seed: int | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        clip_state: float | None = None,
+        clip_grad_per_step: float | None = None,
+        checkpoint: int | str | None = None,
+        learn_initial_state: bool = False,
     ) -> None:
-        self.variant = _one_of("GRU", **{"reset_after=False": not reset_after, "layer_norm": layer_norm})
+        before = not check_bool("GRU", "reset_after", reset_after)
+        self.variant = _one_of("GRU", **{"reset_after=False": before, "layer_norm": layer_norm})
         cell = "gru"
         vectors: Vectors = (("bias_hn", (), "zeros"),) if bias else ()
         if self.variant == "layer_norm":
@@ -226,10 +259,11 @@ class GRU(Recurrent):
         elif self.variant:
             cell, vectors = "gru_before", ()
             self._kept = ("r", "z", "n", "rh")
-        super().__init__(
-            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, vectors=vectors,
-            **options,
+        options = LayerOptions(
+            num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed, recurrent_dropout, zoneout,
+            clip_state, clip_grad_per_step, checkpoint, learn_initial_state,
         )  # fmt: skip
+        super().__init__(cell, input_size, hidden_size, options, vectors=vectors)
 
     def _options(self) -> str:
         return {"": "", "layer_norm": ", layer_norm=True"}.get(self.variant, f", {self.variant}")
@@ -237,7 +271,7 @@ class GRU(Recurrent):
 
 def _one_of(where: str, **variants: bool) -> str:
     """The name of the one variant that is asked for, or none."""
-    chosen = [name for name, wanted in variants.items() if wanted]
+    chosen = [name for name, wanted in variants.items() if check_bool(where, name, wanted)]
     if len(chosen) > 1:
         raise ValueError(f"{where}: {' and '.join(chosen)} are given together, expected at most one of them")
     return chosen[0] if chosen else ""

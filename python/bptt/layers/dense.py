@@ -7,19 +7,32 @@ No loops and no equations but dropout's product: the work is done by the native 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bptt._arrays import as_floats, as_integers, check_dtype, check_number, check_shape, check_size, shape_error
+from bptt._arrays import (
+    as_floats,
+    as_integers,
+    check_bool,
+    check_dtype,
+    check_number,
+    check_seed,
+    check_shape,
+    check_size,
+    shape_error,
+)
 from bptt._dispatch import core
 from bptt.init import fill, fresh_seed
 from bptt.layers.base import Stateless, Tape
+from bptt.layers.signature import checks_names
+from bptt.layers.stream import embedding_stream, linear_stream
 from bptt.params import Params
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
+    from bptt import _core
     from bptt._arrays import Array, ArrayIn
     from bptt.init import Init
 
@@ -48,7 +61,7 @@ class Linear(Stateless):
         dtype: float32 (default) or float64.
         init: "default" (xavier_uniform, bias zeros), "pytorch" (U(-a, a), a = 1/sqrt(I), bias too), the name of an
             initialiser for the weight, or a mapping from parameter name to initialiser (see `bptt.init.draw`).
-        seed: integer, or None (default) for fresh weights each time.
+        seed: integer >= 0, or None (default) for fresh weights each time.
 
     Parameters: weight [O,I], bias [O].
     Call: x [..., I] -> y [..., O]. x of another real dtype is converted, with one copy; the tape refers to x, which
@@ -63,6 +76,7 @@ class Linear(Stateless):
     ((5, 4, 2), (5, 4, 3), [20.0, 20.0])
     """
 
+    @checks_names
     def __init__(
         self,
         in_features: int,
@@ -76,7 +90,7 @@ class Linear(Stateless):
         self.in_features = check_size("Linear", "in_features", in_features)
         self.out_features = check_size("Linear", "out_features", out_features)
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
-        if bias:
+        if check_bool("Linear", "bias", bias):
             shapes["bias"] = (self.out_features,)
         self.params = Params(shapes, check_dtype("Linear", dtype))
         default = {"weight": "xavier_uniform", "bias": "zeros"}
@@ -109,9 +123,13 @@ class Linear(Stateless):
         dx = core.linear_backward(tape.kept, self.params["weight"], dy, grads["weight"], grads.get("bias"))
         return dx.reshape(*tape.shape[:-1], self.in_features), grads
 
-    def stream(self, batch_size: int = 1) -> Any:
-        """A function of x [B,I] -> y [B,O], the same array each time, or x [T,B,I] -> a new y; the weights of now."""
-        return core.LinearStream(self.params["weight"], self.params.get("bias"), batch_size)
+    def stream(self, batch_size: int = 1) -> _core.LinearStream:
+        """A function of x [B,I] -> y [B,O], the same array each time, or of x [T,B,I] -> a new y.
+
+        It has the weights of the moment until `refresh` (`stale`: whether they have changed since), as the streams of
+        recurrent layers.
+        """
+        return linear_stream(self, check_size("Linear.stream", "batch_size", batch_size))
 
     def __repr__(self) -> str:
         bias = "" if "bias" in self.params else ", bias=False"
@@ -128,7 +146,7 @@ class Embedding(Stateless):
         dtype: float32 (default) or float64.
         init: "default" (N(0, 1), PyTorch's), the name of an initialiser or a mapping {"weight": name} (see
             `bptt.init.draw`).
-        seed: integer, or None (default) for fresh weights each time.
+        seed: integer >= 0, or None (default) for fresh weights each time.
 
     Parameters: weight [V,E].
     Call: ids [...], any integer dtype, in [0,V) -> y [..., E]. There is no dx: `backward` returns None for it.
@@ -141,6 +159,7 @@ class Embedding(Stateless):
     ((2, 2, 3), [0.0, 3.0, 1.0])
     """
 
+    @checks_names
     def __init__(
         self,
         num_embeddings: int,
@@ -176,9 +195,13 @@ class Embedding(Stateless):
         core.embedding_backward(tape.kept, dy.reshape(len(tape.kept), self.embedding_dim), grads["weight"])
         return None, grads
 
-    def stream(self, batch_size: int = 1) -> Any:
-        """A function of int64 ids [B] -> y [B,E], the same array each time, or ids [T,B] -> a new y."""
-        return core.EmbeddingStream(self.params["weight"].copy(), batch_size)
+    def stream(self, batch_size: int = 1) -> _core.EmbeddingStream:
+        """A function of int64 ids [B] -> y [B,E], the same array each time, or of ids [T,B] -> a new y.
+
+        It has the weights of the moment until `refresh` (`stale`: whether they have changed since), as the streams of
+        recurrent layers.
+        """
+        return embedding_stream(self, check_size("Embedding.stream", "batch_size", batch_size))
 
     def __repr__(self) -> str:
         return f"Embedding({self.num_embeddings}, {self.embedding_dim}, dtype={self.params.dtype})"
@@ -191,7 +214,7 @@ class Dropout(Stateless):
 
     Args:
         p: the probability of dropping, 0 <= p < 1, default 0.5.
-        seed: integer, or None (default) for another sequence of masks each time.
+        seed: integer >= 0, or None (default) for another sequence of masks each time.
 
     Call: x [...] -> y [...]. float32 and float64 stay what they are, other real numbers become float32.
     Source: Srivastava et al. 2014.
@@ -203,10 +226,11 @@ class Dropout(Stateless):
     ([0.0, 2.0], True, [1.0, 1.0])
     """
 
+    @checks_names
     def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
         self.p = check_number("Dropout", "p", p, 0.0, 1.0)
         self.params = Params({})
-        entropy = fresh_seed() if seed is None else check_size("Dropout", "seed", seed, least=0)
+        entropy = fresh_seed() if seed is None else check_seed("Dropout", seed)
         self._rng = np.random.Generator(np.random.Philox(entropy))
 
     def __call__(self, x: ArrayIn) -> Array:

@@ -40,7 +40,7 @@ class Kernels:
             # Once for training, always: another thread may be about to train with what is packed here.
             training = training or self._packed[1]
             if self._packed != (version, training):
-                flat = params.flat
+                flat = params.plain
                 for native, (start, stop) in zip(self._native, self.spans, strict=True):
                     native.pack(flat[start:stop], training)
                 self._packed = version, training

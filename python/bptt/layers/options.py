@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every recurrent layer can be asked for beside its sizes: checked here, handed to the kernels as a Setup."""
+"""What every recurrent layer can be asked for beside its sizes: described, checked, handed to the kernels."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bptt._arrays import check_number, check_size
+import numpy as np
+
+from bptt._arrays import check_number, check_seed, check_size
 from bptt._locks import ForkSafeLock
 from bptt.init import fresh_seed
 
@@ -17,9 +19,38 @@ if TYPE_CHECKING:
     from bptt.init import Init
 
 
-class LayerOptions(TypedDict, total=False):
-    """The keyword arguments that all recurrent layers share; see `Recurrent`."""
+class LayerOptions(NamedTuple):
+    """The arguments that all recurrent layers share, as they were given and in the order of the layers' signatures.
 
+    What follows is part of each layer's docstring (`signature.described`):
+
+    num_layers: L, stacked, default 1.
+    batch_first: whether x and y are [B,T,.], default False.
+    dropout: p, of what one layer hands to the next, in training, default 0 (Zaremba et al. 2014).
+    bidirectional: whether there is a second direction (D = 2) that reads x from its end, default False.
+    dtype: float32 (default) or float64.
+    seed: integer >= 0, or None (default) for fresh weights and masks each time. Layers of the same shape need different
+        seeds. Masks are a function of the seed and the number of calls of `forward`, not of threads or of the length of
+        the batch.
+    recurrent_dropout: p. In training the products of each step see h0 d, d ~ Bernoulli(1-p) / (1-p), drawn once for
+        each sequence, layer, direction and unit (Gal & Ghahramani 2016). Default 0.
+    zoneout: p, or (p_h, p_c). In training each unit keeps its old state with probability p, at inference s1 becomes
+        p s0 + (1-p) s1, its expectation (Krueger et al. 2017). Default 0.
+    clip_state: v, or None (default). States are clamped to [-v, v] as they leave a step, forward; beyond, their
+        gradient is 0.
+    clip_grad_per_step: v, or None (default). The gradients of the pre-activations are clamped to [-v, v] at each step,
+        before they go on to x, the weights and the step before (Graves 2013).
+    checkpoint: None (default), "sqrt" or a number of steps k: the tape keeps one state every k (or sqrt(T)) steps and
+        `backward` computes the steps between again; the gradients are the same bits (Chen et al. 2016).
+    learn_initial_state: whether the state at the start and after a reset is a parameter instead of zeros, default
+        False: `initial_h_l0` [H] for each layer and direction, of an LSTM also `initial_c_l0`.
+    """
+
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
     dtype: DTypeLike
     init: Init
     seed: int | None
@@ -46,32 +77,23 @@ class Between:
     _lock: ForkSafeLock = field(default_factory=ForkSafeLock, repr=False, compare=False)
 
     @classmethod
-    def check(
-        cls,
-        where: str,
-        seed: int | None,
-        *,
-        dropout: float,
-        recurrent_dropout: float,
-        zoneout: float | tuple[float, float],
-        clip_state: float | None,
-        clip_grad_per_step: float | None,
-        checkpoint: int | str | None,
-    ) -> Between:
+    def check(cls, where: str, given: LayerOptions, dtype: np.dtype[Any]) -> Between:
         """Return the options, or raise what names the first wrong one."""
+        zoneout, checkpoint = given.zoneout, given.checkpoint
         pair = zoneout if isinstance(zoneout, tuple) and len(zoneout) == 2 else (zoneout, zoneout)
-        if checkpoint not in (None, "sqrt"):
-            if isinstance(checkpoint, str):
+        if isinstance(checkpoint, str):
+            if checkpoint != "sqrt":
                 raise ValueError(f"{where}: checkpoint has value {checkpoint!r}, expected None, 'sqrt' or an integer")
+        elif checkpoint is not None:
             checkpoint = check_size(where, "checkpoint", checkpoint)
         return cls(
-            check_number(where, "dropout", dropout, 0.0, 1.0),
-            check_number(where, "recurrent_dropout", recurrent_dropout, 0.0, 1.0),
+            check_number(where, "dropout", given.dropout, 0.0, 1.0),
+            check_number(where, "recurrent_dropout", given.recurrent_dropout, 0.0, 1.0),
             (check_number(where, "zoneout", pair[0], 0.0, 1.0), check_number(where, "zoneout", pair[1], 0.0, 1.0)),
-            _bound(where, "clip_state", clip_state),
-            _bound(where, "clip_grad_per_step", clip_grad_per_step),
+            _bound(where, "clip_state", given.clip_state, dtype),
+            _bound(where, "clip_grad_per_step", given.clip_grad_per_step, dtype),
             checkpoint,
-            (fresh_seed() if seed is None else check_size(where, "seed", seed, least=0)) & _MASK,
+            (fresh_seed() if given.seed is None else check_seed(where, given.seed)) & _MASK,
         )
 
     @property
@@ -154,10 +176,11 @@ def mixed(seed: int, number: int) -> int:
     return z ^ (z >> 31)
 
 
-def _bound(where: str, name: str, value: float | None) -> float:
+def _bound(where: str, name: str, value: float | None, dtype: np.dtype[Any]) -> float:
+    """A bound on values of this dtype; infinity for None."""
     if value is None:
         return math.inf
-    bound = check_number(where, name, value)
-    if bound <= 0:
-        raise ValueError(f"{where}: {name} has value {value}, expected a number > 0 or None")
+    bound, least = check_number(where, name, value), float(np.finfo(dtype).tiny)
+    if bound < least:  # the kernels would take it for 0
+        raise ValueError(f"{where}: {name} has value {bound:g}, expected a number >= {least:.3g} ({dtype}) or None")
     return bound

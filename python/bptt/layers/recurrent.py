@@ -8,21 +8,22 @@ the caller's own arrays; all else goes through `core.forward`, which orders rows
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from bptt._arrays import as_array, as_floats, check_dtype, check_shape, check_size, shape_error
+from bptt._arrays import as_array, as_floats, check_bool, check_dtype, check_shape, check_size, shape_error
 from bptt._dispatch import core
 from bptt.init import fill
 from bptt.layers.base import Layer
 from bptt.layers.kernels import Kernels
 from bptt.layers.layout import lay_out
 from bptt.layers.memory import estimate
-from bptt.layers.options import Between
+from bptt.layers.options import Between, LayerOptions
 from bptt.layers.setups import Setups
 from bptt.layers.states import States
-from bptt.layers.stream import StackStream
+from bptt.layers.stream import recurrent_stream
 from bptt.layers.tape import Packed, RecurrentTape, Shape, as_packed, returned_like, rows_like
 from bptt.layers.torch_names import from_torch, to_torch
 from bptt.params import Params
@@ -30,38 +31,21 @@ from bptt.params import Params
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import DTypeLike
-
     from bptt import _core
     from bptt._arrays import Array, ArrayIn
-    from bptt.init import Init
     from bptt.layers.base import Tape
     from bptt.layers.layout import Vectors
 
     State: TypeAlias = Array | tuple[Array, ...]
     StateIn: TypeAlias = ArrayIn | tuple[ArrayIn, ...] | None
 
+_MOST_LAYERS = 2**16  # each has names and objects of its own, whatever its sizes
+
 
 class Recurrent(Layer):
     """What the layers of cells.py share. `y, state = layer(x)` runs, `forward` and `backward` train.
 
-    Options, the same for all of them, by keyword:
-        dtype: float32 (default) or float64.
-        init: see `bptt.init.draw` and the layer.
-        seed: integer, or None (default) for fresh weights and masks each time.
-        dropout: of what one layer hands to the next, in training, default 0 (Zaremba et al. 2014).
-        recurrent_dropout: p. In training the products of each step see h0 d, d ~ Bernoulli(1-p) / (1-p), drawn once for
-            each sequence, layer, direction and unit (Gal & Ghahramani 2016). Default 0.
-        zoneout: p, or (p_h, p_c). In training each unit keeps its old state with probability p, at inference s1 becomes
-            p s0 + (1-p) s1, its expectation (Krueger et al. 2017). Default 0.
-        clip_state: v. States are clamped to [-v, v] as they leave a step, forward; beyond, their gradient is 0.
-        clip_grad_per_step: v. The gradients of the pre-activations are clamped to [-v, v] at each step, before they go
-            on to x, the weights and the step before (Graves 2013).
-        checkpoint: None (default), "sqrt" or a number of steps k: the tape keeps one state every k (or sqrt(T)) steps
-            and `backward` computes the steps between again; the gradients are the same bits (Chen et al. 2016).
-        learn_initial_state: whether the state at the start and after a reset is a parameter, `initial_h_l0` [H] (and
-            `initial_c_l0`, for each layer and direction), instead of zeros, default False.
-    Masks are a function of the seed and the number of calls of `forward`, not of threads or of the length of the batch.
+    `cell` is the kernels' name of it; `vectors` are its parameters for each unit beside a bias.
     """
 
     _gates: int  # G
@@ -74,47 +58,37 @@ class Recurrent(Layer):
         cell: str,
         input_size: int,
         hidden_size: int,
-        num_layers: int,
-        bias: bool,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
+        options: LayerOptions,
         *,
         vectors: Vectors = (),
         proj_size: int = 0,
-        dtype: DTypeLike = np.float32,
-        init: Init = "default",
-        seed: int | None = None,
-        recurrent_dropout: float = 0.0,
-        zoneout: float | tuple[float, float] = 0.0,
-        clip_state: float | None = None,
-        clip_grad_per_step: float | None = None,
-        checkpoint: int | str | None = None,
-        learn_initial_state: bool = False,
     ) -> None:
         where = type(self).__name__
         self.input_size = check_size(where, "input_size", input_size)
         self.hidden_size = check_size(where, "hidden_size", hidden_size)
-        self.num_layers = check_size(where, "num_layers", num_layers)
+        self.num_layers = check_size(where, "num_layers", options.num_layers, most=_MOST_LAYERS)
         self.proj_size = check_size(where, "proj_size", proj_size, least=0)
         if self.proj_size >= self.hidden_size:
             what = f"proj_size has value {proj_size}, expected less than hidden_size, {hidden_size}"
             raise ValueError(f"{where}: {what}")
-        self.batch_first, self.bidirectional = bool(batch_first), bool(bidirectional)
+        bias = check_bool(where, "bias", options.bias)
+        self.batch_first = check_bool(where, "batch_first", options.batch_first)
+        self.bidirectional = check_bool(where, "bidirectional", options.bidirectional)
         self.num_directions = 1 + self.bidirectional
-        self.learn_initial_state = bool(learn_initial_state)
-        self._between = Between.check(
-            where, seed, dropout=dropout, recurrent_dropout=recurrent_dropout, zoneout=zoneout, clip_state=clip_state,
-            clip_grad_per_step=clip_grad_per_step, checkpoint=checkpoint,
-        )  # fmt: skip
+        self.learn_initial_state = check_bool(where, "learn_initial_state", options.learn_initial_state)
+        dtype = check_dtype(where, options.dtype)
+        self._between = Between.check(where, options, dtype)
+        if self._between.dropout and self.num_layers == 1:
+            what = f"dropout has value {self._between.dropout} with num_layers=1, where it drops nothing"
+            warnings.warn(f"{where}: {what}: it acts between layers", UserWarning, stacklevel=4)
         shapes, default, blocks = lay_out(
             self._gates, self._states, [self._input_of(k) for k in range(self.num_layers)], self.hidden_size,
             self.proj_size, self.num_directions, vectors, bias=bias, learnt=self.learn_initial_state,
         )  # fmt: skip
-        self.params = Params(shapes, check_dtype(where, dtype))
-        fill(where, self.params, init, seed, default, gates=self._gates, size=self.hidden_size)
+        self.params = Params(shapes, dtype)
+        fill(where, self.params, options.init, options.seed, default, gates=self._gates, size=self.hidden_size)
         sizes = [
-            (cell, self.params.dtype.name, self._input_of(k // self.num_directions), hidden_size, bool(bias), proj_size)
+            (cell, dtype.name, self._input_of(k // self.num_directions), self.hidden_size, bias, self.proj_size)
             for k in range(len(blocks))
         ]
         self._kernels = Kernels(sizes, [self.params.span(names[0], names[-1]) for names in blocks])
@@ -234,18 +208,21 @@ class Recurrent(Layer):
     def _to_torch(self, where: str) -> dict[str, Array]:
         return to_torch(where, self.params, self.hidden_size, self.variant)
 
-    def stream(self, batch_size: int = 1) -> _core.Stream | StackStream:
+    def stream(self, batch_size: int = 1) -> _core.Stream:
         """Inference in real time: an object that takes one time step per call and keeps the state.
 
         Args: batch_size, the number B of rows.
         Returns: a function of x [B,I] -> y [B,H]. y is the same read-only array each time, overwritten by the next
-            call: nothing is allocated. x [T,B,I], a chunk of steps, gives a new y [T,B,H]. `stream.state` is a copy of
-            the state, as `forward` returns it, and can be assigned; it begins as zeros, or as what
-            `learn_initial_state` learnt, and `stream.reset(rows=None)` begins anew, for all rows or those that an index
-            selects. The weights are those of now: after a change of the parameters make a new stream. Streams share
-            nothing: each may run on a thread of its own.
+            call: nothing is allocated; x may be the y of the last call. x [T,B,I], a chunk of steps, gives a new y
+            [T,B,H]. `stream.state` is a copy of the state, as `forward` returns it, and can be assigned; it begins as
+            zeros, or as what `learn_initial_state` learnt, and `stream.reset(rows=None)` begins again, for all rows or
+            those that an index selects.
+            A stream is a snapshot of the weights: `stream.stale` tells whether the parameters have changed since, and
+            `stream.refresh()` takes the present ones and keeps the state. Copies and pickles of a stream have its
+            weights and a state of their own. Streams share nothing: each may run on a thread of its own.
         Raises: ValueError for batch_size < 1 or a bidirectional layer. The stream raises TypeError for another dtype
-            than the layer's and ValueError for another shape or memory layout: it converts nothing.
+            than the layer's and ValueError for another shape or memory layout (it converts nothing), RuntimeError for
+            a call while another thread is in one.
 
         >>> from bptt import GRU
         >>> gru = GRU(3, 4, seed=0)
@@ -258,11 +235,11 @@ class Recurrent(Layer):
         B = check_size(where, "batch_size", batch_size)
         if self.bidirectional:
             raise ValueError(f"{where}: the layer is bidirectional, expected one direction: the other needs the future")
-        setup = core.Setup(zoneout=self._between.zoneout, clip=self._between.clip_state)
-        streams = [native.stream(B, setup) for native in self._kernels.packed(self.params, training=False)]
-        if len(streams) == 1 and not self.learn_initial_state:
-            return streams[0]
-        return StackStream(streams, self._states_of.learnt(B) if self.learn_initial_state else None)
+        return recurrent_stream(self, B)
+
+    def _learnt_state(self, B: int) -> Any:
+        """The state that was learnt, for B rows, or None."""
+        return self._states_of.learnt(B) if self.learn_initial_state else None
 
     def _run(
         self, x: Any, state: Any, lengths: ArrayIn | None, resets: ArrayIn | None, *, training: bool

@@ -49,7 +49,7 @@ class Sequential(Layer):
     Parameters: those of layer k, named "k.name". Layers share no weights; the last example below ties two.
     Call: `y, state = model(x, state=None)`, `y, state, tape = model.forward(x, state=None)`,
         `dx, dstate, grads = model.backward(tape, dy, dstate=None)`; lengths and resets go to each recurrent layer, as
-        in `Recurrent.forward` (y of a stateless layer is not zero beyond a row's end: mask the loss); `Packed` rows
+        in `LSTM.forward` (y of a stateless layer is not zero beyond a row's end: mask the loss); `Packed` rows
         pass through all layers. state is a tuple with the state of each recurrent
         layer, in order; None stands for zeros, as a whole or for one of them. dx is None where an Embedding is first.
     Raises: ValueError for sizes that do not fit, a layer that stands twice or belongs to a Sequential already;
@@ -170,7 +170,7 @@ class Sequential(Layer):
         return flow, tuple(reversed(initial)), grads
 
     def stream(self, batch_size: int = 1) -> SequentialStream:
-        """Inference in real time through all layers, as `Recurrent.stream`: x [B,.] -> y [B,.], nothing is allocated.
+        """Inference in real time through all layers, as `LSTM.stream`: x [B,.] -> y [B,.], nothing is allocated.
 
         The state is a tuple with that of each recurrent layer.
 
@@ -182,14 +182,8 @@ class Sequential(Layer):
         >>> bool(np.allclose(y, model(x)[0], atol=1e-6))
         True
         """
-        steps, recurrent = [], []
-        for layer in self.layers:
-            step = layer.stream(batch_size)
-            if step is not None:
-                steps.append(step)
-            if isinstance(layer, Recurrent):
-                recurrent.append(step)
-        return SequentialStream(steps, recurrent)
+        steps = [layer.stream(batch_size) for layer in self.layers]
+        return SequentialStream(self, [step for step in steps if step is not None])
 
     def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
         ours = {name: value for name, value in state.items() if not name.startswith(self._prefixes)}

@@ -1,93 +1,147 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams of more than one layer: native streams one after the other, each with its own memory and state."""
+"""Streams: layers step by step, in real time. Each is a native object, and a call goes straight to it.
+
+A stream takes its layer's weights when it is made, and again when it is asked to (`refresh`). The native object knows
+no layer: its `Source` does, and answers for it. A copy of a stream is made by the layer too, and then gets the weights
+and the state.
+"""
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bptt._arrays import check_shape
+from bptt._dispatch import core
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from bptt import _core
     from bptt._arrays import Array
+    from bptt.layers.base import Layer, Stateless
+    from bptt.layers.recurrent import Recurrent
+
+_OUT_OF_DATE = -1  # the version of no parameters
 
 
-def check_like(where: str, state: Any, present: Any) -> None:
-    """Raise unless a state has the form, the dtype and the shapes of the present one: a stream converts nothing."""
-    parts, expected = (s if isinstance(s, tuple) else (s,) for s in (state, present))
-    if isinstance(state, tuple) is not isinstance(present, tuple) or len(parts) != len(expected):
-        form = f"a tuple of {len(expected)} arrays" if isinstance(present, tuple) else "an array"
-        raise ValueError(f"{where}: state has type {type(state).__name__}, expected {form}")
-    for part, like in zip(parts, expected, strict=True):
-        if not isinstance(part, np.ndarray) or part.dtype != like.dtype:
-            has = getattr(part, "dtype", type(part).__name__)
-            raise TypeError(f"{where}: state has dtype {has}, expected {like.dtype}")
-        check_shape(where, "state", part, like.shape)
-        if not part.flags.c_contiguous:
-            raise ValueError(f"{where}: state is strided, expected C-contiguous")
+class Source:
+    """Where the weights of one stream are from: a layer, at one version of its parameters."""
+
+    def __init__(self, layer: Any, batch_size: int) -> None:
+        self.layer, self.batch_size = layer, batch_size
+        self.version = layer.params.version
+
+    def is_stale(self) -> bool:
+        """Whether the parameters have changed since."""
+        return bool(self.version != self.layer.params.version)
+
+    def refresh(self, stream: Any) -> None:
+        """Give the stream the present weights."""
+        version = self.layer.params.version  # read first: a change in between then leaves the stream stale
+        self.take(stream)
+        self.version = version
+
+    def take(self, stream: Any) -> None:
+        """Give the stream the weights that the layer has."""
+        raise NotImplementedError
+
+    def flat(self, stream: Any) -> Array:
+        """The weights that the stream has, as `params.flat` of the layer that they are from."""
+        raise NotImplementedError
+
+    def reduce(self, stream: Any) -> tuple[Any, ...]:
+        """The stream for `copy` and `pickle`; where it is out of date, with a layer that has its weights."""
+        past = None
+        if self.is_stale():
+            past, flat = copy.deepcopy(self.layer), self.flat(stream)
+            past.params.update(lambda buffer: np.copyto(buffer, flat))
+        return _restored, (self.layer, self.batch_size, past, getattr(stream, "state", None))
 
 
-class StackStream:
-    """The layers of one recurrent stack. Called and used as a native stream: x [B,I] -> y [B,H], `state`, `reset`.
+def _restored(layer: Any, batch_size: int, past: Any, state: Any) -> Any:
+    stream = (past or layer).stream(batch_size)
+    if past is not None:
+        stream._source.layer, stream._source.version = layer, _OUT_OF_DATE
+    if state is not None:
+        stream.state = state
+    return stream
 
-    The state is h [L,B,H], or the tuple (h, c); `initial` is what it begins with, None for zeros.
-    """
 
-    def __init__(self, streams: list[_core.Stream], initial: Any = None) -> None:
-        self._streams, self._initial = streams, initial
-        if initial is not None:
-            self.state = initial
+class _RecurrentSource(Source):
+    def __init__(self, layer: Recurrent, batch_size: int) -> None:
+        super().__init__(layer, batch_size)
+        self.initial = layer._learnt_state(batch_size)
 
-    def __call__(self, x: Array) -> Array:
-        """One step, x [B,I], or a chunk of steps, x [T,B,I]."""
-        for stream in self._streams:
-            x = stream(x)
-        return x
+    def kernels(self) -> list[_core.Recurrence]:
+        kernels: list[_core.Recurrence] = self.layer._kernels.packed(self.layer.params, training=False)
+        return kernels
 
-    @property
-    def state(self) -> Any:
-        """A copy of the state of all layers; assigning sets it, None to what it began with."""
-        parts = [stream.state for stream in self._streams]
-        if isinstance(parts[0], tuple):
-            return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
-        return np.concatenate(parts)
+    def take(self, stream: _core.Stream) -> None:
+        self.initial = self.layer._learnt_state(self.batch_size)
+        stream._take_weights(self.kernels(), self.initial)
 
-    @state.setter
-    def state(self, state: Any) -> None:
-        state = self._initial if state is None else state
-        if state is not None:
-            check_like("Stream.state", state, self.state)
-        for k, stream in enumerate(self._streams):
-            if state is None:
-                stream.state = None
-            elif isinstance(state, tuple):
-                stream.state = tuple(part[k : k + 1] for part in state)
-            else:
-                stream.state = state[k : k + 1]
+    def flat(self, stream: _core.Stream) -> Array:
+        flat, initial = stream._weights(), self.initial
+        if initial is not None:  # [L,B,.] each; in the parameters layer by layer
+            parts = initial if isinstance(initial, tuple) else (initial,)
+            flat += [part[k, 0] for k in range(len(flat)) for part in parts]
+        return np.concatenate(flat)
 
-    def reset(self, rows: Any = None) -> None:
-        """Begin anew: all rows, or those that an index selects."""
-        if rows is None:
-            self.state = None
-            return
-        before, start = self.state, self._initial
-        if isinstance(before, tuple):
-            for i, part in enumerate(before):
-                part[:, rows] = 0 if start is None else start[i][:, rows]
-        else:
-            before[:, rows] = 0 if start is None else start[:, rows]
-        self.state = before
+
+class _LinearSource(Source):
+    def take(self, stream: _core.LinearStream) -> None:
+        stream._take_weights(self.layer.params["weight"], self.layer.params.get("bias"))
+
+    def flat(self, stream: _core.LinearStream) -> Array:
+        return stream._weights()
+
+
+class _EmbeddingSource(Source):
+    def take(self, stream: _core.EmbeddingStream) -> None:
+        stream._take_weights(self.layer.params["weight"].copy())
+
+    def flat(self, stream: _core.EmbeddingStream) -> Array:
+        return stream._weights().reshape(-1)
+
+
+def recurrent_stream(layer: Recurrent, batch_size: int) -> _core.Stream:
+    """The stream of a recurrent layer of one direction."""
+    source = _RecurrentSource(layer, batch_size)
+    setup = core.Setup(zoneout=layer._between.zoneout, clip=layer._between.clip_state)
+    stream = core.Stream(source.kernels(), batch_size, setup, source.initial)
+    stream._source = source
+    return stream
+
+
+def linear_stream(layer: Stateless, batch_size: int) -> _core.LinearStream:
+    """The stream of a Linear."""
+    source = _LinearSource(layer, batch_size)
+    stream = core.LinearStream(layer.params["weight"], layer.params.get("bias"), batch_size)
+    stream._source = source
+    return stream
+
+
+def embedding_stream(layer: Stateless, batch_size: int) -> _core.EmbeddingStream:
+    """The stream of an Embedding."""
+    source = _EmbeddingSource(layer, batch_size)
+    stream = core.EmbeddingStream(layer.params["weight"].copy(), batch_size)
+    stream._source = source
+    return stream
 
 
 class SequentialStream:
-    """The layers of a `Sequential`. `state` is a tuple with that of each recurrent layer, in order."""
+    """The layers of a `Sequential` in real time: x [B,.] -> y [B,.], as the stream of one layer.
 
-    def __init__(self, steps: list[Callable[[Array], Array]], recurrent: list[Any]) -> None:
-        self._steps, self._recurrent = steps, recurrent
+    `state` is a tuple with that of each recurrent layer, in order.
+    """
+
+    def __init__(self, model: Layer, steps: Sequence[Any]) -> None:
+        self._model = model  # copied with the streams of its layers, so that their copies lie in one buffer again
+        self._steps = steps
+        self._streams = [step for step in steps if hasattr(step, "refresh")]
+        self._recurrent = [step for step in steps if isinstance(step, core.Stream)]
 
     def __call__(self, x: Array) -> Array:
         """One step, x [B,.], or a chunk of steps, x [T,B,.]."""
@@ -105,13 +159,32 @@ class SequentialStream:
         states = (None,) * len(self._recurrent) if state is None else state
         if len(states) != len(self._recurrent):
             raise ValueError(f"Stream: state has length {len(states)}, expected {len(self._recurrent)}")
-        for stream, each in zip(self._recurrent, states, strict=True):
-            if each is not None:
-                check_like("Stream.state", each, stream.state)
-        for stream, each in zip(self._recurrent, states, strict=True):
-            stream.state = each
+        before = self.state
+        try:
+            for stream, each in zip(self._recurrent, states, strict=True):
+                stream.state = each
+        except (TypeError, ValueError):
+            for stream, each in zip(self._recurrent, before, strict=True):
+                stream.state = each
+            raise
 
     def reset(self, rows: Any = None) -> None:
-        """Begin anew: all rows, or those that an index selects."""
+        """Begin again from the initial state: all rows, or those that an index selects."""
         for stream in self._recurrent:
             stream.reset(rows)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the parameters have changed since the stream took them, when it was made or by `refresh`."""
+        return any(stream.stale for stream in self._streams)
+
+    def refresh(self) -> None:
+        """Take the present weights of all layers; the states stay."""
+        for stream in self._streams:
+            stream.refresh()
+
+    def __copy__(self) -> SequentialStream:
+        return SequentialStream(self._model, [copy.copy(step) for step in self._steps])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SequentialStream, (self._model, self._steps)
