@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bptt._arrays import as_floats, check_shape
+from bptt._arrays import as_floats, brief, check_shape, first_of
 from bptt.params import Params
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class Layer:
         """Set all parameters, or none where anything does not fit.
 
         Args: state as `state_dict` returns it; each array is converted to the layer's dtype.
-        Raises: ValueError that names each missing or unknown name or the first wrong shape; TypeError for what is not
-            real numbers.
+        Raises: ValueError that names missing or unknown names or the first wrong shape; TypeError for what is not real
+            numbers.
 
         >>> from bptt import Linear
         >>> a, b = Linear(2, 3, seed=0), Linear(2, 3, seed=1)
@@ -60,8 +60,8 @@ class Layer:
         unknown = [name for name in state if name not in self.params]
         if missing or unknown:
             parts = (("lacks", missing), ("has unknown", unknown))
-            has = " and ".join(f"{verb} {', '.join(names)}" for verb, names in parts if names)
-            raise ValueError(f"{where}: state {has}, expected exactly {', '.join(self.params)}")
+            has = " and ".join(f"{verb} {first_of(names)}" for verb, names in parts if names)
+            raise ValueError(f"{where}: state {has}, expected the names of state_dict()")
         arrays = {name: as_floats(where, name, value, self.params.dtype) for name, value in state.items()}
         for name, array in arrays.items():
             check_shape(where, name, array, self.params.shapes[name])
@@ -85,7 +85,8 @@ class Layer:
         if grads is None:
             return self.params.zeros_like()
         if not grads.like(self.params):
-            raise ValueError(f"{self._where('backward')}: grads has {grads!r}, expected {self.params!r}")
+            has = brief(grads, 90)
+            raise ValueError(f"{self._where('backward')}: grads has {has}, expected params.zeros_like()")
         if grads.size and not grads.flat.flags.writeable:
             raise ValueError(f"{self._where('backward')}: grads is read-only, expected params.zeros_like()")
         return grads

@@ -202,8 +202,8 @@ class Recurrent(Layer):
 
         Args: state as `state_dict` returns it, or as that of the same layer of PyTorch does, arrays or tensors: its two
             biases bias_ih and bias_hh are summed, but for those of the GRU's candidate, which stay apart.
-        Raises: ValueError that names each missing or unknown name or the first wrong shape; TypeError for what is not
-            real numbers.
+        Raises: ValueError that names missing or unknown names or the first wrong shape; TypeError for what is not real
+            numbers.
 
         >>> from bptt import GRU
         >>> a, b = GRU(2, 3, seed=0), GRU(2, 3, seed=1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bptt._arrays import as_floats, check_shape
+from bptt._arrays import as_floats, check_shape, first_of
 
 if TYPE_CHECKING:
     from bptt._arrays import Array, ArrayIn
@@ -46,7 +46,7 @@ def to_torch(where: str, params: Params, H: int, variant: str) -> dict[str, Arra
     """PyTorch's names, in its order within a layer."""
     foreign = [name for name in params if name.startswith(("weight_peephole", "weight_norm", "bias_norm", "initial_"))]
     if variant or foreign:
-        what = ", ".join(foreign) or variant
+        what = first_of(foreign) if foreign else variant
         raise ValueError(f"{where}: the layer has {what}, expected a cell that PyTorch's layers have")
     theirs: dict[str, Array] = {}
     for name, array in params.items():
