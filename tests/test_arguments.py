@@ -137,3 +137,55 @@ def test_dropout_between_the_layers_of_one_is_a_warning() -> None:
         assert [warning.filename for warning in caught] == [__file__]
         copy.deepcopy(made)  # without another one
         layer(2, 3, num_layers=2, dropout=0.5)
+
+
+LARGE = bptt.LSTM(3, 4, num_layers=8, bidirectional=True, learn_initial_state=True)
+LONG = "a_name_of_a_user" * 20
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: LARGE.load_state_dict({}),
+            "LSTM.load_state_dict: state lacks weight_ih_l0, weight_hh_l0, bias_l0 and 77 more, expected the names",
+        ),
+        (
+            lambda: LARGE.load_state_dict({LONG + name: 0 for name in LARGE.params}),
+            "LSTM.load_state_dict: state lacks weight_ih_l0, weight_hh_l0, bias_l0 and 77 more and has unknown a_name",
+        ),
+        (
+            lambda: LARGE.to_torch_state_dict(),
+            "LSTM.to_torch_state_dict: the layer has initial_h_l0, initial_c_l0 and 30 more, expected a cell",
+        ),
+        (
+            lambda: LARGE.backward(LARGE.forward(np.zeros((1, 1, 3)))[2], np.zeros((1, 1, 8)), grads=bptt.Params({})),
+            "LSTM.backward: grads has Params(empty; 0 x float32), expected params.zeros_like()",
+        ),
+        (
+            lambda: bptt.GRU(3, 4).backward(bptt.GRU(3, 4).forward(np.zeros((1, 1, 3)))[2], None),
+            "GRU.backward: tape is of another layer",
+        ),
+        (lambda: LARGE.params[LONG], "Params: there is no 'a_name_of_a_usera_name_of_a_usera_na..., expected one of "),
+        (lambda: bptt.Params({})["x"], "Params: there is no 'x', expected none"),
+        (lambda: bptt.GRU(3, 4, init=LONG), "GRU: init has value 'a_name_of_a_usera_name_of_a_usera_na..., expected d"),
+        (lambda: bptt.GRU(3, 4, init=["ones"]), "GRU: init has value ['ones'], expected default, pytorch or one of "),
+        (lambda: bptt.GRU(3, 4, 9, init={"b": "ones"}), "GRU: init has key 'b', expected one of weight_ih_l0, weight_"),
+        (lambda: bptt.GRU(3, 4, 9, init={3: "ones"}), "GRU: init has key 3, expected one of weight_ih_l0, weight_hh_"),
+        (lambda: bptt.init.draw(LONG, (2, 2)), "init.draw: name has value 'a_name_of_a_usera_name_of_a_usera_na..., "),
+        (lambda: bptt.init.draw("ones", 2), "init.draw: shape has type int, expected a tuple"),
+        (lambda: bptt.init.draw("uniform", (2, 2), size=0), "init.draw: size has value 0, expected an integer >= 1"),
+        (lambda: bptt.RNN(3, 4, nonlinearity=LONG), "RNN: nonlinearity has value 'a_name_of_a_usera_name_of_a_usera"),
+        (
+            lambda: bptt.RNN(3, 4, **{LONG: 1}),
+            "RNN: there is no option 'a_name_of_a_usera_name_of_a_usera_na..., help(",
+        ),
+    ],
+)
+def test_messages_are_one_short_line(call: Any, message: str) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)) as caught:
+        call()
+    text = caught.value.args[0]
+    assert text.startswith(message)
+    assert len(text) < 200
+    assert "\n" not in text

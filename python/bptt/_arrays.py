@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     Array: TypeAlias = NDArray[Any]
@@ -176,3 +178,17 @@ def check_dtype(where: str, dtype: DTypeLike) -> np.dtype[Any]:
     if not isinstance(exact, np.dtype) or exact not in _FLOATS:
         raise TypeError(f"{where}: dtype has value {str(exact)[:50]}, expected float32 or float64")
     return exact
+
+
+def brief(value: Any, room: int = 40) -> str:
+    """The repr of a value, cut to `room` characters."""
+    text = repr(value)
+    return text if len(text) <= room else text[: room - 3] + "..."
+
+
+def first_of(names: Sequence[str], room: int = 36) -> str:
+    """As many of the names as fit into `room` characters, at least one, and how many more there are."""
+    text, shown = names[0] if len(names[0]) <= room else names[0][: room - 3] + "...", 1
+    while shown < len(names) and len(text) + 2 + len(names[shown]) <= room:
+        text, shown = f"{text}, {names[shown]}", shown + 1
+    return text if shown == len(names) else f"{text} and {len(names) - shown} more"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from bptt._arrays import check_dtype, check_seed, check_size
+from bptt._arrays import brief, check_dtype, check_seed, check_size, first_of
 from bptt._dispatch import core
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ _DRAWS["glorot_uniform"], _DRAWS["glorot_normal"] = _DRAWS["xavier_uniform"], _D
 NAMES: Final = tuple(_DRAWS)
 """The names of all initialisers."""
 
+_NAMES: Final = f"{first_of(NAMES, 60)} (bptt.init.NAMES)"
+
 _FOR_VECTORS: Final = ("zeros", "ones", "normal", "uniform", "forget_bias")  # the others need two fans
 
 
@@ -118,9 +120,11 @@ def draw(
     >>> bool((draw("he_normal", (8, 8), seed=1) == draw("he_normal", (8, 8), seed=1)).all())
     True
     """
-    if name not in _DRAWS:
-        raise ValueError(f"init.draw: name has value {name!r}, expected one of {', '.join(NAMES)}")
+    if not isinstance(name, str) or name not in _DRAWS:
+        raise ValueError(f"init.draw: name has value {brief(name)}, expected one of {_NAMES}")
     gates = check_size("init.draw", "gates", gates)
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError(f"init.draw: shape has type {type(shape).__name__}, expected a tuple")
     shape = tuple(check_size("init.draw", "shape", n) for n in shape)
     if not shape or shape[0] % gates or (len(shape) < 2 and name not in _FOR_VECTORS):
         expected = f"(G*H,) or (G*H, I) with G = {gates}" if name in _FOR_VECTORS else f"(G*H, I) with G = {gates}"
@@ -129,7 +133,7 @@ def draw(
     sequence = np.random.SeedSequence(entropy, spawn_key=(zlib.crc32(stream.encode()),))
     rng = np.random.Generator(np.random.Philox(sequence))
     blocks = (gates, shape[0] // gates, *shape[1:])
-    values = _DRAWS[name](rng, blocks, shape[-1] if size is None else size)
+    values = _DRAWS[name](rng, blocks, shape[-1] if size is None else check_size("init.draw", "size", size))
     return values.reshape(shape).astype(check_dtype("init.draw", dtype))
 
 
@@ -159,10 +163,12 @@ def _choice(where: str, params: Params, init: Any, default: Mapping[str, str]) -
         chosen = dict(default)
         for key, name in init.items():
             matches = [
-                param for param in params if key == param or re.fullmatch(re.escape(key) + r"_l\d+(_reverse)?", param)
+                param
+                for param in params
+                if key == param or re.fullmatch(f"{re.escape(str(key))}_l\\d+(_reverse)?", param)
             ]
             if not matches:
-                raise ValueError(f"{where}: init has key {key!r}, expected one of {', '.join(params)}")
+                raise ValueError(f"{where}: init has key {brief(key)}, expected one of {first_of([*params], 80)}")
             chosen.update((param, name) for param in matches)
     elif init == "default":
         chosen = dict(default)
@@ -173,7 +179,6 @@ def _choice(where: str, params: Params, init: Any, default: Mapping[str, str]) -
         fixed = ("zeros", "ones", "forget_bias")
         chosen = {param: default[param] if default[param] in fixed else init for param in params}
     for name in chosen.values():
-        if name not in _DRAWS:
-            known = f"default, pytorch or one of {', '.join(NAMES)}"
-            raise ValueError(f"{where}: init has value {name!r}, expected {known}")
+        if not isinstance(name, str) or name not in _DRAWS:
+            raise ValueError(f"{where}: init has value {brief(name)}, expected default, pytorch or one of {_NAMES}")
     return chosen

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from bptt._arrays import as_floats, check_dtype, check_shape, check_size
+from bptt._arrays import as_floats, brief, check_dtype, check_shape, check_size, first_of
 from bptt._views import Opening, ParameterView
 
 if TYPE_CHECKING:
@@ -292,7 +292,8 @@ class Params(Mapping[str, "Array"]):
         try:
             return self._spans[name]
         except KeyError:
-            raise KeyError(f"Params: there is no {name!r}, expected one of {', '.join(self._shapes)}") from None
+            expected = f"one of {first_of([*self._shapes], 80)}" if self._shapes else "none"
+            raise KeyError(f"Params: there is no {brief(name)}, expected {expected}") from None
 
 
 def check_like(where: str, name: str, value: object, expected: Params, whence: str) -> None:

@@ -9,24 +9,16 @@ order and from any threads, work. It refers to x and the initial state, which mu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bptt._arrays import as_floats, check_shape
+from bptt._arrays import as_floats, check_shape, first_of
 from bptt.params import Params, check_like
 
 if TYPE_CHECKING:
     from bptt._arrays import Array, ArrayIn
 
 _TapeT = TypeVar("_TapeT", bound="Tape")
-
-
-def first_of(names: Sequence[str], room: int = 36) -> str:
-    """As many of the names as fit into `room` characters, at least one, and how many more there are."""
-    text, shown = names[0] if len(names[0]) <= room else names[0][: room - 3] + "...", 1
-    while shown < len(names) and len(text) + 2 + len(names[shown]) <= room:
-        text, shown = f"{text}, {names[shown]}", shown + 1
-    return text if shown == len(names) else f"{text} and {len(names) - shown} more"
 
 
 class Tape:

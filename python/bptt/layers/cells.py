@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bptt._arrays import check_bool, check_size
+from bptt._arrays import brief, check_bool, check_size
 from bptt.layers.options import LayerOptions
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.signature import checks_names, described
@@ -80,7 +80,7 @@ class RNN(Recurrent):
         learn_initial_state: bool = False,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"RNN: nonlinearity has value {nonlinearity!r}, expected 'tanh' or 'relu'")
+            raise ValueError(f"RNN: nonlinearity has value {brief(nonlinearity)}, expected 'tanh' or 'relu'")
         self.nonlinearity = nonlinearity
         options = LayerOptions(
             num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed, recurrent_dropout, zoneout,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bptt._arrays import check_number, check_seed, check_size
+from bptt._arrays import brief, check_number, check_seed, check_size
 from bptt._locks import ForkSafeLock
 from bptt.init import fresh_seed
 
@@ -83,7 +83,9 @@ class Between:
         pair = zoneout if isinstance(zoneout, tuple) and len(zoneout) == 2 else (zoneout, zoneout)
         if isinstance(checkpoint, str):
             if checkpoint != "sqrt":
-                raise ValueError(f"{where}: checkpoint has value {checkpoint!r}, expected None, 'sqrt' or an integer")
+                raise ValueError(
+                    f"{where}: checkpoint has value {brief(checkpoint)}, expected None, 'sqrt' or an integer"
+                )
         elif checkpoint is not None:
             checkpoint = check_size(where, "checkpoint", checkpoint)
         return cls(

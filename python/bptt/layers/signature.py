@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from bptt._arrays import brief
 from bptt.layers.options import LayerOptions
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def checks_names(init: Constructor[_Self, _P]) -> Constructor[_Self, _P]:
         for name in options.keys() - known:
             layer, near = type(self).__name__, difflib.get_close_matches(name, known, 1, 0.75)
             expected = f"expected {near[0]}" if near else f"help(bptt.{layer}) lists all"
-            raise TypeError(f"{layer}: there is no option {name[:50]!r}, {expected}")
+            raise TypeError(f"{layer}: there is no option {brief(name)}, {expected}")
         init(self, *args, **options)
 
     return checked

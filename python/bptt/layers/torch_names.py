@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bptt._arrays import as_floats, check_shape
-from bptt.layers.base import first_of
+from bptt._arrays import as_floats, check_shape, first_of
 
 if TYPE_CHECKING:
     from bptt._arrays import Array, ArrayIn
