@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "bindings/arrays.h"
+#include "bindings/own.h"
 #include "core/gemm.h"
 
 namespace bptt::bindings {
@@ -30,7 +31,7 @@ struct LinearStep {
   }
 };
 
-class PyLinearStream {
+class PyLinearStream : public Own {
  public:
   PyLinearStream(const py::array& weight, const std::optional<py::array>& bias, Index batch) : batch_(batch) {
     if (batch < 1) {
@@ -75,7 +76,7 @@ class PyLinearStream {
   void* out_ = nullptr;
 };
 
-class PyEmbeddingStream {
+class PyEmbeddingStream : public Own {
  public:
   PyEmbeddingStream(py::array weight, Index batch) : weight_(std::move(weight)), batch_(batch) {
     if (batch < 1) {

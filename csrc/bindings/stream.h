@@ -6,12 +6,13 @@
 #include <utility>
 #include <variant>
 
+#include "bindings/own.h"
 #include "bindings/states.h"
 #include "sequence/recurrence.h"
 
 namespace bptt::bindings {
 
-class PyStream {
+class PyStream : public Own {
  public:
   template <class T>
   PyStream(std::unique_ptr<sequence::Stream<T>> stream, Index batch, Index input, const Widths& width)
