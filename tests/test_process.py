@@ -149,3 +149,33 @@ def test_denormals_are_left_as_they_were() -> None:
         """
     )
     assert out.strip() == "True"
+
+
+@posix
+@pytest.mark.parametrize("threads", [1, 2])
+def test_denormals_are_kept_in_a_signal_handler(threads: int) -> None:
+    """It runs in the middle of a call, which flushes its own."""
+    out = run(
+        f"""
+        import signal
+        import numpy as np, bptt
+        bptt.set_num_threads({threads})
+        lstm, small = bptt.LSTM(8, 256, seed=0), bptt.LSTM(8, 8, seed=0)
+        x = np.ones((100_000, 16, 8), np.float32)
+        lstm(x[:2])
+        denormal, seen = 5e-324, []
+        def handler(*_):
+            small(x[:2])  # a call within the call
+            seen.append(denormal * 3)
+            if len(seen) == 2:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                raise TimeoutError
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+        try:
+            lstm(x)
+        except TimeoutError:
+            print(set(seen))
+        """
+    )
+    assert out.strip() == "{1.5e-323}"

@@ -15,6 +15,7 @@
 #include <unistd.h>
 #endif
 
+#include "core/threads/denormals.h"
 #include "core/vec.h"
 
 namespace bptt::bindings {
@@ -50,16 +51,21 @@ class GilRelease {
   static inline thread_local GilRelease* innermost_ = nullptr;  // of this thread
 
   PyThreadState* const state_;
+  const FloatMode mode_;     // in which Python code runs
   GilRelease* const outer_;  // of the call whose signal handler made this call
 };
 
 /// Long jobs call it without the GIL: runs the handlers of the signals that have arrived. True if one of them raised an
-/// exception, which is then set. False on a thread of the pool: Python runs handlers on the main thread only.
+/// exception, which is then set. They run as the caller computes, without flushed denormals. False on a thread of the
+/// pool: Python runs handlers on the main thread only.
 inline bool interrupted() {
   GilRelease* release = GilRelease::innermost_;
   if (!release) return false;
   run_python([release] { PyEval_RestoreThread(release->state_); });
+  const FloatMode ours;
+  release->mode_.restore();
   const bool raised = PyErr_CheckSignals() != 0;
+  ours.restore();
   PyEval_SaveThread();
   return raised;
 }

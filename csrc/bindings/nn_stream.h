@@ -9,6 +9,7 @@
 #include <utility>
 #include <variant>
 
+#include "bindings/own.h"
 #include "bindings/stream_call.h"
 #include "core/gemm.h"
 
@@ -47,7 +48,7 @@ struct LinearStep {
   }
 };
 
-class PyLinearStream {
+class PyLinearStream : public Own {
  public:
   PyLinearStream(const py::array& weight, const std::optional<py::array>& bias, Index batch) : batch_(batch) {
     if (batch < 1) {
@@ -130,7 +131,7 @@ class PyLinearStream {
   std::atomic<bool> busy_{false};
 };
 
-class PyEmbeddingStream {
+class PyEmbeddingStream : public Own {
  public:
   PyEmbeddingStream(py::array weight, Index batch) : weight_(std::move(weight)), batch_(batch) {
     if (batch < 1) {

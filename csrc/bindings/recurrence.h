@@ -34,7 +34,7 @@ struct Passes {
   }
 };
 
-struct PyTape {
+struct PyTape : Own {
   std::variant<Passes<float>, Passes<double>> passes;
   bool plain = true;
   std::atomic<bool> used{false};
@@ -71,7 +71,7 @@ struct Parts : sequence::Flat<T> {
   Index size;
 };
 
-class PyRecurrence {
+class PyRecurrence : public Own {
  public:
   PyRecurrence(const std::string& cell, const std::string& dtype, Index input, Index hidden, bool bias,
                Index projection)

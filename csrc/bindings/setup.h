@@ -11,12 +11,15 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "bindings/own.h"
 #include "sequence/rows.h"
 #include "sequence/tape.h"
 
 namespace bptt::bindings {
 
-using PyRows = std::shared_ptr<sequence::Rows>;
+struct PyRows : Own {
+  std::shared_ptr<const sequence::Rows> order;
+};
 
 inline std::vector<Index> integers(const py::array& a, Index low, Index high, const char* name) {
   const std::int64_t* values = read<std::int64_t>(a, {axis(a, 1, 0, name)}, name);
@@ -32,18 +35,18 @@ inline std::vector<Index> integers(const py::array& a, Index low, Index high, co
 
 /// lengths [B], each 0..steps, of rows of padded arrays [steps,B,.].
 inline PyRows padded_rows(const py::array& lengths, Index steps, bool reverse) {
-  return std::make_shared<sequence::Rows>(
-      sequence::Rows::padded(integers(lengths, 0, steps, "Rows: lengths"), steps, reverse));
+  const std::vector<Index> n = integers(lengths, 0, steps, "Rows: lengths");
+  return {{}, std::make_shared<sequence::Rows>(sequence::Rows::padded(n, steps, reverse))};
 }
 
 /// sizes [T], rows at each step of packed arrays [sum,.], none more than before.
 inline PyRows packed_rows(const py::array& sizes, bool reverse) {
   const std::vector<Index> n = integers(sizes, 1, std::numeric_limits<std::int32_t>::max(), "Rows: batch_sizes");
   if (!std::is_sorted(n.rbegin(), n.rend())) throw py::value_error("Rows: batch_sizes grow, expected them to fall");
-  return std::make_shared<sequence::Rows>(sequence::Rows::packed(n, reverse));
+  return {{}, std::make_shared<sequence::Rows>(sequence::Rows::packed(n, reverse))};
 }
 
-struct Setup {
+struct Setup : Own {
   std::shared_ptr<const sequence::Rows> rows;  // null: all steps, forward
   py::object resets = py::none();              // bool [T,B], or [sum] for packed rows
   py::object anew = py::none();                // what a reset sets: None (zeros) or a state [H], (h, c)
@@ -76,25 +79,34 @@ struct Setup {
 };
 
 inline void register_setup(py::module_& m) {
-  py::class_<sequence::Rows, PyRows>(m, "Rows", py::is_final(), py::module_local())
+  py::class_<PyRows>(m, "Rows", py::is_final(), py::module_local())
       .def(py::init(&padded_rows), py::arg("lengths"), py::arg("steps"), py::arg("reverse"))
       .def_static("packed", &packed_rows, py::arg("batch_sizes"), py::arg("reverse"))
-      .def_property_readonly("batch", &sequence::Rows::batch)
-      .def_property_readonly("total", [](const sequence::Rows& rows) { return rows.timeline().total(); });
+      .def_property_readonly("batch", [](const PyRows& rows) { return rows.order->batch(); })
+      .def_property_readonly("total", [](const PyRows& rows) { return rows.order->timeline().total(); });
   py::class_<Setup>(m, "Setup", py::is_final(), py::module_local())
-      .def(py::init([](PyRows rows, py::object resets, py::object anew, std::array<double, 2> zoneout, double dropout,
-                       double clip, double clip_gradient, std::uint64_t seed, double input_dropout,
+      .def(py::init([](const PyRows* rows, py::object resets, py::object anew, std::array<double, 2> zoneout,
+                       double dropout, double clip, double clip_gradient, std::uint64_t seed, double input_dropout,
                        std::uint64_t input_seed, Index segment) {
              for (const double p : {zoneout[0], zoneout[1], dropout, input_dropout}) {
                if (!(p >= 0 && p < 1)) throw py::value_error("Setup: a probability is outside [0, 1)");
              }
              if (!(clip >= 0 && clip_gradient >= 0)) throw py::value_error("Setup: a bound is below 0");
-             return Setup{
-                 std::move(rows), std::move(resets), std::move(anew), zoneout, dropout, clip, clip_gradient, seed,
-                 input_dropout,   input_seed,        segment};
+             return Setup{{},
+                          rows ? rows->order : nullptr,
+                          std::move(resets),
+                          std::move(anew),
+                          zoneout,
+                          dropout,
+                          clip,
+                          clip_gradient,
+                          seed,
+                          input_dropout,
+                          input_seed,
+                          segment};
            }),
-           py::kw_only(), py::arg("rows").none(true) = PyRows(), py::arg("resets") = py::none(),
-           py::arg("anew") = py::none(), py::arg("zoneout") = std::array<double, 2>{}, py::arg("dropout") = 0.0,
+           py::kw_only(), py::arg("rows") = py::none(), py::arg("resets") = py::none(), py::arg("anew") = py::none(),
+           py::arg("zoneout") = std::array<double, 2>{}, py::arg("dropout") = 0.0,
            py::arg("clip") = std::numeric_limits<double>::infinity(),
            py::arg("clip_gradient") = std::numeric_limits<double>::infinity(), py::arg("seed") = 0,
            py::arg("input_dropout") = 0.0, py::arg("input_seed") = 0, py::arg("segment") = 0);

@@ -9,12 +9,13 @@
 #include <variant>
 #include <vector>
 
+#include "bindings/own.h"
 #include "bindings/stack.h"
 #include "bindings/stream_call.h"
 
 namespace bptt::bindings {
 
-class PyStream {
+class PyStream : public Own {
  public:
   /// The kernels of a stack of one direction, layer by layer, with the weights packed last. Of `setup`, zoneout and
   /// clipping. `initial`: the state [L,B,.] it begins with; None is zeros.
@@ -51,7 +52,7 @@ class PyStream {
     const py::object state = get_state_now();
     build(all);
     all_ = std::move(all);
-    kernels_ = kernels;
+    kernels_ = py::tuple(kernels);
     initial_ = initial;
     set_state_now(state);
   }
@@ -190,7 +191,7 @@ class PyStream {
     return count(width_) == 1 ? state : py::object(py::reinterpret_borrow<py::tuple>(state)[std::size_t(i)]);
   }
 
-  py::list kernels_;  // keeps what all_ points to
+  py::tuple kernels_;  // keeps what all_ points to
   std::vector<PyRecurrence*> all_;
   Setup setup_;
   Index batch_;

@@ -10,25 +10,48 @@
 
 namespace bptt {
 
+/// How the calling thread computed when this was made: rounding, and whether denormals are flushed.
+class FloatMode {
+ public:
+  FloatMode() : bits_(read()) {}
+  /// Makes the calling thread compute so again.
+  void restore() const { write(bits_); }
+  /// Makes it compute so, but for denormal operands and results, which are zero.
+  void flush() const { write(bits_ | kFlush); }
+
+ private:
+#if defined(__x86_64__) || defined(_M_X64)
+  using Bits = unsigned;
+  static constexpr Bits kFlush = 0x8040;
+  static Bits read() { return _mm_getcsr(); }
+  static void write(Bits bits) { _mm_setcsr(bits); }
+#elif defined(__aarch64__) && !defined(_MSC_VER)
+  using Bits = std::uint64_t;
+  static constexpr Bits kFlush = Bits(1) << 24;
+  static Bits read() {
+    Bits bits;
+    asm volatile("mrs %0, fpcr" : "=r"(bits));
+    return bits;
+  }
+  static void write(Bits bits) { asm volatile("msr fpcr, %0" ::"r"(bits)); }
+#else
+  using Bits = int;
+  static constexpr Bits kFlush = 0;
+  static Bits read() { return 0; }
+  static void write(Bits) {}
+#endif
+
+  Bits bits_;
+};
+
 /// Denormal results and operands are zero while this lives: they slow recurrent steps 18 to 27 times.
 class FlushDenormals {
  public:
-#if defined(__x86_64__) || defined(_M_X64)
-  FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(saved_); }
+  FlushDenormals() { before_.flush(); }
+  ~FlushDenormals() { before_.restore(); }
 
  private:
-  unsigned saved_;
-#elif defined(__aarch64__) && !defined(_MSC_VER)
-  FlushDenormals() {
-    asm volatile("mrs %0, fpcr" : "=r"(saved_));
-    asm volatile("msr fpcr, %0" ::"r"(saved_ | (std::uint64_t(1) << 24)));
-  }
-  ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
-
- private:
-  std::uint64_t saved_;
-#endif
+  const FloatMode before_;
 };
 
 }  // namespace bptt

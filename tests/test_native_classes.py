@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Native classes and functions refuse what is no object of theirs: an empty one, or one of another level's module."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bptt import _cpu
+
+T, B, I, H = 3, 2, 4, 5  # noqa: E741
+X, DY = np.ones((T, B, I), np.float32), np.ones((T, B, H), np.float32)
+CORE = sys.modules["bptt._core"]
+
+
+class Objects:
+    """One object of each native class of a module."""
+
+    def __init__(self, core: Any) -> None:
+        self.Rows = core.Rows(np.array([3, 2]), T, False)
+        self.Setup = core.Setup()
+        self.Recurrence = core.Recurrence("gru", "float32", I, H, True)
+        self.params = np.ones(3 * H * (I + H + 1) + H, np.float32)
+        self.Recurrence.pack(self.params, True)
+        self.Stream = self.Recurrence.stream(B)
+        self.LinearStream = core.LinearStream(np.ones((H, I), np.float32), None, B)
+        self.EmbeddingStream = core.EmbeddingStream(np.ones((I, H), np.float32), B)
+        self.Tape = self.Recurrence.forward(X, None, True)[2]
+        self.StackTape = core.forward([self.Recurrence], 1, X, None, True, [self.Setup])[2]
+
+
+# Every method and property of each class: a call of it on `o`, an object of the class, with others from `a`.
+METHODS = {
+    "Rows": {
+        "batch": lambda o, a: CORE.Rows.batch.__get__(o),
+        "total": lambda o, a: CORE.Rows.total.__get__(o),
+    },
+    "Setup": {},
+    "Tape": {
+        "nbytes": lambda o, a: CORE.Tape.nbytes.__get__(o),
+        "kept": lambda o, a: CORE.Tape.kept(o, [0], 0),
+    },
+    "Stream": {
+        "__call__": lambda o, a: CORE.Stream.__call__(o, X[0]),
+        "state": lambda o, a: (CORE.Stream.state.__get__(o), CORE.Stream.state.__set__(o, None)),
+        "reset": lambda o, a: CORE.Stream.reset(o),
+    },
+    "Recurrence": {
+        "plan": lambda o, a: CORE.Recurrence.plan(o, T, B),
+        "memory": lambda o, a: CORE.Recurrence.memory(o, T, B, a.Setup, True, 1),
+        "pack": lambda o, a: CORE.Recurrence.pack(o, a.params, True),
+        "forward": lambda o, a: CORE.Recurrence.forward(o, X, None, True),
+        "stream": lambda o, a: CORE.Recurrence.stream(o, B, a.Setup),
+        "backward": lambda o, a: CORE.Recurrence.backward(o, a.Tape, DY, None, np.empty_like(a.params)),
+    },
+    "LinearStream": {"__call__": lambda o, a: CORE.LinearStream.__call__(o, X[0])},
+    "EmbeddingStream": {"__call__": lambda o, a: CORE.EmbeddingStream.__call__(o, np.zeros(B, int))},
+}
+
+# Arguments that are native objects: a call with `o` in that place.
+ARGUMENTS = {
+    "Setup(rows)": ("Rows", lambda o, a: CORE.Setup(rows=o)),
+    "memory(setup)": ("Setup", lambda o, a: a.Recurrence.memory(T, B, o, True)),
+    "stream(setup)": ("Setup", lambda o, a: a.Recurrence.stream(B, o)),
+    "backward(tape)": ("Tape", lambda o, a: a.Recurrence.backward(o, DY, None, np.empty_like(a.params))),
+    "forward(kernels)": ("Recurrence", lambda o, a: CORE.forward([o], 1, X, None, False, [a.Setup])),
+    "forward(setups)": ("Setup", lambda o, a: CORE.forward([a.Recurrence], 1, X, None, False, [o])),
+    "backward(stack: kernels)": (
+        "Recurrence",
+        lambda o, a: CORE.backward([o], 1, a.StackTape, DY, None, [np.empty_like(a.params)]),
+    ),
+    "backward(stack: tape)": (
+        "StackTape",
+        lambda o, a: CORE.backward([a.Recurrence], 1, o, DY, None, [np.empty_like(a.params)]),
+    ),
+    "beside(kernels)": ("Recurrence", lambda o, a: CORE.beside([o], 1, T, B, a.Setup, True)),
+    "beside(setup)": ("Setup", lambda o, a: CORE.beside([a.Recurrence], 1, T, B, o, True)),
+}
+CALLS = ARGUMENTS | {
+    f"{name}.{method}": (name, call) for name, methods in METHODS.items() for method, call in methods.items()
+}
+
+
+def classes(core: Any) -> dict[str, type]:
+    return {name: value for name, value in vars(core).items() if isinstance(value, type)}
+
+
+def members(cls: type) -> set[str]:
+    """What Python code can use of an object."""
+    own = {name for name in vars(cls) if name == "__call__" or not name.startswith("_")}
+    return {name for name in own if not isinstance(vars(cls)[name], staticmethod)}
+
+
+def test_the_tables_are_complete() -> None:
+    assert {name: members(cls) for name, cls in classes(CORE).items()} == {
+        name: set(methods) for name, methods in METHODS.items()
+    }
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_good_object_is_taken(call: str) -> None:
+    name, function = CALLS[call]
+    objects = Objects(CORE)
+    function(getattr(objects, name), objects)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_empty_object_is_refused(call: str) -> None:
+    name, function = CALLS[call]
+    cls: Any = getattr(CORE, name.removeprefix("Stack"))
+    with pytest.raises(TypeError, match=r"^bptt: an argument is an empty bptt\._core_\w+\.\w+, expected"):
+        function(cls.__new__(cls), Objects(CORE))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_object_of_another_level_is_refused(call: str) -> None:
+    """Their registers differ in width, and with it what lies in their memory."""
+    for level in _cpu.supported():
+        try:
+            other = import_module(f"bptt._core_{level}")
+        except ModuleNotFoundError:
+            continue
+        if other is not CORE:
+            break
+    else:
+        pytest.skip("this build has no second level that this machine runs")
+    name, function = CALLS[call]
+    with pytest.raises(TypeError, match=rf"^bptt: an argument has type {other.__name__}\.\w+, expected bptt\._core_"):
+        function(getattr(Objects(other), name), Objects(CORE))
+
+
+def test_objects_of_no_native_class_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"^bptt: an argument has type int, expected bptt\._core_\w+\.Rows$"):
+        CORE.Setup(rows=3)
