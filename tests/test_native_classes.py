@@ -26,7 +26,7 @@ class Objects:
         self.Recurrence = core.Recurrence("gru", "float32", I, H, True)
         self.params = np.ones(3 * H * (I + H + 1) + H, np.float32)
         self.Recurrence.pack(self.params, True)
-        self.Stream = self.Recurrence.stream(B)
+        self.Stream = core.Stream([self.Recurrence], B)
         self.LinearStream = core.LinearStream(np.ones((H, I), np.float32), None, B)
         self.EmbeddingStream = core.EmbeddingStream(np.ones((I, H), np.float32), B)
         self.Tape = self.Recurrence.forward(X, None, True)[2]
@@ -54,7 +54,6 @@ METHODS = {
         "memory": lambda o, a: CORE.Recurrence.memory(o, T, B, a.Setup, True, 1),
         "pack": lambda o, a: CORE.Recurrence.pack(o, a.params, True),
         "forward": lambda o, a: CORE.Recurrence.forward(o, X, None, True),
-        "stream": lambda o, a: CORE.Recurrence.stream(o, B, a.Setup),
         "backward": lambda o, a: CORE.Recurrence.backward(o, a.Tape, DY, None, np.empty_like(a.params)),
     },
     "LinearStream": {"__call__": lambda o, a: CORE.LinearStream.__call__(o, X[0])},
@@ -65,7 +64,8 @@ METHODS = {
 ARGUMENTS = {
     "Setup(rows)": ("Rows", lambda o, a: CORE.Setup(rows=o)),
     "memory(setup)": ("Setup", lambda o, a: a.Recurrence.memory(T, B, o, True)),
-    "stream(setup)": ("Setup", lambda o, a: a.Recurrence.stream(B, o)),
+    "Stream(kernels)": ("Recurrence", lambda o, a: CORE.Stream([o], B, a.Setup)),
+    "Stream(setup)": ("Setup", lambda o, a: CORE.Stream([a.Recurrence], B, o)),
     "backward(tape)": ("Tape", lambda o, a: a.Recurrence.backward(o, DY, None, np.empty_like(a.params))),
     "forward(kernels)": ("Recurrence", lambda o, a: CORE.forward([o], 1, X, None, False, [a.Setup])),
     "forward(setups)": ("Setup", lambda o, a: CORE.forward([a.Recurrence], 1, X, None, False, [o])),
@@ -92,6 +92,7 @@ def classes(core: Any) -> dict[str, type]:
 def members(cls: type) -> set[str]:
     """What Python code can use of an object."""
     own = {name for name in vars(cls) if name == "__call__" or not name.startswith("_")}
+    own -= {"stale", "refresh"}  # which a Python object answers, without the native one
     return {name for name in own if not isinstance(vars(cls)[name], staticmethod)}
 
 
