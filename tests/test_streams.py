@@ -124,7 +124,7 @@ def test_a_model_streams_through_all_its_layers(dtype: str) -> None:
     np.testing.assert_array_equal(stream(ids)[:, 1], y[:, 1])
     stream.reset()
     np.testing.assert_array_equal(stream(ids), y)
-    with pytest.raises(ValueError, match="Stream: state has length 2, expected 3"):
+    with pytest.raises(ValueError, match="Stream: state has length 2, expected a tuple of length 3"):
         stream.state = middle[:2]
 
 

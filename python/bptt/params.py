@@ -194,7 +194,7 @@ class Params(Mapping[str, "Array"]):
             self._touch()
 
     def update(self, change: Callable[[Array], _T]) -> _T:
-        """Let `change` write into the whole buffer, [n]; `version` changes before and after it.
+        """Let `change` write into the whole buffer, [n], which it must not keep; `version` changes before and after it.
 
         Returns: what `change` returns.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bptt._arrays import check_tuple
 from bptt._dispatch import core
 
 if TYPE_CHECKING:
@@ -156,9 +157,9 @@ class SequentialStream:
 
     @state.setter
     def state(self, state: tuple[Any, ...] | None) -> None:
-        states = (None,) * len(self._recurrent) if state is None else state
-        if len(states) != len(self._recurrent):
-            raise ValueError(f"Stream: state has length {len(states)}, expected {len(self._recurrent)}")
+        n = len(self._recurrent)
+        expected = f"a tuple of length {n}, one for each recurrent layer"
+        states = (None,) * n if state is None else check_tuple("Stream", "state", state, n, expected)
         before = self.state
         try:
             for stream, each in zip(self._recurrent, states, strict=True):
