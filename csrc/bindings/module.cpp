@@ -42,7 +42,6 @@ py::dict config() {
 /// object is half made waits for it forever.
 void make_now() {
   Arena::instance();
-  Pool::size();
   dtype_of<float>(), dtype_of<double>(), dtype_of<std::int64_t>(), dtype_of<bool>();
 }
 
@@ -63,6 +62,7 @@ PYBIND11_MODULE(BPTT_MODULE, m, py::mod_gil_not_used()) {
   make_now();
   m.attr("version") = BPTT_VERSION;
   m.attr("level") = BPTT_LEVEL;
+  m.attr("max_threads") = int(Pool::kMaxThreads);
   m.def("config", &config);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("get_num_threads", [] { return Pool::size().load(); });

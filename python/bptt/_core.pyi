@@ -14,6 +14,7 @@ _State: TypeAlias = NDArray[Any] | tuple[NDArray[Any], ...]
 
 version: str
 level: str
+max_threads: int
 
 def config() -> dict[str, str | int]: ...
 def set_num_threads(n: int) -> None: ...
