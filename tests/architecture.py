@@ -33,6 +33,7 @@ ADAPTERS = {"torch", "jax", "onnx", "sklearn"}
 # Python library -> the modules of bptt that may import it
 PYTHON_LIBRARIES = {
     "safetensors": {"checkpoint"},
+    "threadpoolctl": {"_threads"},
     "tqdm": {"_terminal", "train"},
     **{name: {name} for name in ADAPTERS},
 }

@@ -42,7 +42,6 @@ py::dict config() {
 /// object is half made waits for it forever.
 void make_now() {
   Arena::instance();
-  Pool::size();
   dtype_of<float>(), dtype_of<double>(), dtype_of<std::int64_t>(), dtype_of<bool>();
 }
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import numpy as np
 
 from bptt._arrays import check_size
 from bptt._dispatch import core
+from bptt._threads import default_threads, register_with_threadpoolctl
 
 __all__ = ["config", "get_num_threads", "release_memory", "set_num_threads", "show_config"]
 
@@ -18,8 +20,10 @@ MAX_THREADS: int = core.max_threads  # what set_num_threads accepts at most
 def set_num_threads(n: int) -> None:
     """Use `n` threads in all calls from now on; results have the same bits for every number.
 
-    The default is BPTT_NUM_THREADS, or else what the process may use (affinity mask, cgroup quota).
-    Raises: ValueError for n < 1, TypeError for what is not an integer.
+    The default is the environment variable BPTT_NUM_THREADS, from 1 to 256; else the first number of OMP_NUM_THREADS;
+    else the cores that the process may use (affinity mask, cgroup quotas). `threadpoolctl.threadpool_limits` sets the
+    number, too.
+    Raises: ValueError for n < 1 or n > 256, TypeError for what is not an integer.
 
     >>> before = get_num_threads()
     >>> set_num_threads(1)
@@ -69,3 +73,7 @@ def show_config() -> None:
     """Print `config`, one line for each entry."""
     for key, value in config().items():
         print(f"{key}: {value}")
+
+
+core.set_num_threads(default_threads(os.environ))
+register_with_threadpoolctl()

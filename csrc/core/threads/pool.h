@@ -36,11 +36,8 @@ class Pool {
     return *pool;  // of a thread that was faster
   }
 
-  /// Threads a call may use.
-  static std::atomic<int>& size() {
-    static std::atomic<int> size{default_threads()};
-    return size;
-  }
+  /// Threads a call may use; python/bptt/_threads.py says how many at first.
+  static std::atomic<int>& size() { return size_; }
 
   /// Runs job(thread, barrier) on `threads` threads, the caller being thread 0; barrier.size() says how many they are.
   /// While another caller has the pool, the job runs on the caller alone. The first exception is rethrown here; a job
@@ -117,6 +114,7 @@ class Pool {
     std::condition_variable wake_;
   };
 
+  static inline std::atomic<int> size_{1};
   static inline std::atomic<Pool*> current_{nullptr};
 #if defined(__unix__) || defined(__APPLE__)
   static inline const int at_fork_ = pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr); });

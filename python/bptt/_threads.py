@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many threads calls use until a program sets the number, and how `threadpoolctl` sets it."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING
+
+from bptt._dispatch import core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+def default_threads(environ: Mapping[str, str]) -> int:
+    """BPTT_NUM_THREADS, or else the first number of OMP_NUM_THREADS, or else the available cores.
+
+    Raises: ImportError for a BPTT_NUM_THREADS that is no integer from 1 to `core.max_threads`. A wrong OMP_NUM_THREADS
+        is ignored, as OpenMP ignores it.
+    """
+    wanted = environ.get("BPTT_NUM_THREADS", "").strip()
+    if wanted:
+        threads = _positive(wanted)
+        if threads is None or threads > core.max_threads:
+            has = f"bptt: BPTT_NUM_THREADS has value {wanted[:40]!r}"
+            raise ImportError(f"{has}, expected an integer from 1 to {core.max_threads}")
+        return threads
+    threads = _positive(environ.get("OMP_NUM_THREADS", "").split(",")[0].strip())  # "4,2": 2 is for nested regions
+    return min(threads or available_cores(), core.max_threads)
+
+
+def _positive(text: str) -> int | None:
+    """The integer >= 1 that `text` is, or None."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 and int(text) else None
+
+
+def available_cores() -> int:
+    """Cores this process may use: those of its affinity mask, at most its quota, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, cpu_quota())))
+
+
+def cpu_quota(root: str = "/") -> float:
+    """The least quota, in cores, of this process's cgroup and the groups that contain it; infinity without one.
+
+    Args: root, the directory of proc and sys.
+    """
+    least = math.inf
+    for line in _read(f"{root}/proc/self/cgroup").splitlines():
+        controllers, _, group = line.partition(":")[2].partition(":")  # version 2: "0::/a/b"; 1: "4:cpu,cpuacct:/a/b"
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for path in _with_parents(group):
+            if controllers:
+                folder = f"{root}/sys/fs/cgroup/cpu{path}"
+                limit = (_read(f"{folder}/cpu.cfs_quota_us") + " " + _read(f"{folder}/cpu.cfs_period_us")).split()
+            else:
+                limit = _read(f"{root}/sys/fs/cgroup{path}/cpu.max").split()
+            if len(limit) == 2 and limit[0] not in {"max", "-1"}:
+                least = min(least, int(limit[0]) / int(limit[1]))
+    return least
+
+
+def _with_parents(group: str) -> Iterator[str]:
+    """A path, those above it, and "" for the top, the only one that a container has where the path is its host's."""
+    path = group.rstrip("/")
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
+    yield ""
+
+
+def _read(path: str) -> str:
+    """The text of a small file, "" where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def register_with_threadpoolctl() -> None:
+    """Let `threadpoolctl.threadpool_limits` limit our pool with those of other libraries."""
+    try:
+        import threadpoolctl
+    except ImportError:
+        return
+    if not hasattr(threadpoolctl, "register"):  # before 3.2
+        return
+
+    class BpttController(threadpoolctl.LibController):
+        """Finds the native module among the libraries that the process has loaded."""
+
+        user_api = internal_api = "bptt"
+        filename_prefixes = (f"_core_{core.level}.",)
+        check_symbols = (f"PyInit__core_{core.level}",)
+
+        def get_num_threads(self) -> int:
+            return core.get_num_threads()
+
+        def set_num_threads(self, num_threads: int) -> None:
+            core.set_num_threads(min(num_threads, core.max_threads))
+
+        def get_version(self) -> str:
+            return core.version
+
+    threadpoolctl.register(BpttController)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The number of threads that calls use at first: environment, affinity, cgroups; and threadpoolctl, which limits it."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bptt
+from bptt._threads import available_cores, cpu_quota, default_threads
+
+THREADS = "import bptt; print(bptt.get_num_threads())"
+
+
+def run(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A fresh Python that runs `code` with these variables."""
+    names = ("BPTT_NUM_THREADS", "OMP_NUM_THREADS")
+    others = {name: value for name, value in os.environ.items() if name not in names}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, env=others | environ
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"BPTT_NUM_THREADS": "3"}, 3),
+        ({"BPTT_NUM_THREADS": " 256 ", "OMP_NUM_THREADS": "1"}, 256),
+        ({"OMP_NUM_THREADS": "5"}, 5),
+        ({"OMP_NUM_THREADS": "4,2"}, 4),
+        ({"OMP_NUM_THREADS": " 4 , 2", "BPTT_NUM_THREADS": ""}, 4),
+        ({"OMP_NUM_THREADS": "1000"}, 256),
+    ],
+)
+def test_the_environment_says_how_many(environ: dict[str, str], expected: int) -> None:
+    done = run(THREADS, **environ)
+    assert (done.stdout.strip(), done.stderr) == (str(expected), "")
+
+
+@pytest.mark.parametrize("value", ["x", "0", "-1", "1e3", "2.0", "257", "4,2", "9" * 5000, "\u0664"])
+def test_a_bad_number_of_threads_is_named_at_import(value: str) -> None:
+    with pytest.raises(
+        ImportError, match=r"^bptt: BPTT_NUM_THREADS has value '.+', expected an integer from 1 to 256$"
+    ):
+        default_threads({"BPTT_NUM_THREADS": value, "OMP_NUM_THREADS": "1"})
+
+
+def test_the_import_fails_with_one_line() -> None:
+    done = run("import bptt", BPTT_NUM_THREADS="1e3")
+    last = done.stderr.splitlines()[-1]
+    assert last == "ImportError: bptt: BPTT_NUM_THREADS has value '1e3', expected an integer from 1 to 256"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("value", ["", "x", "0", "-2", "1e3", ",4"])
+def test_a_bad_number_for_openmp_is_ignored(value: str) -> None:
+    assert default_threads({"OMP_NUM_THREADS": value}) == min(available_cores(), 256)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity masks")
+def test_the_affinity_mask_says_how_many() -> None:
+    code = f"import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); {THREADS}"
+    assert run(code).stdout.strip() == "1"
+
+
+def tree(root: Path, cgroup: str, files: dict[str, str]) -> str:
+    """A tree with /proc/self/cgroup and files below /sys/fs/cgroup."""
+    for name, text in {"proc/self/cgroup": cgroup, **{f"sys/fs/cgroup/{name}": files[name] for name in files}}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return str(root)
+
+
+V1 = "12:pids:/a/b\n4:cpu,cpuacct:/a/b\n1:name=systemd:/a/b"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "expected"),
+    [
+        ("0::/a/b", {"cpu.max": "max 100000", "a/cpu.max": "150000 100000", "a/b/cpu.max": "max 100000"}, 1.5),
+        ("0::/a/b", {"a/cpu.max": "150000 100000", "a/b/cpu.max": "50000 100000"}, 0.5),
+        ("0::/a/b", {"a/cpu.max": "50000 100000", "a/b/cpu.max": "150000 100000", "c/cpu.max": "1 100000"}, 0.5),
+        ("0::/", {"cpu.max": "200000 100000"}, 2.0),
+        ("0::/of/the/host", {"cpu.max": "200000 100000"}, 2.0),
+        ("0::/a", {"cgroup.procs": "1", "a/cpu.max": "max 100000"}, math.inf),
+        ("0::/a", {}, math.inf),
+        ("", {}, math.inf),
+        (V1, {"cpu/a/b/cpu.cfs_quota_us": "-1", "cpu/a/b/cpu.cfs_period_us": "100000"}, math.inf),
+        (V1, {"cpu/a/cpu.cfs_quota_us": "25000", "cpu/a/cpu.cfs_period_us": "50000"}, 0.5),
+        (V1 + "\n0::/a/b", {"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3.0),
+        (V1 + "\n0::/a/b", {"pids/a/b/pids.max": "1"}, math.inf),
+    ],
+)
+def test_the_least_quota_counts(tmp_path: Path, cgroup: str, files: dict[str, str], expected: float) -> None:
+    assert cpu_quota(tree(tmp_path, cgroup, files)) == expected
+
+
+def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
+    assert cpu_quota(str(tmp_path)) == math.inf
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(0.5, 1), (1.5, 2), (math.inf, 3), (8.0, 3)])
+def test_a_quota_is_rounded_up(monkeypatch: pytest.MonkeyPatch, quota: float, expected: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    monkeypatch.setattr("bptt._threads.cpu_quota", lambda: quota)
+    assert available_cores() == expected
+
+
+@pytest.mark.parametrize("first", ["bptt", "threadpoolctl"])
+def test_threadpoolctl_sees_and_limits_the_pool(first: str) -> None:
+    pytest.importorskip("threadpoolctl")
+    code = f"""
+import {first}, threadpoolctl, bptt
+bptt.set_num_threads(3)
+ours = [each for each in threadpoolctl.threadpool_info() if each["user_api"] == "bptt"]
+print([(each["num_threads"], each["version"] == bptt.__version__) for each in ours])
+with threadpoolctl.threadpool_limits(1):
+    print(bptt.get_num_threads())
+with threadpoolctl.threadpool_limits(2, user_api="bptt"):
+    print(bptt.get_num_threads())
+with threadpoolctl.threadpool_limits(1000):
+    print(bptt.get_num_threads())
+print(bptt.get_num_threads())
+"""
+    assert run(code).stdout.split("\n") == ["[(3, True)]", "1", "2", "256", "3", ""]
+
+
+def test_threadpoolctl_is_not_needed() -> None:
+    assert run(f"import sys; sys.modules['threadpoolctl'] = None; {THREADS}", BPTT_NUM_THREADS="2").stdout == "2\n"
+
+
+def test_a_program_has_the_last_word() -> None:
+    before = bptt.get_num_threads()
+    try:
+        bptt.set_num_threads(7)
+        assert bptt.get_num_threads() == bptt.config()["threads"] == 7
+    finally:
+        bptt.set_num_threads(before)
