@@ -241,7 +241,7 @@ def test_misuse_is_refused(core: Any) -> None:
         recurrence.forward(np.asfortranarray(case.x), case.state, False)
     with pytest.raises(ValueError, match="no weights"):
         core.Recurrence("lstm", "float32", 4, 8, True).forward(case.x, case.state, False)
-    with pytest.raises(ValueError, match="not a tuple of 2 arrays"):
+    with pytest.raises(ValueError, match="state has type ndarray, expected a tuple of 2 arrays"):
         recurrence.forward(case.x, case.state[0], False)
     with pytest.raises(ValueError, match=r"params has shape \(416,\), expected \(384,\)"):
         core.Recurrence("lstm", "float32", 4, 8, False).pack(case.flat, False)
