@@ -105,7 +105,7 @@ def test_a_stream_gives_the_bits_of_the_whole_sequence(core: Any, cell: str, dty
         case = Case.random(cell, dtype, T, B, I, H)
         recurrence = case.recurrence(core)
         y, final, _ = recurrence.forward(case.x, case.state, False)
-        stream = recurrence.stream(B)
+        stream = core.Stream([recurrence], B)
         stream.state = case.state
         steps = [stream(x).copy() for x in case.x]
         assert np.array(steps).tobytes() == y.tobytes()
@@ -126,7 +126,7 @@ def test_a_stream_keeps_its_weights_and_refuses_what_is_not_exact(core: Any) -> 
     case = Case.random("gru", "float32", 4, 2, 3, 5)
     recurrence = case.recurrence(core)
     expected = recurrence.forward(case.x, None, False)[0]
-    stream = recurrence.stream(2)
+    stream = core.Stream([recurrence], 2)
     recurrence.pack(case.flat * 2, False)
     y = stream(case.x[0])
     assert y.tobytes() == expected[0].tobytes()
@@ -139,7 +139,16 @@ def test_a_stream_keeps_its_weights_and_refuses_what_is_not_exact(core: Any) -> 
     with pytest.raises(ValueError, match=r"state has shape \(1, 1, 5\), expected \(1, 2, 5\)"):
         stream.state = np.zeros((1, 1, 5), np.float32)
     with pytest.raises(ValueError, match="batch is 0, expected at least 1"):
-        recurrence.stream(0)
+        core.Stream([recurrence], 0)
+    with pytest.raises(ValueError, match="kernels have other sizes than before"):
+        stream._take_weights([Case.random("gru", "float32", 4, 2, 3, 6).recurrence(core)], None)
+    with pytest.raises(ValueError, match="kernels have other sizes than before"):
+        stream._take_weights([recurrence, Case.random("gru", "float32", 4, 2, 5, 5).recurrence(core)], None)
+    unpacked = core.Recurrence("gru", "float32", 3, 5, True)
+    with pytest.raises(ValueError, match="there are no weights, expected a call of pack first"):
+        core.Stream([unpacked], 2)
+    stream._take_weights([recurrence], None)
+    assert stream(case.x[1]) is y
 
 
 @every_level
@@ -235,7 +244,7 @@ def test_misuse_is_refused(core: Any) -> None:
         recurrence.forward(off_by_one_byte, case.state, False)
     with pytest.raises(ValueError, match="no weights"):
         core.Recurrence("lstm", "float32", 4, 8, True).forward(case.x, case.state, False)
-    with pytest.raises(ValueError, match="not a tuple of 2 arrays"):
+    with pytest.raises(ValueError, match="state has type ndarray, expected a tuple of 2 arrays"):
         recurrence.forward(case.x, case.state[0], False)
     with pytest.raises(ValueError, match=r"params has shape \(416,\), expected \(384,\)"):
         core.Recurrence("lstm", "float32", 4, 8, False).pack(case.flat, False)

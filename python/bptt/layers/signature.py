@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import textwrap
@@ -38,6 +37,8 @@ def checks_names(init: Constructor[_Self, _P]) -> Constructor[_Self, _P]:
     @functools.wraps(init)
     def checked(self: Any, /, *args: Any, **options: Any) -> None:
         for name in options.keys() - known:
+            import difflib  # needed for this error alone
+
             layer, near = type(self).__name__, difflib.get_close_matches(name, known, 1, 0.75)
             expected = f"expected {near[0]}" if near else f"help(bptt.{layer}) lists all"
             raise TypeError(f"{layer}: there is no option {brief(name)}, {expected}")
