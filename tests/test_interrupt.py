@@ -34,6 +34,11 @@ def sequential_stream() -> Job:
     return lambda: made(x)
 
 
+def linear_stream() -> Job:
+    made, x = bptt.Linear(2000, 2000, init="zeros").stream(16), ones(1000, 16, 2000)
+    return lambda: made(x)
+
+
 def linear() -> Job:
     layer, x = bptt.Linear(3000, 3000, init="zeros"), ones(8000, 3000)
     return lambda: layer(x)
@@ -83,8 +88,8 @@ def packing() -> Job:
 
 
 JOBS = (
-    stream, sequential_stream, linear, linear_backward, cross_entropy, mse, embedding_backward, one_step_of_many_rows,
-    one_step_of_many_rows_backward, one_step_of_a_cell_of_several_stages, packing,
+    stream, sequential_stream, linear_stream, linear, linear_backward, cross_entropy, mse, embedding_backward,
+    one_step_of_many_rows, one_step_of_many_rows_backward, one_step_of_a_cell_of_several_stages, packing,
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@
 
 #include "bindings/own.h"
 #include "bindings/stream_call.h"
-#include "core/gemm.h"
+#include "nn/linear.h"
 
 namespace bptt::bindings {
 
@@ -35,16 +35,14 @@ struct LinearStep {
     else
       bias.clear();
   }
-  void run(const T* x, T* y, Index rows) const {
-    const RowBlocks blocks(rows);
-    product(y, panels.columns, x, panels.depth, Segments{panels.depth}, panels, bias.data(), blocks, 0, blocks.count);
-  }
-  /// For the y of all calls, which x may lie in.
+  /// Into the y of all calls, which x may lie in.
   void step(const T* x, T* y, Index batch) {
-    const Index n = batch * panels.columns;
-    T* to = overlap(x, batch * panels.depth, y, n) ? overlapped.data() : y;
-    run(x, to, batch);
-    if (to != y) std::copy_n(to, n, y);
+    const FlushDenormals flush;  // as in chunks
+    const Index I = panels.depth, O = panels.columns;
+    const RowBlocks blocks(batch);
+    T* to = overlap(x, batch * I, y, batch * O) ? overlapped.data() : y;
+    product(to, O, x, I, Segments{I}, panels, bias.data(), blocks, 0, blocks.count);
+    if (to != y) std::copy_n(to, batch * O, y);
   }
 };
 
@@ -119,7 +117,8 @@ class PyLinearStream : public Own {
     const Index T_ = x.shape(0);
     const T* in = read<T>(x, {T_, batch_, I}, "Stream: x");
     py::array_t<T> y = empty<T>({T_, batch_, O});
-    step.run(in, y.mutable_data(), T_ * batch_);
+    T* out = y.mutable_data();
+    without_gil([&] { return nn::all_rows(out, in, step.panels, step.bias.data(), T_ * batch_, &interrupted); });
     return std::move(y);
   }
 
@@ -162,7 +161,11 @@ class PyEmbeddingStream : public Own {
       const Index T_ = ids.shape(0);
       const std::int64_t* in = read<std::int64_t>(ids, {T_, batch_}, "Stream: x");
       py::array_t<T> y = empty<T>({T_, batch_, E});
-      look_up(in, w, y.mutable_data(), T_ * batch_, V, E);
+      T* out = y.mutable_data();
+      without_gil([&] {
+        look_up(in, w, out, T_ * batch_, V, E);
+        return true;
+      });
       return std::move(y);
     });
   }
