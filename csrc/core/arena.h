@@ -43,6 +43,7 @@ class Arena {
   struct Block {
     void* data = nullptr;
     std::size_t asked = 0, bytes = 0;
+    bool zeros = false;  // the system's own pages, not touched yet
   };
 
   static Arena& instance() {
@@ -71,6 +72,7 @@ class Arena {
           block.data = allocate(block.bytes);
         }
         if (!block.data) throw std::bad_alloc();
+        block.zeros = gives_pages(block.bytes);
         held_ += block.bytes;
       }
       in_use_ += block.asked;
@@ -160,14 +162,23 @@ class Arena {
     free_.erase(oldest);
   }
 
-  /// Null where the system has no more. Large blocks come from the system itself on Linux: malloc would keep them.
+  /// Whether a block comes from the system itself, as large ones do on Linux: malloc would keep them.
+  static bool gives_pages([[maybe_unused]] std::size_t bytes) {
+#if defined(__linux__)
+    return bytes >= kHugePage;
+#else
+    return false;
+#endif
+  }
+
+  /// Null where the system has no more.
   static void* allocate(std::size_t bytes) {
 #if defined(_MSC_VER)
     return _aligned_malloc(bytes, kAlign);
-#elif defined(__linux__)
-    if (bytes >= kHugePage) return allocate_pages(bytes);
-    return std::aligned_alloc(kAlign, bytes);
 #else
+#if defined(__linux__)
+    if (gives_pages(bytes)) return allocate_pages(bytes);
+#endif
     return std::aligned_alloc(kAlign, bytes);
 #endif
   }
@@ -178,7 +189,7 @@ class Arena {
     _aligned_free(block);
 #else
 #if defined(__linux__)
-    if (bytes >= kHugePage) {
+    if (gives_pages(bytes)) {
       munmap(block, bytes);
       return;
     }
@@ -227,6 +238,12 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(Index size)
       : block_(Arena::instance().take(std::size_t(checked_mul(size, sizeof(T))))), size_(size) {}
+  /// Zeros. New pages of the system are not touched: a long memset of them could not be interrupted.
+  static Buffer zeros(Index size) {
+    Buffer buffer(size);
+    if (!buffer.block_.zeros) buffer.clear();
+    return buffer;
+  }
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer&& other) noexcept {
     Buffer(std::move(other)).swap(*this);

@@ -57,12 +57,8 @@ template <class T>
 class SumsByRow {
  public:
   SumsByRow() = default;
-  SumsByRow(Index rows, Index width, Index steps) : rows_(rows), width_(width), recent_(checked_mul(rows, width)) {
-    recent_.clear();
-    if (steps > kSumRows) {
-      total_ = Buffer<double>(recent_.size());
-      total_.clear();
-    }
+  SumsByRow(Index rows, Index width, Index steps) : width_(width), recent_(Buffer<T>::zeros(checked_mul(rows, width))) {
+    if (steps > kSumRows) total_ = Buffer<double>::zeros(recent_.size());
   }
 
   /// Null where there are no sums.
@@ -95,7 +91,7 @@ class SumsByRow {
   }
 
  private:
-  Index rows_ = 0, width_ = 0;
+  Index width_ = 0;
   Buffer<T> recent_;
   Buffer<double> total_;
 };

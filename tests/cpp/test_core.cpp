@@ -34,6 +34,14 @@ void check_arena() {
   for (std::size_t bytes = large; bytes > large / 8; bytes = bytes / 8 * 3) Buffer<char> a{Index(bytes)};
   check(Arena::instance().held() - before <= large / 4 * 5 + (std::size_t(16) << 20), "the arena keeps its bound");
   check(Arena::instance().release() > 0, "free blocks go back");
+  for (Index size : {Index(1000), Index(large)}) {
+    for (int again = 0; again < 2; ++again) {
+      auto zeros = Buffer<char>::zeros(size);
+      check(std::all_of(zeros.data(), zeros.data() + size, [](char c) { return c == 0; }), "zeros");
+      std::fill_n(zeros.data(), size, char(1));
+    }
+  }
+  Arena::instance().release();
   check_equal(Arena::instance().held(), before, "and are no longer held");
   check_throws<std::bad_alloc>([] { Buffer<double> b(Index(1) << 60); }, "an impossible size");
   check_throws<std::bad_alloc>([] { checked_mul(Index(1) << 40, Index(1) << 40); }, "a product beyond 64 bits");
