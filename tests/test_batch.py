@@ -18,6 +18,8 @@ LENGTHS = np.array([3, 7, 1, 5])
 INSIDE = np.arange(T)[:, None] < LENGTHS  # [T,B]
 RESETS = np.random.default_rng(1).random((T, B)) < 0.3
 HOLES = INSIDE & (np.random.default_rng(2).random((T, B)) < 0.7)  # counts in the loss; no padding mask
+SCATTERED = HOLES.copy()
+SCATTERED[-1] = True  # no row looks padded
 
 
 def model_of(*, both: bool = True, batch_first: bool = False) -> bptt.Sequential:
@@ -61,9 +63,9 @@ def assert_same(got: tuple[list[float], Any], expected: tuple[list[float], Any])
         {"lengths": LENGTHS, "mask": HOLES},
         {"lengths": LENGTHS, "mask": np.ones((T, B), bool)},
         {"resets": RESETS},
-        {"mask": HOLES},
+        {"mask": SCATTERED},
         {"lengths": [T] * B, "mask": INSIDE},
-        {"resets": RESETS, "mask": HOLES},
+        {"resets": RESETS, "mask": SCATTERED},
     ],
 )
 def test_lengths_resets_and_masks_reach_layers_and_loss(both: bool, fields: dict[str, Any]) -> None:
@@ -108,7 +110,7 @@ def test_a_plain_mask_of_padding_gives_the_lengths() -> None:
 @pytest.mark.parametrize("both", [True, False])
 def test_a_mask_that_is_no_padding_hides_steps_from_the_loss_alone(both: bool) -> None:
     x, target = arrays()
-    for mask in (HOLES, INSIDE[::-1], np.ones((T, B), bool)):
+    for mask in (SCATTERED, INSIDE[::-1], np.ones((T, B), bool)):
         expected = by_hand(model_of(both=both), x, target, None, None, mask)
         assert_same(fitted(model_of(both=both), [(x, target, mask)]), expected)
     if not both:  # what a row's last steps hold cannot reach the steps before
@@ -288,4 +290,16 @@ def test_wrong_batches_are_named(batch: Batch, options: Any, error: type[Excepti
 
 
 def test_rows_without_steps_alone_make_no_update() -> None:
-    assert fitted(model_of(), [Batch(X, TARGET, [0] * B)])[0] == []
+    none, some = Batch(X, TARGET, [0] * B), Batch(X, TARGET, [1] * B)
+    assert len(fitted(model_of(), [none, some, none])[0]) == 1
+    with pytest.raises(ValueError, match=r"^fit: no step of epoch 0 counts, expected a longer row"):
+        fitted(model_of(), [none])
+
+
+def test_a_mask_that_may_be_padding_or_not_is_refused_for_a_bidirectional_model() -> None:
+    mask = INSIDE.copy()
+    mask[0, 0] = False
+    with pytest.raises(ValueError, match=r"^fit: mask is False inside rows and at their ends, expected lengths"):
+        fitted(model_of(), [(*arrays(), mask)])
+    fitted(model_of(both=False), [(*arrays(), mask)])
+    fitted(model_of(), [Batch(*arrays(), lengths=[T] * B, mask=mask)])

@@ -87,9 +87,22 @@ def packing() -> Job:
     return lambda: layer.forward(x)
 
 
+def narrow_linear_backward() -> Job:
+    layer, x = bptt.Linear(16, 16, init="zeros"), ones(3_000_000, 16)
+    y, tape = layer.forward(x)
+    return lambda: layer.backward(tape, y)
+
+
+def one_frequent_id() -> Job:
+    layer, ids = bptt.Embedding(1000, 300, init="zeros"), np.zeros(1_000_000, int)
+    y, tape = layer.forward(ids)
+    return lambda: layer.backward(tape, y)
+
+
 JOBS = (
     stream, sequential_stream, linear_stream, linear, linear_backward, cross_entropy, mse, embedding_backward,
     one_step_of_many_rows, one_step_of_many_rows_backward, one_step_of_a_cell_of_several_stages, packing,
+    narrow_linear_backward, one_frequent_id,
 )  # fmt: skip
 
 
@@ -135,3 +148,51 @@ def test_an_exception_of_a_handler_ends_the_call_and_the_next_one_works(make: Ca
         signal.signal(signal.SIGALRM, before)
     y, _ = bptt.GRU(2, 3, seed=0)(ones(2, 2, 2))
     assert np.isfinite(y).all()
+
+
+class Late(Exception):  # noqa: N818 (not an error)
+    """Raised by a handler."""
+
+
+@pytest.mark.parametrize("of_layers", [1, 2, "model"])
+def test_an_interrupted_chunk_leaves_the_state_as_it_was(of_layers: Any) -> None:
+    """The layers would be at different steps."""
+    if of_layers == "model":
+        layers: Any = bptt.Sequential(
+            bptt.GRU(64, 128, seed=0), bptt.Linear(128, 128, seed=0), bptt.GRU(128, 128, seed=1)
+        )
+    else:
+        layers = bptt.GRU(64, 128, of_layers, seed=0)
+    made = layers.stream(16)
+    made(ones(3, 16, 64))
+    before = [np.array(part) for part in made.state] if of_layers == "model" else [made.state]
+
+    def raise_late(number: int, frame: Any) -> None:
+        raise Late
+
+    handler = signal.signal(signal.SIGALRM, raise_late)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    x = ones(20_000, 16, 64)
+    try:
+        with pytest.raises(Late):
+            made(x)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    after = made.state if of_layers == "model" else [made.state]
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_handler_may_use_the_layer_that_is_being_packed() -> None:
+    layer, x = bptt.LSTM(6000, 3000, init="zeros"), ones(1, 1, 6000)
+    inner: list[Any] = []
+    handler = signal.signal(signal.SIGALRM, lambda number, frame: inner.append(layer(x)[0]))
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    try:
+        y, _ = layer(x)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    assert not y.any()
+    assert all(not each.any() for each in inner)

@@ -289,4 +289,4 @@ def test_sizes_beyond_all_memory_are_refused(core: Any, size: int) -> None:
                 small.memory(steps, batch, setup, True)
     small.pack(np.zeros(3 * 3 * 2 + 3 * 3 * 3 + 3 * 3 + 3, np.float32), False)
     with pytest.raises((ValueError, MemoryError)):
-        small.stream(size, none)
+        core.Stream([small], size, none)

@@ -364,3 +364,18 @@ def test_many_threads_may_use_one_layer():
     for a, b in zip(alone, together, strict=True):
         np.testing.assert_array_equal(a[0], b[0])
         np.testing.assert_array_equal(a[2].flat, b[2].flat)
+
+
+@pytest.mark.parametrize(
+    "name", ["params", "hidden_size", "zoneout", "dropout", "bidirectional", "batch_first", "seed"]
+)
+def test_what_a_layer_was_made_with_cannot_be_assigned(name):
+    layer = make("gru")
+    with pytest.raises(AttributeError, match=rf"^GRU: {name} is fixed when the layer is made, expected "):
+        setattr(layer, name, 2)
+    layer.note = "a user's own"
+    dropout = bptt.Dropout(0.5)
+    dropout.p = 0.25
+    assert repr(dropout) == "Dropout(0.25)"
+    with pytest.raises(ValueError, match=r"^Dropout: p has value 2"):
+        dropout.p = 2

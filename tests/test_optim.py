@@ -345,3 +345,9 @@ def test_messages_about_large_models_are_short():
 def test_wrong_options_are_named(make, error, message):
     with pytest.raises(error, match=f"^{message}"):
         make()
+
+
+def test_swapped_arguments_are_named():
+    params = make_params()
+    with pytest.raises(ValueError, match=r"^SGD.step: params is writable, as gradients are, expected model.params"):
+        SGD(0.1).step(make_grads(params), params)

@@ -200,7 +200,7 @@ def test_what_cannot_stand_in_a_sequential():
         ([*linear, *linear], ValueError, r"layer 1, Linear, has the parameters of layer 0.*help\(bptt.Sequential\)"),
         ([*linear, copy.copy(linear[0])], ValueError, "layer 1, Linear, has the parameters of layer 0, expected its"),
         ([copy.deepcopy(gru), bptt.Embedding(2, 2)], ValueError, "layer 1 has type Embedding, expected it at the"),
-        ([bptt.Linear], TypeError, "layer 0 has type type, expected a layer"),
+        ([bptt.Linear], TypeError, "layer 0 is the class Linear, expected a layer"),
         ([bptt.Sequential(bptt.Dropout())], TypeError, "layer 0 has type Sequential, expected a layer"),
         ([bptt.RNN(2, 2), bptt.RNN(2, 2, batch_first=True)], ValueError, "layers differ in batch_first"),
         ([bptt.RNN(2, 2), bptt.Linear(2, 2, dtype="f8")], TypeError, "dtypes float32, float64, expected one"),

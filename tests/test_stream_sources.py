@@ -231,7 +231,7 @@ def test_one_call_at_a_time() -> None:
         except RuntimeError as error:
             refused.append(str(error))
     worker.join()
-    assert set(refused) == {"Stream: a call on another thread is not over, expected one call at a time"}
+    assert set(refused) == {"Stream: another call is not over, expected one call at a time"}
     assert stream.state[0].shape == (1, 1, 32)
 
 

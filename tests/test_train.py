@@ -222,7 +222,7 @@ BOTH = bptt.GRU(V, V, bidirectional=True)
             [(IDS, IDS)],
             {"model": bptt.GRU},
             TypeError,
-            "model has type type, expected a Sequential or a recurrent layer",
+            "model is the class GRU, expected a Sequential or a recurrent layer",
         ),
         (
             [(IDS, IDS)],

@@ -14,6 +14,7 @@
 
 #include "bindings/gil.h"
 #include "core/arena.h"
+#include "core/threads/interrupt.h"
 #include "core/vec.h"
 
 namespace bptt::bindings {
@@ -142,15 +143,30 @@ auto for_dtype(const py::array& a, const char* name, F&& f) {
   throw dtype_error(a, name, "float32 or float64");
 }
 
-/// Runs a job without the GIL; false, where it was called off, becomes the exception that is set.
+/// Runs job() or job(poll) without the GIL; false, where it was called off, becomes the exception that is set.
 template <class Job>
 void without_gil(const Job& job) {
   bool complete;
   {
     const GilRelease release;
-    complete = job();
+    if constexpr (std::is_invocable_v<Job, Poll&>) {
+      Poll poll(&interrupted);
+      complete = job(poll);
+    } else {
+      complete = job();
+    }
   }
   if (!complete) throw py::error_already_set();
+}
+
+/// Raises unless the N ids that `mask` keeps are within [0, count).
+inline void check_ids(const std::int64_t* ids, Index N, Index count, const bool* mask, const char* name) {
+  for (Index n = 0; n < N; ++n) {
+    if ((!mask || mask[n]) && (ids[n] < 0 || ids[n] >= count)) {
+      throw py::value_error(std::string(name) + " has the value " + std::to_string(ids[n]) + ", expected 0 to " +
+                            std::to_string(count - 1));
+    }
+  }
 }
 
 }  // namespace bptt::bindings

@@ -24,7 +24,7 @@ py::array linear_forward(const py::array& x, const py::array& weight, const std:
     const T* b = bias ? read<T>(*bias, {O}, "linear_forward: bias") : nullptr;
     py::array_t<T> y = empty<T>({N, O});
     T* out = y.mutable_data();
-    without_gil([&] { return nn::linear_forward(out, in, w, b, N, I, O, &interrupted); });
+    without_gil([&](Poll& poll) { return nn::linear_forward(out, in, w, b, N, I, O, poll); });
     return y;
   });
 }
@@ -42,19 +42,9 @@ py::array linear_backward(const py::array& x, const py::array& weight, const py:
     T* db = dbias ? write<T>(*dbias, {O}, "linear_backward: dbias") : nullptr;
     py::array_t<T> dx = empty<T>({N, I});
     T* din = dx.mutable_data();
-    without_gil([&] { return nn::linear_backward(din, dw, db, in, w, dout, N, I, O, &interrupted); });
+    without_gil([&](Poll& poll) { return nn::linear_backward(din, dw, db, in, w, dout, N, I, O, poll); });
     return dx;
   });
-}
-
-/// Raises unless the N ids that `mask` keeps are within [0, count).
-void check_ids(const std::int64_t* ids, Index N, Index count, const bool* mask, const char* name) {
-  for (Index n = 0; n < N; ++n) {
-    if ((!mask || mask[n]) && (ids[n] < 0 || ids[n] >= count)) {
-      throw py::value_error(std::string(name) + " has the value " + std::to_string(ids[n]) + ", expected 0 to " +
-                            std::to_string(count - 1));
-    }
-  }
 }
 
 py::array embedding_forward(const py::array& ids, const py::array& weight) {
@@ -67,9 +57,9 @@ py::array embedding_forward(const py::array& ids, const py::array& weight) {
     const std::int64_t* index = read<std::int64_t>(ids, {N}, "embedding_forward: ids");
     py::array_t<T> y = empty<T>({N, E});
     T* out = y.mutable_data();
-    without_gil([&] {
+    without_gil([&](Poll& poll) {
       check_ids(index, N, V, nullptr, "embedding_forward: ids");
-      return nn::embedding_forward(out, index, w, N, E, &interrupted);
+      return nn::embedding_forward(out, index, w, N, E, poll);
     });
     return y;
   });
@@ -84,9 +74,9 @@ void embedding_backward(const py::array& ids, const py::array& dy, py::array& dw
     const T* dout = read<T>(dy, {N, E}, "embedding_backward: dy");
     T* dw = write<T>(dweight, {V, E}, "embedding_backward: dweight");
     const std::int64_t* index = read<std::int64_t>(ids, {N}, "embedding_backward: ids");
-    without_gil([&] {
+    without_gil([&](Poll& poll) {
       check_ids(index, N, V, nullptr, "embedding_backward: ids");
-      return nn::embedding_backward(dw, index, dout, N, V, E, &interrupted);
+      return nn::embedding_backward(dw, index, dout, N, V, E, poll);
     });
   });
 }
@@ -106,9 +96,9 @@ py::tuple cross_entropy(const py::array& logits, const py::array& targets, const
     py::array_t<T> dlogits = empty<T>({N, C});
     T* dz = dlogits.mutable_data();
     double loss = 0;
-    without_gil([&] {
+    without_gil([&](Poll& poll) {
       check_ids(target, N, C, keep, "cross_entropy: targets");
-      return nn::cross_entropy(&loss, dz, z, target, keep, scale, N, C, &interrupted);
+      return nn::cross_entropy(&loss, dz, z, target, keep, scale, N, C, poll);
     });
     return py::make_tuple(loss, dlogits);
   });
@@ -125,7 +115,7 @@ py::tuple mse(const py::array& prediction, const py::array& target, const std::o
     py::array_t<T> dprediction = empty<T>({N, F});
     T* dp = dprediction.mutable_data();
     double loss = 0;
-    without_gil([&] { return nn::mse(&loss, dp, p, t, keep, scale, N, F, &interrupted); });
+    without_gil([&](Poll& poll) { return nn::mse(&loss, dp, p, t, keep, scale, N, F, poll); });
     return py::make_tuple(loss, dprediction);
   });
 }

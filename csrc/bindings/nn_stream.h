@@ -11,6 +11,7 @@
 
 #include "bindings/own.h"
 #include "bindings/stream_call.h"
+#include "nn/embedding.h"
 #include "nn/linear.h"
 
 namespace bptt::bindings {
@@ -118,7 +119,7 @@ class PyLinearStream : public Own {
     const T* in = read<T>(x, {T_, batch_, I}, "Stream: x");
     py::array_t<T> y = empty<T>({T_, batch_, O});
     T* out = y.mutable_data();
-    without_gil([&] { return nn::all_rows(out, in, step.panels, step.bias.data(), T_ * batch_, &interrupted); });
+    without_gil([&](Poll& poll) { return nn::all_rows(out, in, step.panels, step.bias.data(), T_ * batch_, poll); });
     return std::move(y);
   }
 
@@ -162,9 +163,9 @@ class PyEmbeddingStream : public Own {
       const std::int64_t* in = read<std::int64_t>(ids, {T_, batch_}, "Stream: x");
       py::array_t<T> y = empty<T>({T_, batch_, E});
       T* out = y.mutable_data();
-      without_gil([&] {
-        look_up(in, w, out, T_ * batch_, V, E);
-        return true;
+      without_gil([&](Poll& poll) {
+        check_ids(in, T_ * batch_, V, nullptr, "Stream: x");
+        return nn::embedding_forward(out, in, w, T_ * batch_, E, poll);
       });
       return std::move(y);
     });
@@ -189,13 +190,8 @@ class PyEmbeddingStream : public Own {
  private:
   template <class T>
   static void look_up(const std::int64_t* ids, const T* weight, T* y, Index n, Index V, Index E) {
-    for (Index i = 0; i < n; ++i) {
-      if (ids[i] < 0 || ids[i] >= V) {
-        throw py::value_error("Stream: x has the value " + std::to_string(ids[i]) + ", expected 0 to " +
-                              std::to_string(V - 1));
-      }
-      std::copy_n(weight + ids[i] * E, E, y + i * E);
-    }
+    check_ids(ids, n, V, nullptr, "Stream: x");
+    for (Index i = 0; i < n; ++i) std::copy_n(weight + ids[i] * E, E, y + i * E);
   }
 
   py::array weight_;

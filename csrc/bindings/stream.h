@@ -130,19 +130,24 @@ class PyStream : public Own {
     const T* in = read<T>(x, {T_, batch_, I}, "Stream: x");
     py::array_t<T> y = empty<T>({T_, batch_, H});
     T* out = y.mutable_data();
-    without_gil([&] { return chunk(layers, in, out, T_); });
+    const py::object before = get_state_now();
+    try {
+      without_gil([&](Poll& poll) { return chunk(layers, in, out, T_, poll); });
+    } catch (...) {
+      set_state_as(layers, before);  // the layers are at different steps
+      throw;
+    }
     return std::move(y);
   }
 
   /// Layer by layer, so that the weights of one stay in the cache. False when called off, between two steps of a layer.
   template <class T>
-  bool chunk(const Layers<T>& layers, const T* x, T* y, Index steps) const {
+  bool chunk(const Layers<T>& layers, const T* x, T* y, Index steps, Poll& poll) const {
     Buffer<T> before;
     for (std::size_t k = 0; k < layers.size(); ++k) {
       const Index I = batch_ * all_[k]->input(), H = batch_ * width_[0];
       Buffer<T> own = k + 1 < layers.size() ? Buffer<T>(checked_mul(steps, H)) : Buffer<T>();
       T* out = k + 1 < layers.size() ? own.data() : y;
-      Poll poll(&interrupted);
       for (Index t = 0; t < steps; ++t) {
         std::copy_n(layers[k]->step(x + t * I), H, out + t * H);
         if (poll()) return false;

@@ -14,8 +14,7 @@ namespace bptt::bindings {
 class OneCall {
  public:
   explicit OneCall(std::atomic<bool>& busy) : busy_(busy) {
-    if (exchange(busy))
-      throw std::runtime_error("Stream: a call on another thread is not over, expected one call at a time");
+    if (exchange(busy)) throw std::runtime_error("Stream: another call is not over, expected one call at a time");
   }
   OneCall(const OneCall&) = delete;
   ~OneCall() { busy_.store(false, std::memory_order_release); }

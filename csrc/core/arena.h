@@ -39,7 +39,7 @@ inline Index checked_mul(Index a, Index b) {
 
 class Arena {
  public:
-  /// What a caller asked for, rounded to a size class, and what the block has: up to twice as much.
+  /// What a caller asked for, rounded to a size class, and what the block has: up to 5/4 of that.
   struct Block {
     void* data = nullptr;
     std::size_t asked = 0, bytes = 0;
@@ -55,30 +55,25 @@ class Arena {
   BPTT_NOINLINE Block take(std::size_t bytes) {
     Block block;
     block.asked = size_class(bytes);
+    std::vector<Free> returned;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       auto fit = std::lower_bound(free_.begin(), free_.end(), block.asked, Smaller());
-      if (fit != free_.end() && fit->bytes / 2 <= block.asked) {
+      if (fit != free_.end() && fit->bytes <= block.asked + block.asked / 4) {
         fit = std::upper_bound(fit, free_.end(), fit->bytes, Smaller()) - 1;  // the last one given is in the cache
         block.bytes = fit->bytes;
         block.data = fit->data;
         free_.erase(fit);
       } else {
-        make_room(block.asked);
+        make_room(block.asked, returned);
         block.bytes = block.asked;
-        block.data = allocate(block.bytes);
-        while (!block.data && !free_.empty()) {
-          drop_oldest();
-          block.data = allocate(block.bytes);
-        }
-        if (!block.data) throw std::bad_alloc();
-        block.zeros = gives_pages(block.bytes);
         held_ += block.bytes;
       }
       in_use_ += block.asked;
       most_ = std::max(most_, in_use_);
       peak_ = std::max(peak_, in_use_);
     }
+    if (!block.data) allocate(block, returned);
     poison(block.data, block.bytes);
     unpoison(block.data, bytes);
     return block;
@@ -111,11 +106,14 @@ class Arena {
 
   /// Returns every free block to the system; the number of bytes.
   std::size_t release() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    const std::size_t before = held_;
-    while (!free_.empty()) drop_oldest();
-    most_ = in_use_;
-    return before - held_;
+    std::vector<Free> returned;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      returned.swap(free_);
+      for (const Free& each : returned) held_ -= each.bytes;
+      most_ = in_use_;
+    }
+    return deallocate(returned);
   }
 
   /// Eighths of a power of two, so that sequences of nearly equal length share blocks; at most 12.5 % is unused.
@@ -148,18 +146,39 @@ class Arena {
     return arena;
   }
 
-  /// Returns free blocks until another one of `bytes` keeps the bound.
-  void make_room(std::size_t bytes) {
+  /// Takes the free blocks that have waited longest off the list until another one of `bytes` keeps the bound.
+  void make_room(std::size_t bytes, std::vector<Free>& returned) {
     const std::size_t most = std::max(most_, in_use_ + bytes);
-    while (!free_.empty() && held_ + bytes > most + most / 4 + kSlack) drop_oldest();
+    while (!free_.empty() && held_ + bytes > most + most / 4 + kSlack) {
+      const auto oldest =
+          std::min_element(free_.begin(), free_.end(), [](const Free& a, const Free& b) { return a.since < b.since; });
+      held_ -= oldest->bytes;
+      returned.push_back(*oldest);
+      free_.erase(oldest);
+    }
   }
 
-  void drop_oldest() {
-    const auto oldest =
-        std::min_element(free_.begin(), free_.end(), [](const Free& a, const Free& b) { return a.since < b.since; });
-    deallocate(oldest->data, oldest->bytes);
-    held_ -= oldest->bytes;
-    free_.erase(oldest);
+  /// New memory for a block that is counted already; without the lock, since the system may take long.
+  void allocate(Block& block, std::vector<Free>& returned) {
+    deallocate(returned);
+    block.data = allocate(block.bytes);
+    if (!block.data && release() > 0) block.data = allocate(block.bytes);
+    block.zeros = gives_pages(block.bytes);
+    if (block.data) return;
+    std::lock_guard<std::mutex> lock(mutex_);
+    held_ -= block.bytes;
+    in_use_ -= block.asked;
+    throw std::bad_alloc();
+  }
+
+  /// The number of bytes.
+  static std::size_t deallocate(const std::vector<Free>& blocks) {
+    std::size_t total = 0;
+    for (const Free& each : blocks) {
+      deallocate(each.data, each.bytes);
+      total += each.bytes;
+    }
+    return total;
   }
 
   /// Whether a block comes from the system itself, as large ones do on Linux: malloc would keep them.

@@ -11,11 +11,10 @@ namespace bptt {
 /// f(thread, begin, end) over [0, n): each thread takes its share in pieces of `piece` items. The caller's thread polls
 /// after each of its pieces. False where the loop was called off.
 template <class F>
-bool for_pieces(Index n, Index piece, int threads, Poll::Interrupted interrupted, const F& f) {
+bool for_pieces(Index n, Index piece, int threads, Poll& poll, const F& f) {
   bool complete = true;
   Pool::instance().run(threads, [&](int thread, Barrier& barrier) {
     const Share share(n, thread, barrier.size());
-    Poll poll(interrupted);
     for (Index begin = share.begin; begin < share.end && !barrier.cancelled(); begin += piece) {
       f(thread, begin, std::min(share.end, begin + piece));
       if (thread == 0 && poll()) barrier.cancel();

@@ -35,17 +35,26 @@ struct SumTarget {
 /// out[j] = sum over rows of a[row*ld + j], j in [begin, end).
 template <class T>
 void column_sums(T* out, const T* a, Index ld, Index rows, Index begin, Index end) {
-  constexpr Index W = Vec<T>::kSize;
-  for (Index j = begin; j < end; j += W) {
-    const Index n = std::min(W, end - j);
-    double total[W] = {};
+  constexpr Index W = Vec<T>::kSize, N = 64 / (W * Index(sizeof(T))), kWidth = N * W;  // a cache line of columns
+  for (Index j = begin; j < end; j += kWidth) {
+    const Index n = std::min(kWidth, end - j);
+    double total[kWidth] = {};
     for (Index first = 0; first < rows; first += kSumRows) {
-      Vec<T> sum(T(0));
+      T part[kWidth] = {};
       const Index last = std::min(rows, first + kSumRows);
-      for (Index row = first; row < last; ++row) sum = sum + Vec<T>::load(a + row * ld + j, n);
-      T lanes[W];
-      sum.store(lanes);
-      for (Index i = 0; i < W; ++i) total[i] += double(lanes[i]);
+      if (n == kWidth) {
+        Vec<T> sum[N];
+        for (auto& each : sum) each = Vec<T>(T(0));
+        for (Index row = first; row < last; ++row) {
+          for (Index u = 0; u < N; ++u) sum[u] = sum[u] + Vec<T>::load(a + row * ld + j + u * W);
+        }
+        for (Index u = 0; u < N; ++u) sum[u].store(part + u * W);
+      } else {
+        for (Index row = first; row < last; ++row) {
+          for (Index i = 0; i < n; ++i) part[i] += a[row * ld + j + i];
+        }
+      }
+      for (Index i = 0; i < n; ++i) total[i] += double(part[i]);
     }
     for (Index i = 0; i < n; ++i) out[j + i] = T(total[i]);
   }

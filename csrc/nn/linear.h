@@ -14,10 +14,10 @@ inline int threads_for(double flops) { return flops < 1e7 ? 1 : Pool::size().loa
 
 /// c [rows,columns] = a [rows,depth] b + bias.
 template <class T>
-bool all_rows(T* c, const T* a, const Panels<T>& b, const T* bias, Index rows, Poll::Interrupted interrupted) {
+bool all_rows(T* c, const T* a, const Panels<T>& b, const T* bias, Index rows, Poll& poll) {
   const RowBlocks blocks(rows);
   const double work = 2.0 * kTileRows * double(b.depth) * double(b.columns);  // of a block of rows
-  return for_pieces(blocks.count, piece_of(work), threads_for(work * double(blocks.count)), interrupted,
+  return for_pieces(blocks.count, piece_of(work), threads_for(work * double(blocks.count)), poll,
                     [&](int, Index begin, Index end) {
                       product(c, b.columns, a, b.depth, Segments{b.depth}, b, bias, blocks, begin, end);
                     });
@@ -25,25 +25,24 @@ bool all_rows(T* c, const T* a, const Panels<T>& b, const T* bias, Index rows, P
 
 /// pack(share) for the blocks of b; a weight takes as long as ten operations.
 template <class T, class Pack>
-bool all_blocks(const Panels<T>& b, Poll::Interrupted interrupted, const Pack& pack) {
+bool all_blocks(const Panels<T>& b, Poll& poll, const Pack& pack) {
   const double work = 10.0 * double(b.depth) * Vec<T>::kSize;
-  return for_pieces(b.blocks(), piece_of(work), threads_for(work * double(b.blocks())), interrupted,
+  return for_pieces(b.blocks(), piece_of(work), threads_for(work * double(b.blocks())), poll,
                     [&](int, Index begin, Index end) { pack(Share(begin, end)); });
 }
 
 template <class T>
-bool linear_forward(T* y, const T* x, const T* weight, const T* bias, Index N, Index I, Index O,
-                    Poll::Interrupted interrupted) {
+bool linear_forward(T* y, const T* x, const T* weight, const T* bias, Index N, Index I, Index O, Poll& poll) {
   Panels<T> panels(I, O);
-  return all_blocks(panels, interrupted, [&](const Share& share) { panels.pack_transposed(weight, I, share); }) &&
-         all_rows(y, x, panels, bias, N, interrupted);
+  return all_blocks(panels, poll, [&](const Share& share) { panels.pack_transposed(weight, I, share); }) &&
+         all_rows(y, x, panels, bias, N, poll);
 }
 
 namespace detail {
 
 /// dW [O,I] = dy^T x, which takes kLongSum rows at a time and each tile of dW for itself.
 template <class T>
-bool weight_gradient(T* dweight, const T* x, const T* dy, Index N, Index I, Index O, Poll::Interrupted interrupted) {
+bool weight_gradient(T* dweight, const T* x, const T* dy, Index N, Index I, Index O, Poll& poll) {
   constexpr int W = Vec<T>::kSize, kWidth = 4;  // registers of columns of a tile
   constexpr Index kHeight = 48;                 // rows of a tile: a multiple of every height of outer's own
   const Index column_blocks = ceil_div(I, W), groups = ceil_div(column_blocks, kWidth), slices = ceil_div(O, kHeight);
@@ -54,7 +53,7 @@ bool weight_gradient(T* dweight, const T* x, const T* dy, Index N, Index I, Inde
   bool complete = true;
   for (Index first = 0; first < N && complete; first += kLongSum) {
     const Index end = std::min(N, first + kLongSum);
-    complete = for_pieces(groups * slices, 1, threads, interrupted, [&](int thread, Index item, Index) {
+    complete = for_pieces(groups * slices, 1, threads, poll, [&](int thread, Index item, Index) {
       T* panel = panels.data() + thread * kSumRows * kWidth * W;
       const Index column = item / slices * kWidth, m = item % slices * kHeight;
       for_block_runs<kWidth>(column, std::min(column_blocks, column + kWidth), [&](auto width, Index block) {
@@ -76,14 +75,14 @@ bool weight_gradient(T* dweight, const T* x, const T* dy, Index N, Index I, Inde
 
 template <class T>
 bool linear_backward(T* dx, T* dweight, T* dbias, const T* x, const T* weight, const T* dy, Index N, Index I, Index O,
-                     Poll::Interrupted interrupted) {
+                     Poll& poll) {
   Panels<T> panels(O, I);
-  if (!all_blocks(panels, interrupted, [&](const Share& share) { panels.pack(weight, I, share); })) return false;
-  if (!all_rows(dx, dy, panels, static_cast<const T*>(nullptr), N, interrupted)) return false;
-  if (!detail::weight_gradient(dweight, x, dy, N, I, O, interrupted)) return false;
+  if (!all_blocks(panels, poll, [&](const Share& share) { panels.pack(weight, I, share); })) return false;
+  if (!all_rows(dx, dy, panels, static_cast<const T*>(nullptr), N, poll)) return false;
+  if (!detail::weight_gradient(dweight, x, dy, N, I, O, poll)) return false;
   if (!dbias) return true;
   const double work = 10.0 * double(N);
-  return for_pieces(O, 64, threads_for(work * double(O)), interrupted,
+  return for_pieces(O, 64, threads_for(work * double(O)), poll,
                     [&](int, Index begin, Index end) { column_sums(dbias, dy, O, N, begin, end); });
 }
 

@@ -43,11 +43,11 @@ double cross_entropy_row(T* dz, const T* z, Index target, Index C, T scale) {
 /// loss, and dlogits [N,C] of logits [N,C]; targets [N] within [0,C) where kept.
 template <class T>
 bool cross_entropy(double* loss, T* dlogits, const T* logits, const std::int64_t* targets, const bool* mask,
-                   double scale, Index N, Index C, Poll::Interrupted interrupted) {
+                   double scale, Index N, Index C, Poll& poll) {
   Buffer<double> losses(N);
   const double work = 20.0 * double(C);
   const int threads = work * double(N) < 1e6 ? 1 : Pool::size().load();
-  const bool complete = for_pieces(N, piece_of(work), threads, interrupted, [&](int, Index begin, Index end) {
+  const bool complete = for_pieces(N, piece_of(work), threads, poll, [&](int, Index begin, Index end) {
     for (Index n = begin; n < end; ++n) {
       losses[n] = 0;
       if (mask && !mask[n])
@@ -65,10 +65,10 @@ bool cross_entropy(double* loss, T* dlogits, const T* logits, const std::int64_t
 /// loss, and dprediction [N,F] of prediction and target [N,F].
 template <class T>
 bool mse(double* loss, T* dprediction, const T* prediction, const T* target, const bool* mask, double scale, Index N,
-         Index F, Poll::Interrupted interrupted) {
+         Index F, Poll& poll) {
   const T factor = T(2 * scale);
   double sum = 0;
-  const bool complete = for_pieces(N, piece_of(10.0 * double(F)), 1, interrupted, [&](int, Index begin, Index end) {
+  const bool complete = for_pieces(N, piece_of(10.0 * double(F)), 1, poll, [&](int, Index begin, Index end) {
     for (Index n = begin; n < end; ++n) {
       for (Index i = n * F; i < (n + 1) * F; ++i) {
         const T error = !mask || mask[n] ? prediction[i] - target[i] : T(0);

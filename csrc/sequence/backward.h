@@ -57,7 +57,7 @@ class Backward final : public Run {
   bool run() {
     if (time_.batch == 0 || time_.steps == 0) {
       dweights_.set_zero();
-      return finish(interrupted_);
+      return finish(poll_);
     }
     std::unique_ptr<Forward<Cell, T>> again;
     if (tape_.segmented()) {
@@ -77,7 +77,7 @@ class Backward final : public Run {
       if (!complete) return false;
       if (i > 0) keep_first(begin);
     }
-    return finish(interrupted_);
+    return finish(poll_);
   }
 
   bool advance(Index begin, Index end) override {
@@ -93,14 +93,16 @@ class Backward final : public Run {
       weight_gradient(reached_, summed_, 0, 1, [](Index) { return false; });
       summed_ = reached_;
     }
-    if (last) finish([] { return false; });  // an interrupt could not be reported here: it waits for the next poll
+    if (!last) return;
+    Poll silent([] { return false; });  // an interrupt could not be reported here: it waits for the next poll
+    finish(silent);
   }
 
  private:
   static constexpr Index kRow = kRowValues<Cell>;
 
   /// The gradients of the initial states, and the sums that remain. False where it was called off.
-  bool finish(Poll::Interrupted interrupted) {
+  bool finish(Poll& poll) {
     const FlushDenormals flush;  // as in the loop, on whatever thread
     constexpr int W = Vec<T>::kSize;
     const Index B = time_.batch, active = time_.rows(0);
@@ -109,7 +111,7 @@ class Backward final : public Run {
     const RowBlocks blocks(active);
     const double work = 2.0 * kTileRows * double(kHiddenGates<Cell> * w_.H) * double(w_.R);
     const bool complete =
-        for_pieces(blocks.count, piece_of(work), plan_.threads, interrupted, [&](int, Index begin, Index end) {
+        for_pieces(blocks.count, piece_of(work), plan_.threads, poll, [&](int, Index begin, Index end) {
           product(products.data(), w_.Hp, gates(0), kRow * w_.Hp, through(), w_.h_back, static_cast<const T*>(nullptr),
                   blocks, begin, end);
         });

@@ -107,7 +107,8 @@ struct Weights {
     const Index to_x = blocks, to_h = to_x + (training ? x_back.blocks() : 0),
                 end = to_h + (training ? h_back.blocks() : 0);
     const Index piece = piece_of(10.0 * double(G * (I + R + H)) * W);  // a weight takes as long as ten operations
-    return for_pieces(end, piece, threads, interrupted, [&](int, Index first, Index last) {
+    Poll poll(interrupted);
+    return for_pieces(end, piece, threads, poll, [&](int, Index first, Index last) {
       const auto part = [&](Index from, Index to) {
         return Share(std::max(first, from) - from, std::max(std::max(first, from), std::min(last, to)) - from);
       };

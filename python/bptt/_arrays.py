@@ -40,7 +40,7 @@ class SupportsDLPack(Protocol):
 def as_array(where: str, name: str, value: Any) -> Array:
     """NumPy's view of an array, of anything with `__array__` or `__dlpack__` in CPU memory, or of nested lists.
 
-    TypeError for what is none of these, and for a masked array, whose mask would be lost.
+    TypeError or ValueError for what is none of these, TypeError for a masked array, whose mask would be lost.
     """
     if type(value) is np.ndarray:
         return value
@@ -52,7 +52,8 @@ def as_array(where: str, name: str, value: Any) -> Array:
         return np.asarray(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         what = f"{where}: {name} has type {type(value).__name__}, expected an array in CPU memory or nested lists"
-        raise type(error)(f"{what} ({textwrap.shorten(str(error), 90)})") from error
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{what} ({textwrap.shorten(str(error), 90)})") from error
 
 
 def as_floats(where: str, name: str, value: ArrayIn, dtype: DTypeLike | None = None) -> Array:
@@ -101,6 +102,11 @@ def check_shape(where: str, name: str, array: Array, expected: tuple[int, ...]) 
 def shape_error(where: str, name: str, array: Array, expected: object) -> ValueError:
     """The error for a wrong shape, with `expected` in words or numbers."""
     return ValueError(f"{where}: {name} has shape {array.shape}, expected {expected}")
+
+
+def kind_of(value: object) -> str:
+    """What an error says of a value that is the wrong kind of object."""
+    return f"is the class {value.__name__}" if isinstance(value, type) else f"has type {type(value).__name__}"
 
 
 def check_tuple(where: str, name: str, value: Any, length: int, expected: str) -> tuple[Any, ...]:

@@ -80,7 +80,7 @@ class Stream:
     """The layers of a stack of one direction, step by step, without an allocation: `batch` rows.
 
     It has the weights that the kernels packed last, zoneout and clip of `setup`, and begins with `initial`, h [L,B,H]
-    or (h, c), None for zeros. Each method raises RuntimeError while a call on another thread is not over.
+    or (h, c), None for zeros. Each method raises RuntimeError while another call is not over.
     """
 
     _source: Any  # given by Python after it is made; what answers to the next three

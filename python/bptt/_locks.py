@@ -11,11 +11,13 @@ from weakref import WeakSet
 class ForkSafeLock:
     """A lock, used as `with lock.held:`; in a forked child it is a new one, which nobody holds.
 
+    The thread that holds it may take it again: a signal handler that runs during native work may use the same object.
+
     What another thread was doing under the lock stays half done in the child: whoever uses one of these must bear that.
     """
 
     def __init__(self) -> None:
-        self.held = threading.Lock()
+        self.held = threading.RLock()
         _all.add(self)
 
 
@@ -24,7 +26,7 @@ _all: WeakSet[ForkSafeLock] = WeakSet()
 
 def _renew() -> None:
     for lock in _all:
-        lock.held = threading.Lock()
+        lock.held = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

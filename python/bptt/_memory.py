@@ -34,7 +34,7 @@ def _limits() -> Iterator[int]:
         if soft != resource.RLIM_INFINITY:
             yield soft
     with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in Path("/proc/self/cgroup").read_text(errors="surrogateescape").splitlines():
             yield from _cgroup_limits(line)
 
 
@@ -47,4 +47,4 @@ def _cgroup_limits(line: str, root: str = "/sys/fs/cgroup") -> Iterator[int]:
     group = Path(base + path)
     for each in (group, *group.parents):
         with suppress(OSError, ValueError):  # no such file, or no number: "max"
-            yield int((each / name).read_text())
+            yield int((each / name).read_text(errors="surrogateescape"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bptt._dispatch import core
@@ -57,8 +58,9 @@ def cpu_quota(root: str = "/") -> float:
                 limit = (_read(f"{folder}/cpu.cfs_quota_us") + " " + _read(f"{folder}/cpu.cfs_period_us")).split()
             else:
                 limit = _read(f"{root}/sys/fs/cgroup{path}/cpu.max").split()
-            if len(limit) == 2 and limit[0] not in {"max", "-1"}:
-                least = min(least, int(limit[0]) / int(limit[1]))
+            with suppress(ValueError, ZeroDivisionError):  # "max", or nothing that we know
+                quota, period = map(int, limit)
+                least = min(least, quota / period if quota > 0 else math.inf)
     return least
 
 
@@ -74,7 +76,7 @@ def _with_parents(group: str) -> Iterator[str]:
 def _read(path: str) -> str:
     """The text of a small file, "" where there is none."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
     except OSError:
         return ""

@@ -110,10 +110,19 @@ class Steps:
             inside = self._inside(lengths, self.count)
             mask = inside if mask is None else inside & mask
         elif mask is not None and mask.shape == lead and any(map(is_bidirectional, layers)):
-            counts = mask.sum(self.axis, dtype=np.int64).reshape(-1)
-            if np.array_equal(self._inside(counts, self.count), mask):
-                lengths = counts  # padding must not reach the reverse direction
+            lengths = self._lengths_of(mask)
         self._whole = Batch(x, batch.target, lengths, batch.resets, mask)
+
+    def _lengths_of(self, mask: Array) -> Array | None:
+        """The lengths of rows whose padding is masked, which must not reach the reverse direction; None without."""
+        last = mask[:, -1] if self.axis else mask[-1]
+        if last.all():
+            return None
+        counts: Array = mask.sum(self.axis, dtype=np.int64).reshape(-1)
+        if not np.array_equal(self._inside(counts, self.count), mask):
+            what = "mask is False inside rows and at their ends, expected lengths beside it"
+            raise ValueError(f"fit: {what}: a bidirectional model must know which of these steps are padding")
+        return counts
 
     def _give_time_axes(self) -> None:
         parts = ((name, getattr(self._whole, name)) for name in ("x", "target", "resets", "mask"))

@@ -90,6 +90,8 @@ class Optimizer:
         """
         where = f"{type(self).__name__}.step"
         check_like(where, "params", params, params, "such as model.params")
+        if params.writable:
+            raise ValueError(f"{where}: params is writable, as gradients are, expected model.params; are they swapped?")
         check_like(where, "grads", grads, params, "as backward returned them")
         count = self._count()
         moments = self._moments

@@ -134,6 +134,11 @@ class Params(Mapping[str, "Array"]):
         return self._clock[0]
 
     @property
+    def writable(self) -> bool:
+        """Whether views and `flat` are writable, as those of gradients are."""
+        return self._writable
+
+    @property
     def joined(self) -> bool:
         """Whether these parameters lie in the buffer of a larger whole."""
         return self._joined

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from bptt._arrays import check_size, check_tuple
+from bptt._arrays import check_size, check_tuple, kind_of
 from bptt.batch import Batch, Steps, is_bidirectional, layers_of
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.sequential import Sequential
@@ -121,7 +121,8 @@ def fit(
     Lengths and masks: a step counts in the loss where it lies within its row's length and the mask is True; chunks in
     which no step counts move the state and make no update. A masked step is an input all the same. The exception is a
     bidirectional model, whose reverse direction would read padding first: without lengths, a mask that is False at the
-    ends of rows only is taken as padding and gives the lengths. `lengths=[T] * B` says that such steps are inputs.
+    last steps of rows only is taken as padding and gives the lengths. One that is also False elsewhere is refused.
+    `lengths=[T] * B` says that all steps are inputs.
 
     Returns: `History`.
     Raises: TypeError and ValueError for arguments that do not fit, among them tbptt or stateful with a bidirectional
@@ -166,16 +167,14 @@ def fit(
 
 def _check_arguments(model: Any, batches: Any, loss: Any, optimizer: Any, on_step: Any) -> None:
     if not isinstance(model, (Sequential, Recurrent)):
-        raise TypeError(f"fit: model has type {type(model).__name__}, expected a Sequential or a recurrent layer")
+        raise TypeError(f"fit: model {kind_of(model)}, expected a Sequential or a recurrent layer")
     if isinstance(batches, Batch) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
         raise TypeError(f"fit: batches has type {type(batches).__name__}, expected a list or other iterable of batches")
     if not callable(loss):
         expected = "a function such as bptt.losses.mse"
         raise TypeError(f"fit: loss has type {type(loss).__name__}, expected {expected}")
     if isinstance(optimizer, type) or not hasattr(optimizer, "step"):
-        given = optimizer if isinstance(optimizer, type) else type(optimizer)
-        has = f"{'is the class' if given is optimizer else 'has type'} {given.__name__}"
-        raise TypeError(f"fit: optimizer {has}, expected an object such as bptt.optim.Adam(lr=1e-3)")
+        raise TypeError(f"fit: optimizer {kind_of(optimizer)}, expected an object such as bptt.optim.Adam(lr=1e-3)")
     if on_step is not None and not callable(on_step):
         raise TypeError(f"fit: on_step has type {type(on_step).__name__}, expected a function of a Step")
 
@@ -219,13 +218,15 @@ class _Run:
     def epoch(self, epoch: int, batches: Iterable[BatchIn]) -> Iterator[Step]:
         """Go through all batches once."""
         state: Any = None
-        empty = True
+        empty, before = True, self._number
         for batch in batches:
             empty = False
             steps = Steps(batch, self._model, cut=self._window is not None)
             state = yield from self._batch(steps, epoch, state if self._stateful else None)
         if empty:
             raise ValueError(f"fit: batches has no batch in epoch {epoch}, expected at least one")
+        if self._number == before:
+            raise ValueError(f"fit: no step of epoch {epoch} counts, expected a longer row or a True in a mask")
 
     def _batch(self, steps: Steps, epoch: int, state: Any) -> Generator[Step, None, Any]:
         """Make the updates of one batch and return the state that `stateful` hands on."""

@@ -28,8 +28,8 @@ void check_arena() {
     longer = a.data();
   }
   {
-    Buffer<float> shorter(Index(large / 3 * 2 / sizeof(float)));
-    check(shorter.data() == longer, "a block serves requests down to half its size");
+    Buffer<float> shorter(Index(large / 7 * 6 / sizeof(float)));
+    check(shorter.data() == longer, "a block serves requests down to 4/5 of its size");
   }
   for (std::size_t bytes = large; bytes > large / 8; bytes = bytes / 8 * 3) Buffer<char> a{Index(bytes)};
   check(Arena::instance().held() - before <= large / 4 * 5 + (std::size_t(16) << 20), "the arena keeps its bound");

@@ -9,6 +9,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -51,9 +52,11 @@ class Pool {
       return;
     }
     const Lease lease{busy_};
+    while (int(workers_.size()) < threads - 1) {
+      if (!add_worker()) threads = int(workers_.size()) + 1;
+    }
     Barrier barrier(threads);
     const Call<Job> call{job, barrier};
-    while (int(workers_.size()) < threads - 1) add_worker();
     perform_ = [](const void* context, int thread) {
       const auto& c = *static_cast<const Call<Job>*>(context);
       c.job(thread, c.barrier);
@@ -120,11 +123,17 @@ class Pool {
   static inline const int at_fork_ = pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr); });
 #endif
 
-  void add_worker() {
+  /// False where the system has no more threads.
+  bool add_worker() {
     workers_.reserve(workers_.size() + 1);  // before there is a thread: nothing may fail behind it
     auto made = std::make_unique<Worker>();
-    std::thread([this, worker = made.get(), thread = int(workers_.size()) + 1] { work(*worker, thread); }).detach();
+    try {
+      std::thread([this, worker = made.get(), thread = int(workers_.size()) + 1] { work(*worker, thread); }).detach();
+    } catch (const std::system_error&) {
+      return false;
+    }
     workers_.push_back(std::move(made));
+    return true;
   }
 
   void perform(int thread) {

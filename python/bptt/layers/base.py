@@ -9,6 +9,7 @@ order and from any threads, work. It refers to x and the initial state, which mu
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +33,18 @@ class Layer:
     """A layer: `params`, a mapping name -> read-only view into one flat buffer, and functions of them."""
 
     params: Params
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse to change what was given to the constructor: the native side would not hear of it."""
+        made = "params" in vars(self) and name in inspect.signature(type(self)).parameters
+        if (
+            not name.startswith("_")
+            and (name in vars(self) or made)
+            and not isinstance(getattr(type(self), name, None), property)
+        ):
+            way = "load_state_dict() or params.edit()" if name == "params" else "a new layer and load_state_dict()"
+            raise AttributeError(f"{type(self).__name__}: {name} is fixed when the layer is made, expected {way}")
+        super().__setattr__(name, value)
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of all parameters by name.

@@ -228,10 +228,19 @@ class Dropout(Stateless):
 
     @checks_names
     def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
-        self.p = check_number("Dropout", "p", p, 0.0, 1.0)
+        self.p = p
         self.params = Params({})
         entropy = fresh_seed() if seed is None else check_seed("Dropout", seed)
         self._rng = np.random.Generator(np.random.Philox(entropy))
+
+    @property
+    def p(self) -> float:
+        """The probability of dropping, which may be changed."""
+        return self._p
+
+    @p.setter
+    def p(self, p: float) -> None:
+        self._p = check_number("Dropout", "p", p, 0.0, 1.0)
 
     def __call__(self, x: ArrayIn) -> Array:
         """Inference: y is x."""

@@ -80,7 +80,12 @@ class Sequential(Layer):
             raise ValueError("Sequential: layers has length 0, expected at least one")
         for k, layer in enumerate(layers):
             if not isinstance(layer, (Recurrent, Stateless)):
-                raise TypeError(f"Sequential: layer {k} has type {type(layer).__name__}, expected a layer")
+                has = (
+                    f"is the class {layer.__name__}" if isinstance(layer, type) else f"has type {type(layer).__name__}"
+                )
+                raise TypeError(
+                    f"Sequential: layer {k} {has}, expected a layer of bptt; nested models are not possible"
+                )
             what = f"Sequential: layer {k}, {type(layer).__name__},"
             twin = next((j for j, other in enumerate(layers[:k]) if other.params is layer.params), None)
             if twin is not None:

@@ -143,12 +143,26 @@ class SequentialStream:
         self._steps = steps
         self._streams = [step for step in steps if hasattr(step, "refresh")]
         self._recurrent = [step for step in steps if isinstance(step, core.Stream)]
+        self._step_ndim = 1 if steps and isinstance(steps[0], core.EmbeddingStream) else 2  # of x for one step
 
     def __call__(self, x: Array) -> Array:
-        """One step, x [B,.], or a chunk of steps, x [T,B,.]."""
-        for step in self._steps:
-            x = step(x)
+        """One step, x [B,.], or a chunk of steps, x [T,B,.]. An interrupted chunk leaves the state as it was."""
+        if x.ndim <= self._step_ndim:
+            for step in self._steps:
+                x = step(x)
+            return x
+        before = self.state
+        try:
+            for step in self._steps:
+                x = step(x)
+        except BaseException:
+            self._restore(before)
+            raise
         return x
+
+    def _restore(self, state: tuple[Any, ...]) -> None:
+        for stream, each in zip(self._recurrent, state, strict=True):
+            stream.state = each
 
     @property
     def state(self) -> tuple[Any, ...]:
@@ -164,9 +178,8 @@ class SequentialStream:
         try:
             for stream, each in zip(self._recurrent, states, strict=True):
                 stream.state = each
-        except (TypeError, ValueError):
-            for stream, each in zip(self._recurrent, before, strict=True):
-                stream.state = each
+        except BaseException:
+            self._restore(before)
             raise
 
     def reset(self, rows: Any = None) -> None:
