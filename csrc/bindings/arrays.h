@@ -7,6 +7,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <atomic>
 #include <initializer_list>
 #include <string>
 #include <type_traits>
@@ -63,11 +64,16 @@ inline py::array as_array(py::handle a, const char* name) {
   return py::reinterpret_borrow<py::array>(a);
 }
 
-/// A masked array is an array, too, but its mask would be lost.
+/// A masked array is an array, too, but its mask would be lost. Other subclasses are taken; the first one seen, which
+/// is that of parameters, is known again by its type: a question for an attribute that is not there takes 1 us.
 inline void refuse_masked(const py::array& a, const char* name) {
-  if (Py_TYPE(a.ptr()) == py::detail::npy_api::get().PyArray_Type_) return;
+  static std::atomic<PyTypeObject*> known{nullptr};
+  PyTypeObject* const type = Py_TYPE(a.ptr());
+  if (type == py::detail::npy_api::get().PyArray_Type_ || type == known.load(std::memory_order_relaxed)) return;
   if (py::hasattr(a, "mask"))
     throw py::type_error(std::string(name) + " is a masked array, expected a plain one: its .data, or .filled(value)");
+  PyTypeObject* none = nullptr;
+  if (known.compare_exchange_strong(none, type)) Py_INCREF(reinterpret_cast<PyObject*>(type));
 }
 
 /// The error for an array of another dtype.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from bptt._arrays import check_tuple
+from bptt._arrays import check_tuple, kind_of
 from bptt.layers.base import Layer, Stateless, Tape
 from bptt.layers.dense import Dropout, Embedding, Linear
 from bptt.layers.recurrent import Recurrent
@@ -80,12 +80,7 @@ class Sequential(Layer):
             raise ValueError("Sequential: layers has length 0, expected at least one")
         for k, layer in enumerate(layers):
             if not isinstance(layer, (Recurrent, Stateless)):
-                has = (
-                    f"is the class {layer.__name__}" if isinstance(layer, type) else f"has type {type(layer).__name__}"
-                )
-                raise TypeError(
-                    f"Sequential: layer {k} {has}, expected a layer of bptt; nested models are not possible"
-                )
+                raise TypeError(f"Sequential: layer {k} {kind_of(layer)}, expected a layer; models cannot be nested")
             what = f"Sequential: layer {k}, {type(layer).__name__},"
             twin = next((j for j, other in enumerate(layers[:k]) if other.params is layer.params), None)
             if twin is not None:
