@@ -10,6 +10,7 @@ import pytest
 import bptt
 from bptt import reference
 from bptt.optim import SGD, Adam
+from bptt.params import Params
 
 STEPS, N = 5, 40
 BETAS = 0.5, 0.75  # they and their powers are exact, so that bias corrections are
@@ -213,3 +214,14 @@ def test_the_same_bits_for_any_number_of_threads_and_after_pickling(make, scale,
     for infos, flat in results[1:]:
         assert infos == results[0][0]
         np.testing.assert_array_equal(flat, results[0][1])
+
+
+def test_clipping_a_huge_gradient_to_a_huge_norm_overflows_nowhere():
+    params = Params({"w": (2,)}, "float64")
+    grads = Params({"w": (2,)}, "float64", writable=True)
+    grads["w"][:] = [1e293, 1e280]
+    SGD(1.0, clip_norm=1e30).step(params, grads)
+    np.testing.assert_allclose(params["w"], [-1e30, -1e17], rtol=1e-14)
+    params["w"] = np.zeros(2)
+    SGD(1.0, clip_norm=1e30, clip_value=1e25).step(params, grads)
+    np.testing.assert_allclose(params["w"], [-1e25, -1e17], rtol=1e-14)

@@ -7,6 +7,7 @@ in the same direction. In levels of 128, 64 and n / 8192 terms it grows with the
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -98,3 +99,30 @@ def test_checkpoints_and_layers_side_by_side_change_no_bit_of_long_sums(kind: st
             y, _, tape = layer.forward(x)
             results.append(layer.backward(tape, y)[2].flat.tobytes())
     assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize("rows", [16, 60])
+def test_segments_on_changing_numbers_of_threads_change_no_bit(rows: int) -> None:
+    """Another thread's calls take the pool now and then; a segment then runs on its caller alone."""
+    x = np.random.default_rng(0).standard_normal((200, rows, 16)).astype(np.float32)
+
+    def gradient() -> bytes:
+        y, _, tape = layer.forward(x)
+        return layer.backward(tape, y)[2].flat.tobytes()
+
+    layer = make("lstm", 16, 32, dtype="float32", checkpoint="sqrt")
+    linear, done = bptt.Linear(256, 256, seed=0), threading.Event()
+
+    def others() -> None:
+        while not done.is_set():
+            linear(np.ones((400, 256), np.float32))
+
+    with threads(2):
+        expected = gradient()
+        other = threading.Thread(target=others)
+        other.start()
+        try:
+            assert all(gradient() == expected for _ in range(100))
+        finally:
+            done.set()
+            other.join()

@@ -64,7 +64,7 @@ struct Clip {
 
     C scaled(C g) const {
       if constexpr (A::kWide)
-        return g * factor * lower;
+        return g * lower * factor;  // in this order: g factor may be infinite
       else
         return g * factor;
     }

@@ -70,11 +70,17 @@ class Backward final : public Run {
       const Index begin = tape_.cuts[std::size_t(i)], end = tape_.cuts[std::size_t(i + 1)];
       if (again && !again->replay(i)) return false;
       bool complete = true;
+      Index after = since_;  // the next segment may have another number of threads
       Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
-        const bool finished = segment(begin, end, thread, barrier);
-        if (thread == 0) complete = finished;
+        Index since = since_;
+        const bool finished = segment(begin, end, since, thread, barrier);
+        if (thread == 0) {
+          complete = finished;
+          after = since;
+        }
       });
       if (!complete) return false;
+      since_ = after;
       if (i > 0) keep_first(begin);
     }
     return finish(poll_);
@@ -90,7 +96,7 @@ class Backward final : public Run {
   }
   void settle(bool last) override {
     if (reached_ == chunk_begin(time_, summed_)) {
-      weight_gradient(reached_, summed_, 0, 1, [](Index) { return false; });
+      weight_gradient(reached_, summed_, since_, 0, 1, [](Index) { return false; });
       summed_ = reached_;
     }
     if (!last) return;
@@ -176,14 +182,15 @@ class Backward final : public Run {
   }
 
   /// The steps [first, last) chunk by chunk.
-  bool segment(Index first, Index last, int thread, Barrier& barrier) {
+  bool segment(Index first, Index last, Index& since, int thread, Barrier& barrier) {
     Part part(plan_, time_, w_.blocks, thread, barrier.size());
     for (Index end = last; end > first;) {
       const Index begin = chunk_begin(time_, end);
       if (!steps(begin, end, last, part, thread, barrier)) return false;
       if (plan_.split == Split::kBatch && !barrier.wait()) return false;
       input_gradient(begin, end, thread, barrier);
-      weight_gradient(begin, end, thread, barrier.size(), [&](Index n) { return called_off(n, thread, barrier); });
+      weight_gradient(begin, end, since, thread, barrier.size(),
+                      [&](Index n) { return called_off(n, thread, barrier); });
       if (barrier.cancelled()) return false;
       end = begin;
     }
@@ -316,10 +323,10 @@ class Backward final : public Run {
 
   /// The share of a chunk in the gradients of the weights; poll(rows) is true where the call is called off.
   template <class Poll>
-  void weight_gradient(Index begin, Index end, int thread, int threads, const Poll& poll) {
+  void weight_gradient(Index begin, Index end, Index& since, int thread, int threads, const Poll& poll) {
     const Index rows = time_.begin(end) - time_.begin(begin);
     const T* before = begin == 0 && !between_ ? first_.data() : h(begin);
-    dweights_.add(gates(begin), tape_.call.x + time_.begin(begin) * w_.I, before, rows, begin == 0, poll, thread,
+    dweights_.add(gates(begin), tape_.call.x + time_.begin(begin) * w_.I, before, rows, begin == 0, poll, since, thread,
                   threads);
   }
 
@@ -331,6 +338,7 @@ class Backward final : public Run {
   const Plan plan_;
   const Poll::Interrupted interrupted_;
   Poll poll_;               // by thread 0, or whichever thread has the piece
+  Index since_ = 0;         // see WeightGradient::add
   Index reached_, summed_;  // in pieces: the first step that is done, and the first that the weights' gradients have
   Buffer<T> dstates_;
   SumsByRow<T> dvectors_, danew_;  // [B,P,Hp], [B,kMaxStates,Hp]

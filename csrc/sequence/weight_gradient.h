@@ -27,8 +27,7 @@ class WeightGradient {
 
  public:
   /// The sums of `rows` rows.
-  WeightGradient(const Weights<Cell, T>& w, const BackwardCall<T>& call, Index rows, int threads)
-      : w_(w), call_(call), since_(std::size_t(threads)) {
+  WeightGradient(const Weights<Cell, T>& w, const BackwardCall<T>& call, Index rows, int threads) : w_(w), call_(call) {
     const Sizes n(w.I, w.H, w.R, rows, threads);
     if (n.dwx > 0) dwx_ = Buffer<T>(n.dwx);
     db_ = Buffer<T>(n.db), panels_ = Buffer<T>(n.panels);
@@ -59,11 +58,12 @@ class WeightGradient {
   }
 
   /// Adds `rows` rows: dg [rows,kRowValues,Hp], x [rows,I], and the hidden states before them, h [rows,R]. `last`: they
-  /// are the last ones. `poll(rows)` is true where the call is called off.
+  /// are the last ones. `poll(rows)` is true where the call is called off. `since`: the rows in the parts so far, 0 at
+  /// first, which each thread counts for itself: all threads add the same rows.
   template <class Poll>
-  void add(const T* dg, const T* x, const T* h, Index rows, bool last, const Poll& poll, int thread, int threads) {
+  void add(const T* dg, const T* x, const T* h, Index rows, bool last, const Poll& poll, Index& since, int thread,
+           int threads) {
     T* panel = panels_.data() + thread * kRows * kWidth * W;
-    Index& since = since_[std::size_t(thread)];
     for (Index r = 0; r < rows; r += kRows) {
       const Index n = std::min(kRows, rows - r);
       const bool full = since + n >= kLongSum || (last && r + n == rows);
@@ -189,7 +189,6 @@ class WeightGradient {
   const BackwardCall<T>& call_;
   Buffer<T> dwx_, db_, panels_;  // dwx_ [I,G,Hp], where units make better use of registers; db_ [G,Hp]
   Buffer<T> part_;               // of long sums: of dWx, db, dWh, and of a projection
-  std::vector<Index> since_;     // rows in the parts, as each thread counts them
 };
 
 }  // namespace bptt::sequence

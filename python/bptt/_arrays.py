@@ -151,7 +151,7 @@ def _brief(number: int) -> str:
 def check_number(where: str, name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
     """A number in [low, high); NaN is not in it. Strings, True and False are no numbers."""
     try:
-        if not _is_number(value):
+        if not is_number(value):
             raise TypeError
         number = float(value)
     except OverflowError:  # an integer beyond every float
@@ -163,7 +163,8 @@ def check_number(where: str, name: str, value: Any, low: float = 0.0, high: floa
     return number
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is one real number, Python's or NumPy's; strings, True and False are none."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.ndim == 0 and value.dtype.kind in "fiu"
     return not isinstance(value, bool) and (hasattr(type(value), "__float__") or hasattr(type(value), "__index__"))

@@ -125,6 +125,8 @@ class Steps:
         return counts
 
     def _give_time_axes(self) -> None:
+        if self._whole.target is None:
+            raise TypeError("fit: target has type NoneType, expected an array")
         parts = ((name, getattr(self._whole, name)) for name in ("x", "target", "resets", "mask"))
         arrays = {name: as_array("fit", name, part) for name, part in parts if part is not None}
         if any(array.ndim <= self.axis or array.shape[self.axis] != self.count for array in arrays.values()):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from bptt._arrays import check_size, check_tuple, kind_of
+from bptt._arrays import check_bool, check_size, check_tuple, is_number, kind_of
 from bptt.batch import Batch, Steps, is_bidirectional, layers_of
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.sequential import Sequential
@@ -139,7 +139,7 @@ def fit(
     >>> len(history), history.loss[-1] < 0.1 * history.loss[0]
     (150, True)
     """
-    _check_arguments(model, batches, loss, optimizer, on_step)
+    _check_arguments(model, batches, loss, optimizer, on_step, stateful=stateful, progress=progress)
     if check_size("fit", "epochs", epochs) > 1 and iter(batches) is batches:
         raise ValueError("fit: batches is an iterator, which ends after one epoch, expected a list or other iterable")
     window = _window(tbptt)
@@ -165,7 +165,7 @@ def fit(
     return history
 
 
-def _check_arguments(model: Any, batches: Any, loss: Any, optimizer: Any, on_step: Any) -> None:
+def _check_arguments(model: Any, batches: Any, loss: Any, optimizer: Any, on_step: Any, **flags: Any) -> None:
     if not isinstance(model, (Sequential, Recurrent)):
         raise TypeError(f"fit: model {kind_of(model)}, expected a Sequential or a recurrent layer")
     if isinstance(batches, Batch) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
@@ -175,6 +175,8 @@ def _check_arguments(model: Any, batches: Any, loss: Any, optimizer: Any, on_ste
         raise TypeError(f"fit: loss has type {type(loss).__name__}, expected {expected}")
     if isinstance(optimizer, type) or not hasattr(optimizer, "step"):
         raise TypeError(f"fit: optimizer {kind_of(optimizer)}, expected an object such as bptt.optim.Adam(lr=1e-3)")
+    for name, value in flags.items():
+        check_bool("fit", name, value)
     if on_step is not None and not callable(on_step):
         raise TypeError(f"fit: on_step has type {type(on_step).__name__}, expected a function of a Step")
 
@@ -268,6 +270,9 @@ class _Run:
         if not isinstance(result, (tuple, list)) or len(result) != 2:
             raise TypeError(f"fit: loss returned {type(result).__name__}, expected (value, gradient with respect to y)")
         value, dy = result
+        if not is_number(value):
+            raise TypeError(f"fit: loss returned a value of type {type(value).__name__}, expected a number")
+        value = float(value)
         if before:
             dy = np.concatenate([np.zeros_like(y[(*lead, slice(before))]), dy], axis=axis)
         return value, dy
