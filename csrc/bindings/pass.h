@@ -8,6 +8,7 @@
 
 #include "bindings/setup.h"
 #include "bindings/states.h"
+#include "core/threads/pool.h"
 #include "sequence/masks.h"
 #include "sequence/recurrence.h"
 
