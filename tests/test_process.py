@@ -103,7 +103,7 @@ def test_a_lock_that_another_thread_holds_is_free_in_a_forked_child() -> None:
                 with lock.held:
                     pass
             os._exit(0)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), locks[0].held.locked())
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), not locks[0].held.acquire(blocking=False))
         stop.set()
         thread.join()
         """
