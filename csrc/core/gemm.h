@@ -3,6 +3,8 @@
 // whatever the tile, the batch or the number of threads: that is what makes results the same bits everywhere.
 //   Panels     a weight matrix laid out [column block][k][W], W the register width
 //   accumulate the micro-kernel: R rows x N registers, broadcast times panel; the only inner loop of the library
+//              (each loop over an array of accumulators is unrolled by a pragma: indexed by a variable, it lies in memory,
+//              and a product of 3 x 4 registers takes twice the time)
 //   product    C[rows,N] = bias + A[rows,K] * panels
 //   outer      C[M,N] += P[rows,M]^T * Q[rows,N], the weight gradient
 #pragma once
@@ -258,18 +260,22 @@ void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Pa
       dispatch<kTileRows>(blocks.size(block), [&](auto rows) {
         constexpr int R = rows;
         Vec<T> acc[R][U];
+#pragma GCC unroll 16
         for (int u = 0; u < U; ++u) {
           const Index column = (j + u) * W;
           const Vec<T> first =
               bias ? Vec<T>::load(bias + column, std::min<Index>(W, b.columns - column)) : Vec<T>(T(0));
+#pragma GCC unroll 16
           for (int r = 0; r < R; ++r) acc[r][u] = first;
         }
         for (int s = 0; s < k.count; ++s) {
           accumulate<Identity, 1, 1>(acc, a + row * lda + k.offset[s], lda, b.block(j) + s * k.length * W, b.panel(),
                                      k.length);
         }
+#pragma GCC unroll 16
         for (int u = 0; u < U; ++u) {
           const Index column = (j + u) * W, n = std::min<Index>(W, b.columns - column);
+#pragma GCC unroll 16
           for (int r = 0; r < R; ++r) acc[r][u].store(c + (row + r) * ldc + column, n);
         }
       });
@@ -310,6 +316,7 @@ void narrow_product(T* c, Index columns, const T* a, Index lda, const Segments& 
             }
           }
         }
+#pragma GCC unroll 24
         for (int n = 0; n < R * C; ++n) c[(row + n / C) * C + n % C] = acc[n / C][n % C].sum();
       });
     }
@@ -330,7 +337,9 @@ void outer(const SumTarget<T>& to, Index last, const T* p, Index ldp, const T* q
       Vec<T> acc[R][N];
 #pragma GCC unroll 32
       for (int i = 0; i < R * N; ++i) acc[i / N][i % N] = Vec<T>(T(0));
+#pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
         for (int n = 0; n < N; ++n) prefetch(to.sum + (m + r) * to.ld + n * W);
       }
       const T* value = p + m;
