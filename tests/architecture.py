@@ -26,7 +26,7 @@ MAY_INCLUDE = {
 }
 # C++ library -> the folders that may include it
 CPP_LIBRARIES = {"Eigen": {"core", "bindings"}, "pybind11": {"bindings"}}
-CELLS_STANDARD_HEADERS = {"cmath"}
+CELLS_STANDARD_HEADERS = {"cmath", "type_traits"}
 
 # Modules or packages that connect a library of the same name to ours.
 ADAPTERS = {"torch", "jax", "onnx", "sklearn"}

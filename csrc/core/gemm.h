@@ -3,8 +3,8 @@
 // whatever the tile, the batch or the number of threads: that is what makes results the same bits everywhere.
 //   Panels     a weight matrix laid out [column block][k][W], W the register width
 //   accumulate the micro-kernel: R rows x N registers, broadcast times panel; the only inner loop of the library
-//              (each loop over an array of accumulators is unrolled by a pragma: indexed by a variable, it lies in memory,
-//              and a product of 3 x 4 registers takes twice the time)
+//              (each loop over an array of accumulators is unrolled by a pragma: indexed by a variable, it lies in
+//              memory, and a product of 3 x 4 registers takes twice the time)
 //   product    C[rows,N] = bias + A[rows,K] * panels
 //   outer      C[M,N] += P[rows,M]^T * Q[rows,N], the weight gradient
 #pragma once
@@ -347,11 +347,9 @@ void outer(const SumTarget<T>& to, Index last, const T* p, Index ldp, const T* q
       for (Index row = 0; row < rows; ++row, value += ldp, panel += N * W) {
         accumulate<Identity, N, N>(acc, value, 1, panel, 0, 1);
       }
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-        for (int n = 0; n < N; ++n) to.add(acc[r][n], (m + r) * to.ld + n * W, n + 1 < N ? W : last);
-      }
+      alignas(64) T tile[R][N][W];
+      spill(acc, tile);
+      to.add_tile(tile[0][0], R, N, m * to.ld, last);
     });
   }
 }

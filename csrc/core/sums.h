@@ -30,6 +30,16 @@ struct SumTarget {
     else
       (Vec<T>::load(total + offset, n) + terms).store(total + offset, n);
   }
+
+  /// A tile of R rows of N registers at `offset`, of the last register `last` lanes: one text for tiles of all sizes.
+  BPTT_NOINLINE void add_tile(const T* tile, int R, int N, Index offset, Index last) const {
+    constexpr int W = Vec<T>::kSize;
+    for (int r = 0; r < R; ++r, offset += ld) {
+      for (int n = 0; n + 1 < N; ++n, tile += W) add(Vec<T>::load(tile), offset + n * W, W);
+      add(Vec<T>::load(tile), offset + (N - 1) * W, last);
+      tile += W;
+    }
+  }
 };
 
 /// out[j] = sum over rows of a[row*ld + j], j in [begin, end).

@@ -8,22 +8,20 @@
 #pragma once
 
 #include "core/pieces.h"
-#include "sequence/backward_step.h"
 #include "sequence/forward.h"
-#include "sequence/staged_backward.h"
 #include "sequence/weight_gradient.h"
 
 namespace bptt::sequence {
 
-template <class Cell, class T>
+template <class T>
 class Backward final : public Run {
-  static constexpr int S = Cell::S, P = Cell::P;
-  static constexpr bool kStaged = Traits<Cell>::kStaged;
-  using Packed = Weights<Cell, T>;
+  using Packed = Weights<T>;
 
  public:
-  Backward(Tape<T>& tape, const BackwardCall<T>& call, const Plan& plan, Poll::Interrupted interrupted)
-      : w_(*static_cast<const Packed*>(tape.weights.get())),
+  Backward(const CellKernels<T>& kernels, Tape<T>& tape, const BackwardCall<T>& call, const Plan& plan,
+           Poll::Interrupted interrupted)
+      : kernels_(kernels),
+        w_(*static_cast<const Packed*>(tape.weights.get())),
         tape_(tape),
         call_(call),
         time_(tape.call.time),
@@ -38,8 +36,8 @@ class Backward final : public Run {
         dweights_(w_, call_, time_.total(), plan.threads) {
     for (int i = 0; i < S; ++i)
       copy_rows(dstates_.data() + i * time_.batch * w_.Hp, w_.Hp, call.dfinal[i], width(i), time_.batch, width(i));
-    if (kStaged) {
-      dlines_ = Buffer<T>(checked_mul(time_.batch, kRow * w_.Hp));
+    if (staged_) {
+      dlines_ = Buffer<T>(checked_mul(time_.batch, row_));
       ds_ = Buffer<T>(checked_mul((S + 1) * time_.batch, w_.Hp));
       if (w_.H < w_.Hp) dlines_.clear(), ds_.clear();  // lanes beyond H are never written, but read
     }
@@ -59,12 +57,12 @@ class Backward final : public Run {
       dweights_.set_zero();
       return finish(poll_);
     }
-    std::unique_ptr<Forward<Cell, T>> again;
+    std::unique_ptr<Forward<T>> again;
     if (tape_.segmented()) {
       ForwardCall<T> call = tape_.call;
       call.stop = call_.stop;
-      again = std::make_unique<Forward<Cell, T>>(std::static_pointer_cast<const Packed>(tape_.weights), call, &tape_,
-                                                 plan_, interrupted_);
+      again = std::make_unique<Forward<T>>(kernels_, std::static_pointer_cast<const Packed>(tape_.weights), call,
+                                           &tape_, plan_, interrupted_);
     }
     for (Index i = Index(tape_.cuts.size()) - 2; i >= 0; --i) {
       const Index begin = tape_.cuts[std::size_t(i)], end = tape_.cuts[std::size_t(i + 1)];
@@ -105,8 +103,6 @@ class Backward final : public Run {
   }
 
  private:
-  static constexpr Index kRow = kRowValues<Cell>;
-
   /// The gradients of the initial states, and the sums that remain. False where it was called off.
   bool finish(Poll& poll) {
     const FlushDenormals flush;  // as in the loop, on whatever thread
@@ -115,11 +111,11 @@ class Backward final : public Run {
     Buffer<T> products(checked_mul(B, w_.Hp));
     if (active < B || w_.R < w_.Hp) products.clear();
     const RowBlocks blocks(active);
-    const double work = 2.0 * kTileRows * double(kHiddenGates<Cell> * w_.H) * double(w_.R);
+    const double work = 2.0 * kTileRows * double(w_.cell.hidden_gates * w_.H) * double(w_.R);
     const bool complete =
         for_pieces(blocks.count, piece_of(work), plan_.threads, poll, [&](int, Index begin, Index end) {
-          product(products.data(), w_.Hp, gates(0), kRow * w_.Hp, through(), w_.h_back, static_cast<const T*>(nullptr),
-                  blocks, begin, end);
+          product(products.data(), w_.Hp, gates(0), row_, through(), w_.h_back, static_cast<const T*>(nullptr), blocks,
+                  begin, end);
         });
     if (!complete) return false;
     CrossingBack<T> crossing = between();
@@ -146,19 +142,19 @@ class Backward final : public Run {
       else
         std::fill_n(call_.danew[i], width(i), T(0));
     }
-    constexpr int kBias = Traits<Cell>::kBiasIsVectors ? Cell::G : 0;  // vectors that are the bias
+    const int bias = w_.cell.bias_is_vectors ? w_.cell.gates : 0;  // vectors that are the bias
     for (int i = 0; i < P; ++i) {
-      T* to = i < P - kBias ? call_.d.vectors : call_.d.bias;
-      if (to) dvectors_.over_rows(to + (i < P - kBias ? i : i - P + kBias) * w_.H, i * w_.Hp, w_.H);
+      T* to = i < P - bias ? call_.d.vectors : call_.d.bias;
+      if (to) dvectors_.over_rows(to + (i < P - bias ? i : i - P + bias) * w_.H, i * w_.Hp, w_.H);
     }
     return true;
   }
 
   Index width(int state) const { return state == 0 ? w_.R : w_.H; }
   /// The gradients that go back through the product with h.
-  Segments through() const { return gate_segments<HiddenMap<Cell>>(w_, kHiddenGates<Cell>); }
+  Segments through() const { return gate_segments(w_, w_.cell.h_acc, w_.cell.hidden_gates); }
 
-  T* gates(Index t) { return tape_.gates.data() + tape_.row(t) * kRow * w_.Hp; }
+  T* gates(Index t) { return tape_.gates.data() + tape_.row(t) * row_; }
   /// What the pre-activations of step t became, also where it belongs to the segment that came before this one.
   const T* dgates(Index t, Index end) {
     if (t == time_.steps) return nullptr;
@@ -176,8 +172,8 @@ class Backward final : public Run {
 
   /// The gradients of a segment's first step, which the segment before it asks for.
   void keep_first(Index t) {
-    const Index size = time_.rows(t) * kRow * w_.Hp;
-    if (next_.size() < size) next_ = Buffer<T>(time_.batch * kRow * w_.Hp);
+    const Index size = time_.rows(t) * row_;
+    if (next_.size() < size) next_ = Buffer<T>(time_.batch * row_);
     std::copy_n(gates(t), size, next_.data());
   }
 
@@ -224,11 +220,9 @@ class Backward final : public Run {
   }
 
   void one(Index t, const T* dg1, const Part& part, const CrossingBack<T>* crossing, int thread, Barrier& barrier) {
+    const BackwardStep<T> step = view(t, dg1, crossing);
     for_poll_rows(part.rows, plan_.poll_rows, [&](const RowBlocks& rows) {
-      if constexpr (kStaged)
-        staged(t, dg1, *crossing).run(rows, through());
-      else
-        run_step<1>(step(t, dg1, rows, crossing), part.units, t);
+      kernels_.backward(step, rows, part.units, t);
       return !called_off(rows.total, thread, barrier);
     });
   }
@@ -239,45 +233,28 @@ class Backward final : public Run {
     return barrier.cancelled();
   }
 
-  StagedBackward<Cell, T> staged(Index t, const T* dg1, const CrossingBack<T>& crossing) {
-    const bool apart = tape_.entering_h.size() > 0;
-    const Index row = tape_.row(t);
-    return {w_,
-            call_.dy + time_.begin(t) * w_.R,
-            dg1,
-            gates(t),
-            tape_.scales.data() + row * kScales,
-            h(t),
-            apart ? tape_.entering_h.data() + row * w_.Hp : h(t),
-            apart ? w_.Hp : w_.R,
-            c(t),
-            tape_.states.data() + row * w_.Hp,
-            dstates_.data(),
-            dvectors_.recent(),
-            dlines_.data(),
-            ds_.data(),
-            time_.batch,
-            crossing};
-  }
-
-  BackwardStep<Cell, T> step(Index t, const T* dg1, const RowBlocks& rows, const CrossingBack<T>* crossing) {
+  BackwardStep<T> view(Index t, const T* dg1, const CrossingBack<T>* crossing) {
     const bool apart = tape_.entering_h.size() > 0, left = tape_.left_h.size() > 0;
-    const T* y = tape_.call.y + time_.begin(t) * w_.H;
-    return {w_,
-            rows,
-            call_.dy + time_.begin(t) * w_.H,
-            dg1,
-            gates(t),
-            apart ? tape_.entering_h.data() + tape_.row(t) * w_.Hp : h(t),
-            left ? tape_.left_h.data() + tape_.row(t) * w_.Hp : y,
-            apart ? w_.Hp : w_.H,
-            left ? w_.Hp : w_.H,
-            c(t),
-            between_ ? tape_.states.data() + tape_.row(t) * w_.Hp : c(t + 1),
-            dstates_.data(),
-            dvectors_.recent(),
-            time_.batch,
-            crossing};
+    const Index row = tape_.row(t);
+    BackwardStep<T> step{w_};
+    step.dy = call_.dy + time_.begin(t) * w_.R;
+    step.dg1 = dg1;
+    step.gates = gates(t);
+    step.h = h(t);
+    step.h0 = apart ? tape_.entering_h.data() + row * w_.Hp : step.h;
+    step.h0_width = apart ? w_.Hp : w_.R;
+    step.h1 = left ? tape_.left_h.data() + row * w_.Hp : tape_.call.y + time_.begin(t) * w_.R;
+    step.h1_width = left ? w_.Hp : w_.R;
+    step.c0 = c(t);
+    step.c1 = S > 1 && between_ ? tape_.states.data() + row * w_.Hp : c(t + 1);
+    step.dstates = dstates_.data();
+    step.dvectors = dvectors_.recent();
+    step.batch = time_.batch;
+    step.crossing = crossing;
+    step.scales = staged_ ? tape_.scales.data() + row * kScales : nullptr;
+    step.dlines = dlines_.data();
+    step.ds = ds_.data();
+    return step;
   }
 
   CrossingBack<T> cross(Index t) {
@@ -306,15 +283,15 @@ class Backward final : public Run {
     const RowBlocks blocks(time_.begin(end) - time_.begin(begin));
     const Share share(blocks.count, thread, barrier.size());
     T* dx = call_.dx + time_.begin(begin) * w_.I;
-    Segments k = gate_segments<InputMap<Cell>>(w_);
+    Segments k = gate_segments(w_, w_.cell.x_acc, w_.cell.gates);
     if (w_.I <= kNarrow) k.length = w_.Hp;
     const Index piece = std::max<Index>(1, plan_.poll_rows / kTileRows);
     for (Index i = share.begin; i < share.end;) {
       const Index stop = share.end - i > piece ? i + piece : share.end;
       if (w_.I > kNarrow) {
-        product(dx, w_.I, gates(begin), kRow * w_.Hp, k, w_.x_back, static_cast<const T*>(nullptr), blocks, i, stop);
+        product(dx, w_.I, gates(begin), row_, k, w_.x_back, static_cast<const T*>(nullptr), blocks, i, stop);
       } else {
-        narrow_product(dx, w_.I, gates(begin), kRow * w_.Hp, k, w_.x_narrow.data(), blocks, i, stop);
+        narrow_product(dx, w_.I, gates(begin), row_, k, w_.x_narrow.data(), blocks, i, stop);
       }
       if (called_off((stop - i) * kTileRows, thread, barrier)) return;
       i = stop;
@@ -330,7 +307,11 @@ class Backward final : public Run {
                   threads);
   }
 
+  const CellKernels<T>& kernels_;
   const Packed& w_;
+  const int S = w_.cell.states, P = w_.cell.vectors;
+  const bool staged_ = w_.cell.staged;
+  const Index row_ = w_.cell.lines * w_.Hp;  // values of a row of gates
   Tape<T>& tape_;
   const BackwardCall<T> call_;
   const Timeline time_;
@@ -345,7 +326,7 @@ class Backward final : public Run {
   Buffer<T> first_;                // the hidden states before the steps of the first chunk, in one piece
   Buffer<T> next_;                 // see keep_first
   Buffer<T> dlines_, ds_;          // of cells of several stages
-  WeightGradient<Cell, T> dweights_;
+  WeightGradient<T> dweights_;
 };
 
 }  // namespace bptt::sequence

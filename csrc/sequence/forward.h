@@ -4,21 +4,24 @@
 
 #include "core/threads/interrupt.h"
 #include "core/threads/pool.h"
-#include "sequence/forward_step.h"
 #include "sequence/plan.h"
-#include "sequence/staged_forward.h"
+#include "sequence/recurrence.h"
+#include "sequence/step.h"
 
 namespace bptt::sequence {
 
-template <class Cell, class T>
+template <class T>
 class Forward final : public Run {
-  static constexpr int S = Cell::S;
-  static constexpr bool kStaged = Traits<Cell>::kStaged;
-
  public:
-  Forward(std::shared_ptr<const Weights<Cell, T>> w, const ForwardCall<T>& call, Tape<T>* tape, const Plan& plan,
-          Poll::Interrupted interrupted)
-      : owner_(std::move(w)), w_(*owner_), call_(call), tape_(tape), plan_(plan), poll_(interrupted, call.stop) {
+  Forward(const CellKernels<T>& kernels, std::shared_ptr<const Weights<T>> w, const ForwardCall<T>& call, Tape<T>* tape,
+          const Plan& plan, Poll::Interrupted interrupted)
+      : kernels_(kernels),
+        owner_(std::move(w)),
+        w_(*owner_),
+        call_(call),
+        tape_(tape),
+        plan_(plan),
+        poll_(interrupted, call.stop) {
     std::copy_n(call.final, S, final_);
   }
 
@@ -68,14 +71,11 @@ class Forward final : public Run {
   }
 
  private:
-  static constexpr Index kRow = kRowValues<Cell>;
-
   void allocate() {
     const Index B = call_.time.batch;
-    if (kStaged) made_ = Buffer<T>(checked_mul((S + 1) * B, w_.Hp)), scales_ = Buffer<T>(B * kScales);
+    if (staged_) made_ = Buffer<T>(checked_mul((S + 1) * B, w_.Hp)), scales_ = Buffer<T>(B * kScales);
     if (keep_) return;
-    if (plan_.hoisted || kStaged)
-      scratch_ = Buffer<T>(checked_mul((plan_.hoisted ? plan_.chunk : 1) * B, kRow * w_.Hp));
+    if (plan_.hoisted || staged_) scratch_ = Buffer<T>(checked_mul((plan_.hoisted ? plan_.chunk : 1) * B, row_));
     if (S > 1) states_ = Buffer<T>(checked_mul(B, w_.Hp));
     if (call_.between) operand_ = Buffer<T>(checked_mul(2 * B, w_.R));
     if (dropout()) entering_h_ = Buffer<T>(checked_mul(B, w_.Hp));
@@ -99,17 +99,15 @@ class Forward final : public Run {
     for (Index begin = first; begin < last; begin += plan_.chunk) {
       const Index end = std::min(last, begin + plan_.chunk);
       if (plan_.hoisted) {
-        input_products(w_, call_.x + time.begin(begin) * w_.I, gates(begin, begin), time.begin(end) - time.begin(begin),
-                       part.units);
+        kernels_.input_products(w_, call_.x + time.begin(begin) * w_.I, gates(begin, begin),
+                                time.begin(end) - time.begin(begin), part.units);
       }
       for (Index t = begin; t < end; ++t) {
         part.activate(time.rows(t));
         if (call_.between) crossing = cross(t);
+        const ForwardStep<T> step = view(t, gates(t, begin), call_.between ? &crossing : nullptr);
         for_poll_rows(part.rows, plan_.poll_rows, [&](const RowBlocks& rows) {
-          if constexpr (kStaged)
-            staged(t, gates(t, begin), crossing).run(rows);
-          else
-            run_step<Cell::A>(step(t, gates(t, begin), rows, call_.between ? &crossing : nullptr), part.units, t);
+          kernels_.forward(step, rows, part.units, t);
           if (thread == 0 && poll_(rows.total)) barrier.cancel();
           return !barrier.cancelled();
         });
@@ -119,17 +117,14 @@ class Forward final : public Run {
     return true;
   }
 
-  ForwardStep<Cell, T> step(Index t, T* gates, const RowBlocks& rows, const Crossing<T>* crossing) {
+  ForwardStep<T> view(Index t, T* gates, const Crossing<T>* crossing) {
     const Timeline& time = call_.time;
     const T* x = plan_.hoisted ? nullptr : call_.x + time.begin(t) * w_.I;
-    const T* h0 = call_.between ? operand(t) : t == 0 ? call_.initial[0] : call_.y + time.begin(t - 1) * w_.H;
-    return {w_, rows, x, h0, call_.y + time.begin(t) * w_.H, c0(t), c0(t + 1), gates, keep_, crossing};
-  }
-
-  StagedForward<Cell, T> staged(Index t, T* lines, const Crossing<T>& crossing) {
+    const T* h0 = call_.between ? operand(t) : t == 0 ? call_.initial[0] : call_.y + time.begin(t - 1) * w_.R;
     T* scales = keep_ && tape_->scales.size() > 0 ? tape_->scales.data() + tape_->row(t) * kScales : scales_.data();
-    const T* x = plan_.hoisted ? nullptr : call_.x + call_.time.begin(t) * w_.I;
-    return {w_, x, operand(t), c0(t), lines, scales, made_.data(), call_.time.batch, crossing};
+    return {w_,       x,         h0,           call_.y + time.begin(t) * w_.R,
+            c0(t),    c0(t + 1), gates,        keep_,
+            crossing, scales,    made_.data(), time.batch};
   }
 
   /// From step t into the next one.
@@ -161,9 +156,9 @@ class Forward final : public Run {
 
   // Where things lie that belong to step t: on the tape, or in what the steps share without one.
   T* gates(Index t, Index chunk) {
-    if (keep_) return tape_->gates.data() + tape_->row(t) * kRow * w_.Hp;
+    if (keep_) return tape_->gates.data() + tape_->row(t) * row_;
     if (!plan_.hoisted) return scratch_.data();  // null but for cells of several stages
-    return scratch_.data() + (call_.time.begin(t) - call_.time.begin(chunk)) * kRow * w_.Hp;
+    return scratch_.data() + (call_.time.begin(t) - call_.time.begin(chunk)) * row_;
   }
   T* operand(Index t) {
     return keep_ ? tape_->operand.data() + tape_->row(t) * w_.R : operand_.data() + (t % 2) * call_.time.batch * w_.R;
@@ -198,7 +193,7 @@ class Forward final : public Run {
     };
     for (Index row = 0; row < time.rows(t); ++row) {
       for (Index unit = 0; unit < w_.R; unit += W) c.template enter_state<0>(row, unit, load(h, w_.R, row, unit));
-      if constexpr (S > 1) {
+      if (S > 1) {
         for (Index unit = 0; with_c && unit < w_.H; unit += W)
           c.template enter_state<1>(row, unit, load(call_.initial[1], w_.H, row, unit));
       }
@@ -221,8 +216,12 @@ class Forward final : public Run {
     if (S > 1) copy_rows(call_.final[1], w_.H, c0(time.steps), w_.Hp, B, w_.H);
   }
 
-  const std::shared_ptr<const Weights<Cell, T>> owner_;
-  const Weights<Cell, T>& w_;
+  const CellKernels<T>& kernels_;
+  const std::shared_ptr<const Weights<T>> owner_;
+  const Weights<T>& w_;
+  const int S = w_.cell.states;
+  const bool staged_ = w_.cell.staged;
+  const Index row_ = w_.cell.lines * w_.Hp;  // values of a row of gates
   const ForwardCall<T> call_;
   Tape<T>* tape_;
   const Plan plan_;

@@ -6,122 +6,115 @@
 #pragma once
 
 #include "core/math.h"
-#include "sequence/between.h"
-#include "sequence/weights.h"
+#include "sequence/lines.h"
 
 namespace bptt::sequence {
 
 template <class Cell, class T>
-struct ForwardStep {
+struct ForwardTiles {
   static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, S = Cell::S, K = Cell::K, P = Cell::P;
+  static constexpr Index L = cells::kInfo<Cell>.lines;
   static constexpr int kTailWidth = G - 1;  // most registers of a packed last block
+  using Step = ForwardStep<T>;
 
-  const Weights<Cell, T>& w;
-  const RowBlocks& rows;
-  const T* x;   // [B,I]; null: the input product stands in gates
-  const T* h0;  // [B,H]
-  T* h1;        // [B,H]
-  const T* c0;  // the other state [B,Hp]; may be c1 itself
-  T* c1;
-  T* gates;                     // [B,kRowValues,Hp] or null
-  bool keep;                    // store the cell's kept values there
-  const Crossing<T>* crossing;  // null: h1 and c1 enter the next step as they are
-
-  /// The R rows of a row block, U blocks of units from `block`.
+  /// R rows from `row`, U blocks of units from `block`.
   template <int R, int U>
-  BPTT_NOINLINE void tile(Index row_block, Index block) const {
-    const Index row = rows.begin(row_block);
+  static BPTT_NOINLINE void tile(const Step& s, Index row, Index block) {
+    const Weights<T>& w = s.w;
     Vec<T> acc[R][U * A];
-    start(acc, row, block);
-    if (x) {
-      accumulate<InputMap<Cell>, G, A>(acc, x + row * w.I, w.I, w.x.data() + block * w.I * G * W, w.I * G * W, w.I);
+    start(s, acc, row, block);
+    if (s.x) {
+      accumulate<InputMap<Cell>, G, A>(acc, s.x + row * w.I, w.I, w.x.data() + block * w.I * G * W, w.I * G * W, w.I);
     }
-    accumulate<HiddenMap<Cell>, G, A>(acc, h0 + row * w.H, w.H, w.h.data() + block * w.H * G * W, w.H * G * W, w.H);
+    accumulate<HiddenMap<Cell>, G, A>(acc, s.h0 + row * w.H, w.H, w.h.data() + block * w.H * G * W, w.H * G * W, w.H);
 
     alignas(64) T a[R][U * A][W];
     spill(acc, a);
     // The shortest of steps feels a call: RNN B=1 H=32 58 -> 55 ns; with more gates it is quicker (LSTM 171 -> 166).
     if constexpr (R * A == 1) {
-      if (!crossing) {
+      if (!s.crossing) {
 #pragma GCC unroll 1
-        for (int u = 0; u < U; ++u) cell<false>(a[0][u * A], W, W, row, block + u);
+        for (int u = 0; u < U; ++u) cell<false>(s, a[0][u * A], W, W, row, block + u);
         return;
       }
     }
-    cells(a[0][0], A * W, W, W, row, R, block, U);
+    cells(s, a[0][0], A * W, W, W, row, R, block, U);
   }
 
-  /// The R rows of a row block, the packed last block of units, in N registers.
+  /// R rows from `row`, the packed last block of units, in N registers.
   template <int R, int N>
-  BPTT_NOINLINE void tail(Index row_block) const {
-    const Index row = rows.begin(row_block), block = w.blocks - 1;
+  static BPTT_NOINLINE void tail(const Step& s, Index row) {
+    const Weights<T>& w = s.w;
+    const Index block = w.blocks - 1;
     const Index units = std::min<Index>(w.tail, W - 1);  // w.tail it is; the bound is for the compiler to see
     Vec<T> acc[R][N];
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
       const Vec<T> bias = Vec<T>::load(w.bias.data() + (block * A + n) * W);
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) acc[r][n] = x ? bias : Vec<T>::load(gate(row + r, n) + block * W);
+      for (int r = 0; r < R; ++r) acc[r][n] = s.x ? bias : Vec<T>::load(gate(s, row + r, n) + block * W);
     }
-    if (x) accumulate<Identity, N, N>(acc, x + row * w.I, w.I, w.x.data() + block * w.I * G * W, 0, w.I);
-    accumulate<Identity, N, N>(acc, h0 + row * w.H, w.H, w.h.data() + block * w.H * G * W, 0, w.H);
+    if (s.x) accumulate<Identity, N, N>(acc, s.x + row * w.I, w.I, w.x.data() + block * w.I * G * W, 0, w.I);
+    accumulate<Identity, N, N>(acc, s.h0 + row * w.H, w.H, w.h.data() + block * w.H * G * W, 0, w.H);
     alignas(64) T a[R][N][W];
     spill(acc, a);
-    cells(a[0][0], N * W, units, units, row, R, block, 1);
+    cells(s, a[0][0], N * W, units, units, row, R, block, 1);
   }
 
  private:
-  T* gate(Index row, int i) const { return gates + (row * kRowValues<Cell> + i) * w.Hp; }
+  static T* gate(const Step& s, Index row, int i) { return s.gates + (row * L + i) * s.w.Hp; }
 
   template <int R, int UA>
-  BPTT_INLINE void start(Vec<T> (&acc)[R][UA], Index row, Index block) const {
+  static BPTT_INLINE void start(const Step& s, Vec<T> (&acc)[R][UA], Index row, Index block) {
 #pragma GCC unroll 16
     for (int n = 0; n < UA; ++n) {
-      const Vec<T> bias = Vec<T>::load(w.bias.data() + (block * A + n) * W);
+      const Vec<T> bias = Vec<T>::load(s.w.bias.data() + (block * A + n) * W);
       const Index unit = (block + n / A) * W;
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        acc[r][n] = x ? bias : Vec<T>::load(gate(row + r, n % A) + unit);
+        acc[r][n] = s.x ? bias : Vec<T>::load(gate(s, row + r, n % A) + unit);
       }
     }
   }
 
   /// The cells of a tile: A runs of `lanes`, `stride` apart, for each row and block, which lie `step` apart.
-  void cells(const T* a, Index step, Index stride, Index lanes, Index row, int rows, Index block, int blocks) const {
-    if (crossing)
-      each<true>(a, step, stride, lanes, row, rows, block, blocks);
+  static void cells(const Step& s, const T* a, Index step, Index stride, Index lanes, Index row, int rows, Index block,
+                    int blocks) {
+    if (s.crossing)
+      each<true>(s, a, step, stride, lanes, row, rows, block, blocks);
     else
-      each<false>(a, step, stride, lanes, row, rows, block, blocks);
+      each<false>(s, a, step, stride, lanes, row, rows, block, blocks);
   }
   template <bool Crosses>  // one text for tiles of all sizes
-  BPTT_NOINLINE void each(const T* a, Index step, Index stride, Index lanes, Index row, int rows, Index block,
-                          int blocks) const {
+  static BPTT_NOINLINE void each(const Step& s, const T* a, Index step, Index stride, Index lanes, Index row, int rows,
+                                 Index block, int blocks) {
     for (int r = 0; r < rows; ++r) {
-      for (int u = 0; u < blocks; ++u, a += step) cell<Crosses>(a, stride, lanes, row + r, block + u);
+      for (int u = 0; u < blocks; ++u, a += step) cell<Crosses>(s, a, stride, lanes, row + r, block + u);
     }
   }
 
   /// The pre-activations of a row and a block: `lanes` of each, `stride` apart.
   template <bool Crosses>
-  BPTT_INLINE void cell(const T* a, Index stride, Index lanes, Index row, Index block) const {
+  static BPTT_INLINE void cell(const Step& s, const T* a, Index stride, Index lanes, Index row, Index block) {
+    const Weights<T>& w = s.w;
     const Index unit = block * W, n = std::min<Index>(W, w.H - unit);
     Vec<T> av[A], p[P + 1], s0[S], s1[S], k[K + 1];
     for (int i = 0; i < A; ++i) av[i] = Vec<T>::load(a + i * stride, lanes);
     for (int i = 0; i < P; ++i) p[i] = Vec<T>::load(w.vectors.data() + i * w.Hp + unit);
     if constexpr (Crosses)
-      s0[0] = Vec<T>::load(crossing->h0 + row * crossing->h0_width + unit, n);
+      s0[0] = Vec<T>::load(s.crossing->h0 + row * s.crossing->h0_width + unit, n);
     else
-      s0[0] = Vec<T>::load(h0 + row * w.H + unit, n);
-    if constexpr (S > 1) s0[1] = Vec<T>::load(c0 + row * w.Hp + unit);
+      s0[0] = Vec<T>::load(s.h0 + row * w.H + unit, n);
+    if constexpr (S > 1) s0[1] = Vec<T>::load(s.c0 + row * w.Hp + unit);
     Cell::forward(av, p, s0, s1, k);
-    if (keep) {
-      for (int i = 0; i < K; ++i) k[i].store(gate(row, i) + unit);
+    if (s.keep) {
+      for (int i = 0; i < K; ++i) k[i].store(gate(s, row, i) + unit);
     }
     if constexpr (Crosses) {
-      crossing->leave(row, unit, s0, s1);
+      s.crossing->leave(row, unit, s0, s1);
     } else {
-      s1[0].store(h1 + row * w.H + unit, n);
-      if constexpr (S > 1) s1[1].store(c1 + row * w.Hp + unit);
+      s1[0].store(s.h1 + row * w.H + unit, n);
+      if constexpr (S > 1) s1[1].store(s.c1 + row * w.Hp + unit);
     }
   }
 };
@@ -137,28 +130,30 @@ BPTT_INLINE void for_row_blocks(const RowBlocks& rows, F&& f) {
   }
 }
 
-/// step.tile over a thread's part: blocks of units outside, so that a panel of weights stays in the nearest cache while
-/// the rows pass by. Even and odd steps walk the blocks in opposite directions and find what the last step left in the
-/// cache (LSTM B=1 T=100 I=H=512, hidden weights twice the second-level cache: inference 19.1 -> 14.2 ms).
-template <int PerBlock, class Step>
-void run_step(const Step& step, const Share& units, Index t) {
-  if (step.rows.count == 0) return;
-  dispatch<kTileRows>(step.rows.max_size(), [&](auto most) {
+/// Tiles::tile over a thread's part: blocks of units outside, so that a panel of weights stays in the nearest cache
+/// while the rows pass by. Even and odd steps walk the blocks in opposite directions and find what the last step left
+/// in the cache (LSTM B=1 T=100 I=H=512, hidden weights twice the second-level cache: inference 19.1 -> 14.2 ms).
+template <class Tiles, int PerBlock, class Step>
+void run_tiles(const Step& step, const RowBlocks& rows, const Share& units, Index t) {
+  if (rows.count == 0) return;
+  dispatch<kTileRows>(rows.max_size(), [&](auto most) {
     constexpr int kMaxRows = most, kMaxBlocks = tile_blocks(kMaxRows, PerBlock);
     const auto tiles = [&](auto width, Index block) {
-      for_row_blocks<kMaxRows>(step.rows, [&](auto height, Index i) { step.template tile<height, width>(i, block); });
+      for_row_blocks<kMaxRows>(
+          rows, [&](auto height, Index i) { Tiles::template tile<height, width>(step, rows.begin(i), block); });
     };
     Index end = units.end;
     bool tail = false;
-    if constexpr (Step::kTailWidth > 0) {
+    if constexpr (Tiles::kTailWidth > 0) {
       tail = step.w.tail > 0 && units.begin < end && end == step.w.blocks;
       end -= Index(tail);
     }
     if (t % 2 == 0) for_block_runs<kMaxBlocks>(units.begin, end, tiles);
-    if constexpr (Step::kTailWidth > 0) {
+    if constexpr (Tiles::kTailWidth > 0) {
       if (tail) {
-        dispatch<Step::kTailWidth>(int(step.w.tail_width), [&](auto width) {
-          for_row_blocks<kMaxRows>(step.rows, [&](auto height, Index i) { step.template tail<height, width>(i); });
+        dispatch<Tiles::kTailWidth>(int(step.w.tail_width), [&](auto width) {
+          for_row_blocks<kMaxRows>(
+              rows, [&](auto height, Index i) { Tiles::template tail<height, width>(step, rows.begin(i)); });
         });
       }
     }

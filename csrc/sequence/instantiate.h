@@ -1,37 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-// Recurrence for each cell of cells/all.h. Included by one translation unit per dtype, which is most of the build's
-// time.
+// Recurrence, once for all cells, and the kernels of each. Included by one translation unit per dtype, which is most of
+// the build's time.
 #pragma once
 
 #include <stdexcept>
 
-#include "cells/all.h"
 #include "core/threads/fork.h"
 #include "sequence/backward.h"
 #include "sequence/forward.h"
+#include "sequence/kernels.h"
 #include "sequence/recurrence.h"
 #include "sequence/stream.h"
 
 namespace bptt::sequence {
 
-template <class Cell, class T>
+template <class T>
 class CellRecurrence final : public Recurrence<T> {
  public:
-  CellRecurrence(Index input, Index hidden, Index projection)
-      : input_(input), hidden_(hidden), recurrent_(Traits<Cell>::kProjects ? projection : hidden) {}
+  CellRecurrence(const CellKernels<T>& kernels, Index input, Index hidden, Index projection)
+      : kernels_(kernels), input_(input), hidden_(hidden), recurrent_(cell_.projects ? projection : hidden) {}
 
-  int gates() const override { return Cell::G; }
-  int states() const override { return Cell::S; }
-  int vectors() const override { return Cell::P - (Traits<Cell>::kBiasIsVectors ? Cell::G : 0); }
-  bool vectors_are_bias() const override { return Cell::kVectorsAreBias; }
-  bool projects() const override { return Traits<Cell>::kProjects; }
+  int gates() const override { return cell_.gates; }
+  int states() const override { return cell_.states; }
+  int vectors() const override { return cell_.vectors - (cell_.bias_is_vectors ? cell_.gates : 0); }
+  bool vectors_are_bias() const override { return cell_.vectors_are_bias; }
+  bool projects() const override { return cell_.projects; }
   Index width(int state) const override { return state == 0 ? recurrent_ : hidden_; }
   Plan plan(Index steps, Index batch, int threads) const override {
-    return make_plan<T>({steps, batch, input_, hidden_, Cell::G, Traits<Cell>::kStaged}, threads);
+    return make_plan<T>({steps, batch, input_, hidden_, cell_.gates, cell_.staged}, threads);
   }
 
   bool pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) override {
-    auto packed = std::make_shared<W>(input_, hidden_, recurrent_);
+    auto packed = std::make_shared<W>(cell_, input_, hidden_, recurrent_);
     if (!packed->pack(from, training, interrupted)) return false;
     std::shared_ptr<const W> replaced = std::move(packed);
     const ForkLock lock;
@@ -43,71 +43,72 @@ class CellRecurrence final : public Recurrence<T> {
                Poll::Interrupted interrupted) const override {
     std::shared_ptr<const W> weights = current();
     const ForwardCall<T> own = prepared(call, tape, segment, weights);
-    return Forward<Cell, T>(std::move(weights), own, tape, plan(own.time, threads), interrupted).run();
+    return Forward<T>(kernels_, std::move(weights), own, tape, plan(own.time, threads), interrupted).run();
   }
 
   bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads, Poll::Interrupted interrupted) const override {
-    return Backward<Cell, T>(tape, call, plan(tape.call.time, threads), interrupted).run();
+    return Backward<T>(kernels_, tape, call, plan(tape.call.time, threads), interrupted).run();
   }
 
   std::unique_ptr<Run> start(const ForwardCall<T>& call, Tape<T>* tape, Poll::Interrupted interrupted) const override {
     std::shared_ptr<const W> weights = current();
     const ForwardCall<T> own = prepared(call, tape, 0, weights);
-    auto run = std::make_unique<Forward<Cell, T>>(std::move(weights), own, tape, plan(own.time, 1), interrupted);
+    auto run = std::make_unique<Forward<T>>(kernels_, std::move(weights), own, tape, plan(own.time, 1), interrupted);
     run->begin();
     return run;
   }
 
   std::unique_ptr<Run> start(Tape<T>& tape, const BackwardCall<T>& call, Poll::Interrupted interrupted) const override {
-    return std::make_unique<Backward<Cell, T>>(tape, call, plan(tape.call.time, 1), interrupted);
+    return std::make_unique<Backward<T>>(kernels_, tape, call, plan(tape.call.time, 1), interrupted);
   }
 
   typename Recurrence<T>::Memory memory(const Timeline& time, Index segment, const Between<T>* between, bool training,
                                         int threads) const override {
-    if (Traits<Cell>::kStaged && !between) between = &none();
-    const Index Hp = padded(hidden_), B = time.batch, L = kRowValues<Cell>, G = Cell::G;
+    if (cell_.staged && !between) between = &none();
+    const Index Hp = padded(hidden_), B = time.batch, L = Index(cell_.lines), G = cell_.gates;
     Index bytes[3] = {};
     const auto add = [&](int to, Index values, std::size_t size = sizeof(T)) {
       if (values > 0) bytes[to] += Index(Arena::size_class(std::size_t(checked_mul(values, Index(size)))));
     };
-    add(0, Hp * G * input_), add(0, Hp * kHiddenGates<Cell> * recurrent_), add(0, Hp * Cell::A), add(0, Hp * Cell::P);
-    if (Traits<Cell>::kSecond) add(0, Hp * recurrent_);
-    if (Traits<Cell>::kProjects) add(0, hidden_ * padded(recurrent_));
+    add(0, Hp * G * input_), add(0, Hp * cell_.hidden_gates * recurrent_), add(0, Hp * cell_.accumulators),
+        add(0, Hp * cell_.vectors);
+    if (cell_.second) add(0, Hp * recurrent_);
+    if (cell_.projects) add(0, hidden_ * padded(recurrent_));
     const Cuts cuts = measure_cuts(time, training ? segment : 0);
     if (!training || cuts.segments > 1) {  // a forward pass without a tape, or with one of another segment
       const Plan p = plan(time, threads);
-      if (p.hoisted || Traits<Cell>::kStaged) add(2, (p.hoisted ? p.chunk : 1) * checked_mul(B, L * Hp));
-      if (Cell::S > 1) add(2, checked_mul(B, Hp));
+      if (p.hoisted || cell_.staged) add(2, (p.hoisted ? p.chunk : 1) * checked_mul(B, L * Hp));
+      if (cell_.states > 1) add(2, checked_mul(B, Hp));
       if (between) add(2, checked_mul(2 * B, recurrent_));
-      if (Traits<Cell>::kStaged) add(2, checked_mul(B, (Cell::S + 1) * Hp)), add(2, checked_mul(B, kScales));
+      if (cell_.staged) add(2, checked_mul(B, (cell_.states + 1) * Hp)), add(2, checked_mul(B, kScales));
     }
     if (!training) return {bytes[0], bytes[1], bytes[2]};
     const Index forward = std::exchange(bytes[2], 0);
     add(0, input_ > kNarrow ? G * hidden_ * padded(input_) : input_ * G * Hp);
-    add(0, kHiddenGates<Cell> * hidden_ * padded(recurrent_));
-    if (Traits<Cell>::kSecond) add(0, hidden_ * padded(recurrent_));
-    if (Traits<Cell>::kProjects) add(0, recurrent_ * Hp);
+    add(0, cell_.hidden_gates * hidden_ * padded(recurrent_));
+    if (cell_.second) add(0, hidden_ * padded(recurrent_));
+    if (cell_.projects) add(0, recurrent_ * Hp);
     const Sizes s = sizes(time, cuts, between);
     for (const Index n : {s.gates, s.states, s.operand, s.entering_h, s.entering_c, s.left_h, s.scales, s.saved})
       add(1, n);
-    add(2, checked_mul(B, Cell::S * Hp)), add(2, checked_mul(B, Hp));
-    const auto vectors = SumsByRow<T>::sizes(B, Cell::P * Hp, time.steps);
+    add(2, checked_mul(B, cell_.states * Hp)), add(2, checked_mul(B, Hp));
+    const auto vectors = SumsByRow<T>::sizes(B, cell_.vectors * Hp, time.steps);
     add(2, vectors.first), add(2, vectors.second, sizeof(double));
     if (between && between->dropout > 0) add(1, checked_mul(B, Hp));
     if (!between) add(2, std::min(time.steps, chunk_steps(time)) * B * hidden_);
-    if (cuts.segments > 1) add(2, checked_mul(B, L * Hp)), add(2, checked_mul(B, Cell::S * hidden_));
-    if (Traits<Cell>::kStaged) add(2, checked_mul(B, L * Hp)), add(2, checked_mul(B, 2 * (Cell::S + 1) * Hp));
-    const typename WeightGradient<Cell, T>::Sizes sums(input_, hidden_, recurrent_, time.total(), threads);
+    if (cuts.segments > 1) add(2, checked_mul(B, L * Hp)), add(2, checked_mul(B, cell_.states * hidden_));
+    if (cell_.staged) add(2, checked_mul(B, L * Hp)), add(2, checked_mul(B, 2 * (cell_.states + 1) * Hp));
+    const typename WeightGradient<T>::Sizes sums(cell_, input_, hidden_, recurrent_, time.total(), threads);
     for (const Index n : {sums.dwx, sums.db, sums.panels, sums.part}) add(2, n);
     return {bytes[0], bytes[1], std::max(forward, bytes[2])};
   }
 
   std::unique_ptr<Stream<T>> stream(Index batch, const Between<T>* between) const override {
-    return std::make_unique<CellStream<Cell, T>>(current(), batch, between ? *between : none());
+    return std::make_unique<CellStream<T>>(kernels_, current(), batch, between ? *between : none());
   }
 
  private:
-  using W = Weights<Cell, T>;
+  using W = Weights<T>;
 
   static const Between<T>& none() {
     static constexpr Between<T> none = Between<T>();
@@ -117,7 +118,7 @@ class CellRecurrence final : public Recurrence<T> {
   /// The call as this cell takes it, and the tape made ready for it.
   ForwardCall<T> prepared(ForwardCall<T> call, Tape<T>* tape, Index segment,
                           const std::shared_ptr<const W>& weights) const {
-    if (Traits<Cell>::kStaged && !call.between) call.between = &none();
+    if (cell_.staged && !call.between) call.between = &none();
     if (!tape) return call;
     if (!weights->trainable()) throw std::logic_error("Recurrence.forward: the weights were packed for inference only");
     tape->call = call;
@@ -143,15 +144,15 @@ class CellRecurrence final : public Recurrence<T> {
     const Index Hp = padded(hidden_), segments = cuts.segments, rows = cuts.longest;
     const Index more = rows + time.batch;  // and what enters the step after it
     Sizes s;
-    s.gates = checked_mul(rows, kRowValues<Cell> * Hp);
-    if (Cell::S > 1) {
+    s.gates = checked_mul(rows, Index(cell_.lines) * Hp);
+    if (cell_.states > 1) {
       s.states = checked_mul(between ? rows : more, Hp);
       if (segments > 1) s.saved = checked_mul(checked_mul(segments, time.batch), Hp);
     }
     if (!between) return s;
     s.operand = checked_mul(more, recurrent_);
-    if (Traits<Cell>::kStaged) s.scales = checked_mul(rows, kScales);
-    if (Cell::S > 1) s.entering_c = checked_mul(more, Hp);
+    if (cell_.staged) s.scales = checked_mul(rows, kScales);
+    if (cell_.states > 1) s.entering_c = checked_mul(more, Hp);
     if (between->dropout > 0) s.entering_h = checked_mul(more, Hp);
     if (between->mixes()) s.left_h = checked_mul(rows, Hp);
     return s;
@@ -159,7 +160,7 @@ class CellRecurrence final : public Recurrence<T> {
 
   void allocate(Tape<T>& tape, Index segment, Index Hp) const {
     tape.cuts = cut(tape.call.time, segment);
-    tape.gates_width = kRowValues<Cell> * Hp, tape.Hp = Hp;
+    tape.gates_width = Index(cell_.lines) * Hp, tape.Hp = Hp;
     const Sizes s = sizes(tape.call.time, measure_cuts(tape.call.time, segment), tape.call.between);
     const auto make = [](Buffer<T>& buffer, Index size) {
       if (size > 0) buffer = Buffer<T>(size);
@@ -174,25 +175,17 @@ class CellRecurrence final : public Recurrence<T> {
     return weights_;
   }
 
+  const CellKernels<T>& kernels_;
+  const cells::Info& cell_ = kernels_.cell;
   const Index input_, hidden_, recurrent_;
   std::shared_ptr<const W> weights_;
 };
 
-namespace detail {
-
-template <class T, class... Cells>
-std::unique_ptr<Recurrence<T>> make(cells::List<Cells...>, const std::string& name, Index input, Index hidden,
-                                    Index projection) {
-  std::unique_ptr<Recurrence<T>> made;
-  ((name == Cells::kName && (made = std::make_unique<CellRecurrence<Cells, T>>(input, hidden, projection))), ...);
-  return made;
-}
-
-}  // namespace detail
-
 template <class T>
 std::unique_ptr<Recurrence<T>> make_recurrence(const std::string& name, Index input, Index hidden, Index projection) {
-  return detail::make<T>(cells::All{}, name, input, hidden, projection);
+  const CellKernels<T>* kernels = find_kernels<T>(name);
+  if (!kernels) return nullptr;
+  return std::make_unique<CellRecurrence<T>>(*kernels, input, hidden, projection);
 }
 
 }  // namespace bptt::sequence

@@ -3,15 +3,17 @@
 // gets before anybody computes with them.
 #pragma once
 
-#include "sequence/weights.h"
+#include "sequence/step.h"
 
 namespace bptt::sequence {
 
-/// One block of units of NA lines: start(line, n) + from[row,:] * panel, where Map orders N weights for each k into the
-/// NA accumulators. `lines` points to the block in the first line of the first row, rows are `width` apart.
-template <class Map, int N, int NA, class T, class Start>
+/// One block of units of NA lines: start + from[row,:] * panel, where Map orders N weights for each k into the NA
+/// accumulators. `lines` points to the block in the first line of the first row, rows are `width` apart. start:
+/// [NA][W]; null: what the lines hold.
+template <class Map, int N, int NA, class T>
 BPTT_NOINLINE void block_products(T* lines, Index width, Index Hp, const T* from, Index ld, const T* panel, Index K,
-                                  const RowBlocks& rows, const Start& start) {
+                                  const RowBlocks& rows, const T* start) {
+  constexpr int W = Vec<T>::kSize;
   for (Index i = 0; i < rows.count; ++i) {
     const Index row = rows.begin(i);
     T* to = lines + row * width;
@@ -21,7 +23,7 @@ BPTT_NOINLINE void block_products(T* lines, Index width, Index Hp, const T* from
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-        for (int n = 0; n < NA; ++n) acc[r][n] = start(to + r * width + n * Hp, n);
+        for (int n = 0; n < NA; ++n) acc[r][n] = Vec<T>::load(start ? start + n * W : to + r * width + n * Hp);
       }
       accumulate<Map, N, NA>(acc, from + row * ld, ld, panel, 0, K);
 #pragma GCC unroll 16
@@ -33,16 +35,31 @@ BPTT_NOINLINE void block_products(T* lines, Index width, Index Hp, const T* from
   }
 }
 
-/// The input products of `rows` rows for some blocks of units: a = bias + Wx x, into gates.
+/// Maps gate g to its accumulator, for the two products: one type for all cells where that is the same number.
+template <class Cell>
+struct OwnInputMap {
+  static constexpr int at(int g) { return Cell::x_acc(g); }
+};
+template <class Cell>
+struct OwnHiddenMap {
+  static constexpr int at(int g) { return Cell::h_acc(g); }
+};
+template <class Cell>
+constexpr bool kIsPlain = std::is_base_of_v<cells::PlainAccumulators, Cell>;
+template <class Cell>
+using InputMap = std::conditional_t<kIsPlain<Cell>, Identity, OwnInputMap<Cell>>;
+template <class Cell>
+using HiddenMap = std::conditional_t<kIsPlain<Cell>, Identity, OwnHiddenMap<Cell>>;
+
+/// See CellKernels.
 template <class Cell, class T>
-void input_products(const Weights<Cell, T>& w, const T* x, T* gates, Index rows, const Share& blocks) {
+void input_products(const Weights<T>& w, const T* x, T* gates, Index rows, const Share& blocks) {
   constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A;
   const RowBlocks row_blocks(rows);
   const auto block = [&](auto map, auto width, auto accumulators, Index j) {
     constexpr int N = width, NA = accumulators;
-    block_products<decltype(map), N, NA>(
-        gates + j * W, kRowValues<Cell> * w.Hp, w.Hp, x, w.I, w.x.data() + j * w.I * G * W, w.I, row_blocks,
-        [&](const T*, int n) { return Vec<T>::load(w.bias.data() + (j * A + n) * W); });
+    block_products<decltype(map), N, NA>(gates + j * W, w.cell.lines * w.Hp, w.Hp, x, w.I, w.x.data() + j * w.I * G * W,
+                                         w.I, row_blocks, w.bias.data() + j * A * W);
   };
   for (Index j = blocks.begin; j < blocks.end; ++j) {
     if constexpr (G > 1) {

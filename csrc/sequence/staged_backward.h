@@ -27,43 +27,54 @@ void normalise_back(T* d, const T* n, T scale, int count, Index H, Index Hp) {
 template <class Cell, class T>
 struct StagedBackward {
   static constexpr int W = Vec<T>::kSize, A = Cell::A, S = Cell::S, P = Cell::P;
-  static constexpr int L = kRowValues<Cell>;
+  static constexpr int L = cells::kInfo<Cell>.lines;
+  using Is = cells::Traits<Cell>;
 
-  const Weights<Cell, T>& w;
-  const T* dy;      // [B,R]
-  const T* dg1;     // the next step's lines, gradients by now; null at a row's last step
-  T* lines;         // [B,L,Hp]
-  const T* scales;  // [B,kScales]
-  const T* h;       // [B,R], as the product saw it
-  const T* h0;      // [B,h0_width], as the cell saw it
-  Index h0_width;
-  const T* c0;  // [B,Hp]
-  const T* c1;  // as it left the cell
-  T* dstates;   // [S,B,Hp], without the share through the product
-  T* dvectors;  // [B,P,Hp]
-  T* dlines;    // scratch [B,L,Hp]
-  T* ds;        // scratch [S+1,B,Hp]
-  Index batch;
+  const Weights<T>& w;
+  const T *dy, *dg1;
+  T* lines;
+  const T *scales, *h, *h0;
+  const Index h0_width;
+  const T *c0, *c1;
+  T *dstates, *dvectors, *dlines, *ds;
+  const Index batch;
   const CrossingBack<T>& crossing;
 
-  void run(const RowBlocks& rows, const Segments& through) const {
-    if constexpr (Traits<Cell>::kStaged) {
-      if (rows.count == 0) return;
-      const Index end = rows.first + rows.total;
-      if (dg1) {
-        product(ds + S * batch * w.Hp, w.Hp, dg1, L * w.Hp, through, w.h_back, static_cast<const T*>(nullptr), rows, 0,
-                rows.count);
-      }
-      for (Index row = rows.first; row < end; ++row) {
-        for (Index unit = 0; unit < w.H; unit += W) leave(row, unit);
-      }
-      if constexpr (Traits<Cell>::kProjects) {
-        product(ds, w.Hp, line(0, Cell::kM + 1), L * w.Hp, Segments{w.R}, w.project_back,
-                static_cast<const T*>(nullptr), rows, 0, rows.count);
-      }
-      stages<Cell::kStages - 1>(rows, end);
-      for (Index row = rows.first; row < end; ++row) std::copy_n(dline(row, 0), A * w.Hp, line(row, 0));
+  explicit StagedBackward(const BackwardStep<T>& s)
+      : w(s.w),
+        dy(s.dy),
+        dg1(s.dg1),
+        lines(s.gates),
+        scales(s.scales),
+        h(s.h),
+        h0(s.h0),
+        h0_width(s.h0_width),
+        c0(s.c0),
+        c1(s.c1),
+        dstates(s.dstates),
+        dvectors(s.dvectors),
+        dlines(s.dlines),
+        ds(s.ds),
+        batch(s.batch),
+        crossing(*s.crossing) {}
+
+  void run(const RowBlocks& rows) const {
+    if (rows.count == 0) return;
+    const Index end = rows.first + rows.total;
+    if (dg1) {
+      const Segments through = gate_segments(w, w.cell.h_acc, w.cell.hidden_gates);
+      product(ds + S * batch * w.Hp, w.Hp, dg1, L * w.Hp, through, w.h_back, static_cast<const T*>(nullptr), rows, 0,
+              rows.count);
     }
+    for (Index row = rows.first; row < end; ++row) {
+      for (Index unit = 0; unit < w.H; unit += W) leave(row, unit);
+    }
+    if constexpr (Is::kProjects) {
+      product(ds, w.Hp, line(0, Cell::kM + 1), L * w.Hp, Segments{w.R}, w.project_back, static_cast<const T*>(nullptr),
+              rows, 0, rows.count);
+    }
+    stages<Cell::kStages - 1>(rows, end);
+    for (Index row = rows.first; row < end; ++row) std::copy_n(dline(row, 0), A * w.Hp, line(row, 0));
   }
 
  private:
@@ -83,7 +94,7 @@ struct StagedBackward {
       d = crossing.template enter_state<0>(row, unit, through, d) + Vec<T>::load(dy + row * w.R + unit, n);
       crossing.template leave_state<0>(row, unit, m[0], d).store(dstates + at);
       d = first_lanes(d, n);
-      if constexpr (Traits<Cell>::kProjects)
+      if constexpr (Is::kProjects)
         d.store(line(row, Cell::kM + 1) + unit);
       else
         d.store(ds + at);
@@ -124,7 +135,7 @@ struct StagedBackward {
     for (int i = 0; i < P; ++i) p[i] = Vec<T>::load(w.vectors.data() + i * w.Hp + unit), dp[i] = Vec<T>(T(0));
     for (int i = 0; i < S; ++i) ds1[i] = Vec<T>::load(ds + i * batch * w.Hp + at), ds0[i] = Vec<T>(T(0));
     s0[0] = s1[0] = seen;
-    if constexpr (!Traits<Cell>::kProjects) {
+    if constexpr (!Is::kProjects) {
       const Index n = std::min<Index>(W, w.R - unit);
       seen = Vec<T>::load(h + row * w.R + unit, n);
       s0[0] = Vec<T>::load(h0 + row * h0_width + unit, h0_width == w.Hp ? W : n);
@@ -137,7 +148,7 @@ struct StagedBackward {
       if (Cell::kWritesBack[Stage] >> i & 1) d[i].store(dline(row, i) + unit);
     }
     if (crossing.dropout) dh = dh * Vec<T>::load(crossing.dropout + at);
-    if constexpr (!Traits<Cell>::kProjects) add(dstates + at, ds0[0] + dh);
+    if constexpr (!Is::kProjects) add(dstates + at, ds0[0] + dh);
     if constexpr (S > 1) add(dstates + batch * w.Hp + at, ds0[1]);
 #pragma GCC unroll 16
     for (int i = 0; i < P; ++i) {

@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "core/math.h"
-#include "sequence/between.h"
 #include "sequence/lines.h"
 
 namespace bptt::sequence {
@@ -41,57 +40,58 @@ T normalise(T* a, int count, Index H, Index Hp) {
 template <class Cell, class T>
 struct StagedForward {
   static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, S = Cell::S, P = Cell::P;
-  static constexpr int L = kRowValues<Cell>, kH = kHiddenGates<Cell>;
+  static constexpr int L = cells::kInfo<Cell>.lines, kH = cells::kInfo<Cell>.hidden_gates;
+  using Is = cells::Traits<Cell>;
 
-  const Weights<Cell, T>& w;
-  const T* x;  // [B,I]; null: the input product stands in lines
-  const T* h;  // [B,R], as the product sees it
-  const T* c0;
-  T* lines;   // [B,L,Hp]
-  T* scales;  // [B,kScales]
-  T* made;    // the states that the cell makes [S,B,Hp], then a projected h [B,Hp]
-  Index batch;
+  const Weights<T>& w;
+  const T *x, *h, *c0;
+  T *lines, *scales, *made;
+  const Index batch;
   const Crossing<T>& crossing;
 
+  explicit StagedForward(const ForwardStep<T>& s)
+      : w(s.w),
+        x(s.x),
+        h(s.h0),
+        c0(s.c0),
+        lines(s.gates),
+        scales(s.scales),
+        made(s.made),
+        batch(s.batch),
+        crossing(*s.crossing) {}
+
   void run(const RowBlocks& rows) const {
-    if constexpr (Traits<Cell>::kStaged) {
-      const Index end = rows.first + rows.total;
-      if (rows.count == 0) return;
-      if (x) {
-        products<G>(Cell::x_acc(0), x, w.I, w.x.data(), w.I, rows,
-                    [&](const T*, int n, Index block) { return Vec<T>::load(w.bias.data() + (block * A + n) * W); });
-      }
-      constexpr bool kShared = Cell::h_acc(0) == Cell::x_acc(0);
-      products<kH>(Cell::h_acc(0), h, w.R, w.h.data(), w.R, rows, std::conditional_t<kShared, There, Zero>{});
-      stages<0>(rows, end);
-      leave(rows, end);
+    const Index end = rows.first + rows.total;
+    if (rows.count == 0) return;
+    if (x) {
+      products<G>(Cell::x_acc(0), x, w.I, w.x.data(), w.I, rows, w.bias.data(), A);
     }
+    constexpr bool kShared = Cell::h_acc(0) == Cell::x_acc(0);
+    const T zeros[kH * W] = {};
+    products<kH>(Cell::h_acc(0), h, w.R, w.h.data(), w.R, rows, kShared ? nullptr : zeros, 0);
+    stages<0>(rows, end);
+    leave(rows, end);
   }
 
  private:
   T* line(Index row, int i) const { return lines + (row * L + i) * w.Hp; }
 
-  /// N lines from `first` = start(line, n, block) + from[row,:] * panels.
-  template <int N, class Start>
-  void products(int first, const T* from, Index ld, const T* panels, Index K, const RowBlocks& rows,
-                const Start& start) const {
+  /// N lines from `first` = start + from[row,:] * panels. start: registers for each line, those of the next block
+  /// `next` registers further; null: what the lines hold.
+  template <int N>
+  void products(int first, const T* from, Index ld, const T* panels, Index K, const RowBlocks& rows, const T* start,
+                Index next) const {
     for (Index j = 0; j < w.blocks; ++j) {
       block_products<Identity, N, N>(line(0, first) + j * W, L * w.Hp, w.Hp, from, ld, panels + j * K * N * W, K, rows,
-                                     [&](const T* line, int n) { return start(line, n, j); });
+                                     start ? start + j * next * W : nullptr);
     }
   }
-  struct There {
-    Vec<T> operator()(const T* line, int, Index) const { return Vec<T>::load(line); }
-  };
-  struct Zero {
-    Vec<T> operator()(const T*, int, Index) const { return Vec<T>(T(0)); }
-  };
 
   template <int Stage>
   void stages(const RowBlocks& rows, Index end) const {
     constexpr cells::Link link = Cell::kBefore[Stage];
     if constexpr (link.job == cells::Job::kProduct) {
-      products<1>(link.to, line(0, link.from), L * w.Hp, w.second.data(), w.R, rows, There{});
+      products<1>(link.to, line(0, link.from), L * w.Hp, w.second.data(), w.R, rows, static_cast<const T*>(nullptr), 0);
     }
     for (Index row = rows.first; row < end; ++row) {
       if constexpr (link.job == cells::Job::kNormalise) {
@@ -110,7 +110,7 @@ struct StagedForward {
     for (int i = 0; i < L; ++i) values[i] = Vec<T>::load(line(row, i) + unit);
     for (int i = 0; i < P; ++i) p[i] = Vec<T>::load(w.vectors.data() + i * w.Hp + unit);
     Vec<T> seen(T(0));
-    if constexpr (!Traits<Cell>::kProjects) {
+    if constexpr (!Is::kProjects) {
       s0[0] = entering(row, unit);
       seen = Vec<T>::load(h + row * w.R + unit, std::min<Index>(W, w.R - unit));
     } else {
@@ -133,7 +133,7 @@ struct StagedForward {
 
   void leave(const RowBlocks& rows, Index end) const {
     T* h1 = made;
-    if constexpr (Traits<Cell>::kProjects) {
+    if constexpr (Is::kProjects) {
       h1 = made + S * batch * w.Hp;
       product(h1, w.Hp, line(0, Cell::kM), L * w.Hp, Segments{w.H}, w.project, static_cast<const T*>(nullptr), rows, 0,
               rows.count);

@@ -14,18 +14,20 @@
 
 namespace bptt::sequence {
 
-template <class Cell, class T>
+template <class T>
 class CellStream final : public Stream<T> {
  public:
-  CellStream(std::shared_ptr<const Weights<Cell, T>> weights, Index batch, const Between<T>& between)
-      : weights_(std::move(weights)),
+  CellStream(const CellKernels<T>& kernels, std::shared_ptr<const Weights<T>> weights, Index batch,
+             const Between<T>& between)
+      : kernels_(kernels),
+        weights_(std::move(weights)),
         between_(between),
-        direct_(!Traits<Cell>::kStaged && !between.mixes()),
+        direct_(!weights_->cell.staged && !between.mixes()),
         rows_(batch),
         units_(weights_->blocks, 0, 1),
         batch_(batch),
         h_{Buffer<T>(checked_mul(batch, weights_->R)), Buffer<T>(checked_mul(batch, weights_->R))},
-        c_(Cell::S > 1 ? checked_mul(batch, weights_->Hp) : 0) {
+        c_(weights_->cell.states > 1 ? checked_mul(batch, weights_->Hp) : 0) {
     for (auto& h : h_) h.clear();
     c_.clear();
   }
@@ -35,38 +37,36 @@ class CellStream final : public Stream<T> {
     T* h0 = h_[now_].data();
     now_ ^= 1;
     T* h1 = h_[now_].data();
-    if constexpr (!Traits<Cell>::kStaged) {
-      if (direct_) {
-        const ForwardStep<Cell, T> step{*weights_, rows_, x, h0, h1, c_.data(), c_.data(), nullptr, false, nullptr};
-        run_step<Cell::A>(step, units_, now_);
-        return h1;
-      }
+    if (direct_) {
+      kernels_.forward({*weights_, x, h0, h1, c_.data(), c_.data()}, rows_, units_, now_);
+      return h1;
     }
     // c without padding, in the memory of the padded one. y and the final h are the same values, written to one place.
     ForwardCall<T> call{{1, batch_}, x, {h0, c_.data()}, h1, {h1, c_.data()}, &between_};
     Plan plan;
-    Forward<Cell, T>(weights_, call, nullptr, plan, [] { return false; }).run();
+    Forward<T>(kernels_, weights_, call, nullptr, plan, [] { return false; }).run();
     return h1;
   }
 
   void get_weights(const Flat<T>& to) const override { weights_->unpack(to); }
 
   void get_state(T* const* states) const override {
-    const Weights<Cell, T>& w = *weights_;
+    const Weights<T>& w = *weights_;
     std::copy_n(h_[now_].data(), batch_ * w.R, states[0]);
-    if (Cell::S > 1) copy_rows(states[1], w.H, c_.data(), c_width(), batch_, w.H);
+    if (weights_->cell.states > 1) copy_rows(states[1], w.H, c_.data(), c_width(), batch_, w.H);
   }
 
   void set_state(const T* const* states) override {
-    const Weights<Cell, T>& w = *weights_;
+    const Weights<T>& w = *weights_;
     std::copy_n(states[0], batch_ * w.R, h_[now_].data());
-    if (Cell::S > 1) copy_rows(c_.data(), c_width(), states[1], w.H, batch_, w.H);
+    if (weights_->cell.states > 1) copy_rows(c_.data(), c_width(), states[1], w.H, batch_, w.H);
   }
 
  private:
   Index c_width() const { return direct_ ? weights_->Hp : weights_->H; }
 
-  std::shared_ptr<const Weights<Cell, T>> weights_;
+  const CellKernels<T>& kernels_;
+  std::shared_ptr<const Weights<T>> weights_;
   Between<T> between_;
   bool direct_;
   RowBlocks rows_;

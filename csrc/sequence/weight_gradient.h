@@ -12,23 +12,17 @@
 
 namespace bptt::sequence {
 
-/// The map of one gate to a line.
-template <int Line>
-struct Only {
-  static constexpr int at(int) { return Line; }
-};
-
-template <class Cell, class T>
+template <class T>
 class WeightGradient {
-  static constexpr int W = Vec<T>::kSize, G = Cell::G;
+  static constexpr int W = Vec<T>::kSize;
   static constexpr int kWidth = 4;          // registers of columns in a tile
   static constexpr Index kRows = kSumRows;  // a panel of 4 registers and so many rows takes 32 KiB
   static constexpr Index kHeight = 24;      // rows of dW that are one piece of work: a multiple of a tile's
 
  public:
   /// The sums of `rows` rows.
-  WeightGradient(const Weights<Cell, T>& w, const BackwardCall<T>& call, Index rows, int threads) : w_(w), call_(call) {
-    const Sizes n(w.I, w.H, w.R, rows, threads);
+  WeightGradient(const Weights<T>& w, const BackwardCall<T>& call, Index rows, int threads) : w_(w), call_(call) {
+    const Sizes n(w.cell, w.I, w.H, w.R, rows, threads);
     if (n.dwx > 0) dwx_ = Buffer<T>(n.dwx);
     db_ = Buffer<T>(n.db), panels_ = Buffer<T>(n.panels);
     db_.clear();
@@ -40,12 +34,12 @@ class WeightGradient {
   /// Values in the buffers.
   struct Sizes {
     Index dwx, db, panels, part = 0;
-    Sizes(Index I, Index H, Index R, Index rows, int threads) {
-      const Index Hp = ceil_div(H, W) * W;
+    Sizes(const cells::Info& cell, Index I, Index H, Index R, Index rows, int threads) {
+      const Index Hp = ceil_div(H, W) * W, G = cell.gates;
       dwx = is_transposed(I, H) ? checked_mul(I, G * Hp) : 0;
       db = G * Hp;
       panels = threads * kRows * kWidth * W;
-      if (rows > kLongSum) part = (dwx > 0 ? dwx : G * H * I) + db + G * H * R + (kProjects ? R * H : 0);
+      if (rows > kLongSum) part = (dwx > 0 ? dwx : G * H * I) + db + G * H * R + (cell.projects ? R * H : 0);
     }
   };
 
@@ -57,7 +51,7 @@ class WeightGradient {
     if (call_.d.projection) std::fill_n(call_.d.projection, w_.R * w_.H, T(0));
   }
 
-  /// Adds `rows` rows: dg [rows,kRowValues,Hp], x [rows,I], and the hidden states before them, h [rows,R]. `last`: they
+  /// Adds `rows` rows: dg [rows,L,Hp], x [rows,I], and the hidden states before them, h [rows,R]. `last`: they
   /// are the last ones. `poll(rows)` is true where the call is called off. `since`: the rows in the parts so far, 0 at
   /// first, which each thread counts for itself: all threads add the same rows.
   template <class Poll>
@@ -68,14 +62,14 @@ class WeightGradient {
       const Index n = std::min(kRows, rows - r);
       const bool full = since + n >= kLongSum || (last && r + n == rows);
       const Sums to = sums(since == 0, full);
-      const T* g = dg + r * kRow * w_.Hp;
-      add_rows<HiddenMap<Cell>>(to.hidden, w_.H, kHiddenGates<Cell>, w_.R, g, h + r * w_.R, w_.R, n, panel, thread,
-                                threads);
-      if constexpr (Traits<Cell>::kStaged) add_staged(to, g, n, panel, thread, threads);
+      const T* g = dg + r * row_;
+      add_rows(to.hidden, w_.H, cell_.h_acc, cell_.hidden_gates, w_.R, g, h + r * w_.R, w_.R, n, panel, thread,
+               threads);
+      if (cell_.staged) add_staged(to, g, n, panel, thread, threads);
       if (transposed())
         add_transposed(to.input, g, x + r * w_.I, n, panel, thread, threads);
       else
-        add_rows<InputMap<Cell>>(to.input, w_.H, G, w_.I, g, x + r * w_.I, w_.I, n, panel, thread, threads);
+        add_rows(to.input, w_.H, cell_.x_acc, G, w_.I, g, x + r * w_.I, w_.I, n, panel, thread, threads);
       add_bias(to.bias, g, n, thread, threads);
       since = full && is_long() ? 0 : since + n;
       if (poll(n)) return;
@@ -87,15 +81,11 @@ class WeightGradient {
     for (int g = 0; g < G; ++g) {
       if (transposed())
         transpose(call_.d.weight_ih + g * w_.H * w_.I, w_.I, dwx_.data() + g * w_.Hp, G * w_.Hp, w_.I, w_.H);
-      if (call_.d.bias && !Traits<Cell>::kBiasIsVectors)
-        std::copy_n(db_.data() + g * w_.Hp, w_.H, call_.d.bias + g * w_.H);
+      if (call_.d.bias && !cell_.bias_is_vectors) std::copy_n(db_.data() + g * w_.Hp, w_.H, call_.d.bias + g * w_.H);
     }
   }
 
  private:
-  static constexpr Index kRow = kRowValues<Cell>;
-  static constexpr bool kProjects = Traits<Cell>::kProjects;
-
   struct Sums {
     SumTarget<T> input, bias, hidden, projection;
   };
@@ -112,7 +102,7 @@ class WeightGradient {
     s.input = transposed() ? next(dwx_.data(), G * w_.Hp, dwx_.size()) : next(call_.d.weight_ih, w_.I, G * w_.H * w_.I);
     s.bias = next(db_.data(), w_.Hp, db_.size());
     s.hidden = next(call_.d.weight_hh, w_.R, G * w_.H * w_.R);
-    s.projection = next(call_.d.projection, w_.H, kProjects ? w_.R * w_.H : 0);
+    s.projection = next(call_.d.projection, w_.H, cell_.projects ? w_.R * w_.H : 0);
     return s;
   }
 
@@ -122,11 +112,10 @@ class WeightGradient {
   /// Whether units make better use of registers than columns of x.
   static bool is_transposed(Index I, Index H) { return I * ceil_div(H, W) * W < ceil_div(I, W) * W * H; }
 
-  /// dW[g*units + j, :] += sum over rows of dg[row, Map(g), j] * z[row,:] for `gates` gates, `columns` wide; rows of z
-  /// are `ld` apart.
-  template <class Map>
-  void add_rows(const SumTarget<T>& dw, Index units, Index gates, Index columns, const T* dg, const T* z, Index ld,
-                Index rows, T* panel, int thread, int threads) const {
+  /// dW[g*units + j, :] += sum over rows of dg[row, lines[g], j] * z[row,:] for `gates` gates, `columns` wide; rows of
+  /// z are `ld` apart.
+  void add_rows(const SumTarget<T>& dw, Index units, const int* lines, Index gates, Index columns, const T* dg,
+                const T* z, Index ld, Index rows, T* panel, int thread, int threads) const {
     const Index pieces = ceil_div(units, kHeight), blocks = ceil_div(columns, W), groups = ceil_div(blocks, kWidth);
     const Share share(groups * gates * pieces, thread, threads);
     for (Index group = share.begin / (gates * pieces); group * gates * pieces < share.end; ++group) {
@@ -139,8 +128,8 @@ class WeightGradient {
         for (Index item = from; item < to;) {  // the pieces of one gate at once
           const Index g = item / pieces, end = std::min(to, (g + 1) * pieces);
           const Index begin = (item - g * pieces) * kHeight, stop = std::min(units, (end - g * pieces) * kHeight);
-          outer<width>(dw.at(g * units * columns + first * W), last, dg + Map::at(int(g)) * w_.Hp, kRow * w_.Hp, panel,
-                       rows, begin, stop);
+          outer<width>(dw.at(g * units * columns + first * W), last, dg + lines[g] * w_.Hp, row_, panel, rows, begin,
+                       stop);
           item = end;
         }
       });
@@ -149,14 +138,14 @@ class WeightGradient {
 
   /// The products that only cells of several stages have.
   void add_staged(const Sums& to, const T* dg, Index rows, T* panel, int thread, int threads) const {
-    if constexpr (Traits<Cell>::kSecond) {
-      constexpr cells::Link link = Cell::kBefore[Cell::kStages - 1];
-      add_rows<Only<link.to>>(to.hidden.at(kHiddenGates<Cell> * w_.H * w_.R), w_.H, 1, w_.R, dg, dg + link.from * w_.Hp,
-                              kRow * w_.Hp, rows, panel, thread, threads);
+    if (cell_.second) {
+      add_rows(to.hidden.at(cell_.hidden_gates * w_.H * w_.R), w_.H, &cell_.second_to, 1, w_.R, dg,
+               dg + cell_.second_from * w_.Hp, row_, rows, panel, thread, threads);
     }
-    if constexpr (kProjects) {
-      add_rows<Only<Cell::kM + 1>>(to.projection, w_.R, 1, w_.H, dg, dg + Cell::kM * w_.Hp, kRow * w_.Hp, rows, panel,
-                                   thread, threads);
+    if (cell_.projects) {
+      const int line = cell_.projected + 1;
+      add_rows(to.projection, w_.R, &line, 1, w_.H, dg, dg + cell_.projected * w_.Hp, row_, rows, panel, thread,
+               threads);
     }
   }
 
@@ -168,7 +157,7 @@ class WeightGradient {
     for (Index item = share.begin; item < share.end; ++item) {
       const Index g = item / groups, first = item % groups * kWidth;
       dispatch<kWidth>(int(std::min<Index>(kWidth, w_.blocks - first)), [&](auto width) {
-        gather<width>(panel, dg + InputMap<Cell>::at(int(g)) * w_.Hp, kRow * w_.Hp, w_.Hp, rows, first);
+        gather<width>(panel, dg + cell_.x_acc[g] * w_.Hp, row_, w_.Hp, rows, first);
         outer<width>(dwx.at(g * w_.Hp + first * W), W, x, w_.I, panel, rows, 0, w_.I);
       });
     }
@@ -179,13 +168,15 @@ class WeightGradient {
     for (Index item = share.begin; item < share.end; ++item) {
       const Index g = item / w_.blocks, unit = item % w_.blocks * W;
       Vec<T> sum(T(0));
-      const T* value = dg + InputMap<Cell>::at(int(g)) * w_.Hp + unit;
-      for (Index r = 0; r < rows; ++r, value += kRow * w_.Hp) sum = sum + Vec<T>::load(value);
+      const T* value = dg + cell_.x_acc[g] * w_.Hp + unit;
+      for (Index r = 0; r < rows; ++r, value += row_) sum = sum + Vec<T>::load(value);
       db.add(sum, g * w_.Hp + unit, W);
     }
   }
 
-  const Weights<Cell, T>& w_;
+  const Weights<T>& w_;
+  const cells::Info& cell_ = w_.cell;
+  const Index G = cell_.gates, row_ = cell_.lines * w_.Hp;  // values of a row of dg
   const BackwardCall<T>& call_;
   Buffer<T> dwx_, db_, panels_;  // dwx_ [I,G,Hp], where units make better use of registers; db_ [G,Hp]
   Buffer<T> part_;               // of long sums: of dWx, db, dWh, and of a projection

@@ -8,74 +8,37 @@
 // us).
 #pragma once
 
-#include "cells/staged.h"
+#include "cells/info.h"
 #include "core/pieces.h"
 #include "sequence/recurrence.h"
 
 namespace bptt::sequence {
 
-/// Cells of several stages (cells/staged.h), and what they may ask for.
-template <class Cell, class = void>
-struct Traits {
-  static constexpr bool kStaged = false, kProjects = false, kSecond = false, kBiasIsVectors = false;
-  static constexpr int kLines = Cell::K > Cell::A ? Cell::K : Cell::A;
-};
-template <class Cell, class = void>
-struct Projects : std::false_type {};
-template <class Cell>
-struct Projects<Cell, std::void_t<decltype(Cell::kProjects)>> : std::true_type {};
-
-template <class Cell>
-struct Traits<Cell, std::void_t<decltype(Cell::kStages)>> {
-  static constexpr bool second() {
-    for (const cells::Link& link : Cell::kBefore) {
-      if (link.job == cells::Job::kProduct) return true;
-    }
-    return false;
-  }
-  static constexpr bool kStaged = true, kProjects = Projects<Cell>::value, kBiasIsVectors = Cell::kBiasIsVectors;
-  static constexpr bool kSecond = second();  // the last gate's product is not one with h
-  static constexpr int kLines = Cell::kLines;
-};
-
-/// Values per row and unit in a tape's gates.
-template <class Cell>
-constexpr int kRowValues = Traits<Cell>::kLines;
-
-/// Gates whose hidden product is one with h.
-template <class Cell>
-constexpr int kHiddenGates = Cell::G - int(Traits<Cell>::kSecond);
-
-/// Maps gate g to its accumulator, for the two products.
-template <class Cell>
-struct InputMap {
-  static constexpr int at(int g) { return Cell::x_acc(g); }
-};
-template <class Cell>
-struct HiddenMap {
-  static constexpr int at(int g) { return Cell::h_acc(g); }
-};
-
-template <class Cell, class T>
+template <class T>
 struct Weights {
-  static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, P = Cell::P, kH = kHiddenGates<Cell>;
-  static constexpr bool kStaged = Traits<Cell>::kStaged;
+  static constexpr int W = Vec<T>::kSize;
 
-  Index I, H, R, blocks;                // blocks of W hidden units; units beyond H have zero weights and stay zero
-  Index Hp;                             // blocks * W
-  Index tail, tail_width;               // units and registers of a last block that is packed (see above); else 0
-  Buffer<T> x, h;                       // forward: [blocks][I][G][W], [blocks][R][kH][W]
-  Buffer<T> second;                     // [blocks][R][1][W], the last gate where its product is not one with h
-  Buffer<T> bias;                       // the accumulators' start: [blocks][A][W]
-  Buffer<T> vectors;                    // [P][Hp]
-  Panels<T> project;                    // H deep, R columns
-  Panels<T> x_back, h_back;             // backward: [G*H] and [kH*H] deep, I and R columns; empty without training
+  const cells::Info& cell;
+  const int G, A;
+  Index I, H, R, blocks;   // blocks of W hidden units; units beyond H have zero weights and stay zero
+  Index Hp;                // blocks * W
+  Index tail, tail_width;  // units and registers of a last block that is packed (see above); else 0
+  Buffer<T> x, h;          // forward: [blocks][I][G][W], [blocks][R][hidden_gates][W]
+  Buffer<T> second;        // [blocks][R][1][W], the last gate where its product is not one with h
+  Buffer<T> bias;          // the accumulators' start: [blocks][A][W]
+  Buffer<T> vectors;       // [P][Hp]
+  Panels<T> project;       // H deep, R columns
+  // Backward, empty without training: [G*H] and [hidden_gates*H] deep, I and R columns.
+  Panels<T> x_back, h_back;
   Panels<T> second_back, project_back;  // H deep, R columns; R deep, H columns
   Buffer<T> x_narrow;                   // [I,G,Hp] in the place of x_back where I <= kNarrow
 
   /// Room for the weights; pack fills it.
-  Weights(Index I, Index H, Index R)
-      : I(I),
+  Weights(const cells::Info& cell, Index I, Index H, Index R)
+      : cell(cell),
+        G(cell.gates),
+        A(cell.accumulators),
+        I(I),
         H(H),
         R(R),
         blocks(ceil_div(H, W)),
@@ -83,15 +46,16 @@ struct Weights {
         tail(H % W),
         tail_width(ceil_div(A * tail, W)),
         x(checked_mul(checked_mul(Hp, G), I)),
-        h(checked_mul(checked_mul(Hp, kH), R)),
+        h(checked_mul(checked_mul(Hp, cell.hidden_gates), R)),
         bias(checked_mul(Hp, A)),
-        vectors(checked_mul(Hp, P)) {
-    if (kStaged || tail_width >= G) tail = tail_width = 0;
-    if (Traits<Cell>::kSecond) second = Buffer<T>(checked_mul(Hp, R));
+        vectors(checked_mul(Hp, cell.vectors)) {
+    if (cell.staged || tail_width >= G) tail = tail_width = 0;
+    if (cell.second) second = Buffer<T>(checked_mul(Hp, R));
   }
 
   /// False where it was called off.
   bool pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) {
+    const int kH = cell.hidden_gates;
     pack_vectors(from);
     if (training) {
       if (I > kNarrow)
@@ -100,7 +64,7 @@ struct Weights {
         pack_narrow(from.weight_ih);
       h_back = Panels<T>(kH * H, R);
     }
-    if constexpr (kStaged) pack_staged(from, training);
+    if (cell.staged) pack_staged(from, training);
     // One thread below about 50 us: 64 Ki weights.
     const int threads = G * H * (I + R) < 65536 ? 1 : Pool::size().load();
     // The blocks of the forward panels, then those of the backward panels.
@@ -113,9 +77,9 @@ struct Weights {
         return Share(std::max(first, from) - from, std::max(std::max(first, from), std::min(last, to)) - from);
       };
       const Share share = part(0, to_x);
-      pack_gates(x.data(), from.weight_ih, I, G, share, &Cell::x_acc);
-      pack_gates(h.data(), from.weight_hh, R, kH, share, &Cell::h_acc);
-      if (Traits<Cell>::kSecond) pack_gates(second.data(), from.weight_hh + kH * H * R, R, 1, share, &Cell::h_acc);
+      pack_gates(x.data(), from.weight_ih, I, G, share, cell.x_acc);
+      pack_gates(h.data(), from.weight_hh, R, kH, share, cell.h_acc);
+      if (cell.second) pack_gates(second.data(), from.weight_hh + kH * H * R, R, 1, share, cell.h_acc);
       x_back.pack(from.weight_ih, I, part(to_x, to_h));
       h_back.pack(from.weight_hh, R, part(to_h, end));
     });
@@ -125,23 +89,23 @@ struct Weights {
 
   /// The way back: every value that was packed, to the same place in a flat buffer.
   void unpack(const Flat<T>& to) const {
-    unpack_gates(to.weight_ih, x.data(), I, G, &Cell::x_acc);
-    unpack_gates(to.weight_hh, h.data(), R, kH, &Cell::h_acc);
-    if (Traits<Cell>::kSecond) unpack_gates(to.weight_hh + kH * H * R, second.data(), R, 1, &Cell::h_acc);
-    if (Traits<Cell>::kProjects) project.unpack_transposed(to.projection, H);
-    for (int i = 0; to.vectors && i < kOwnVectors; ++i) std::copy_n(vectors.data() + i * Hp, H, to.vectors + i * H);
+    unpack_gates(to.weight_ih, x.data(), I, G, cell.x_acc);
+    unpack_gates(to.weight_hh, h.data(), R, cell.hidden_gates, cell.h_acc);
+    if (cell.second) unpack_gates(to.weight_hh + cell.hidden_gates * H * R, second.data(), R, 1, cell.h_acc);
+    if (cell.projects) project.unpack_transposed(to.projection, H);
+    for (int i = 0; to.vectors && i < own_vectors(); ++i) std::copy_n(vectors.data() + i * Hp, H, to.vectors + i * H);
     for (Index g = 0; to.bias && g < G; ++g) {
       for (Index j = 0; j < H; ++j) {
-        to.bias[g * H + j] =
-            Traits<Cell>::kBiasIsVectors ? vectors[(kOwnVectors + g) * Hp + j] : bias[bias_place(int(g), j)];
+        to.bias[g * H + j] = cell.bias_is_vectors ? vectors[(own_vectors() + g) * Hp + j] : bias[bias_place(int(g), j)];
       }
     }
   }
 
  private:
-  static constexpr int kOwnVectors = P - (Traits<Cell>::kBiasIsVectors ? G : 0);  // the bias not counted
+  /// Vectors, the bias not counted.
+  int own_vectors() const { return cell.vectors - (cell.bias_is_vectors ? G : 0); }
 
-  void pack_gates(T* out, const T* weight, Index K, int gates, const Share& share, int (*map)(int)) {
+  void pack_gates(T* out, const T* weight, Index K, int gates, const Share& share, const int (&map)[cells::kMaxGates]) {
     for (Index j = share.begin; j < share.end; ++j) {
       T* panel = out + j * K * gates * W;
       const Index lanes = std::min<Index>(W, H - j * W);
@@ -150,7 +114,7 @@ struct Weights {
         const T* from = weight + (g * H + j * W) * K;
         if (lanes == tail) {
           for (Index i = 0; i < lanes; ++i) {
-            for (Index k = 0; k < K; ++k) panel[k * tail_width * W + map(g) * tail + i] = from[i * K + k];
+            for (Index k = 0; k < K; ++k) panel[k * tail_width * W + map[g] * tail + i] = from[i * K + k];
           }
         } else {
           transpose(panel + g * W, gates * W, from, K, lanes, K);
@@ -159,14 +123,14 @@ struct Weights {
     }
   }
 
-  void unpack_gates(T* weight, const T* packed, Index K, int gates, int (*map)(int)) const {
+  void unpack_gates(T* weight, const T* packed, Index K, int gates, const int (&map)[cells::kMaxGates]) const {
     for (Index j = 0; j < H; ++j) {
       const Index lane = j % W;
       const T* panel = packed + j / W * K * gates * W;
       const bool in_tail = tail > 0 && j / W + 1 == blocks;
       for (int g = 0; g < gates; ++g) {
         T* to = weight + (g * H + j) * K;
-        const Index first = in_tail ? map(g) * tail + lane : g * W + lane;
+        const Index first = in_tail ? map[g] * tail + lane : g * W + lane;
         const Index stride = in_tail ? tail_width * W : gates * W;
         for (Index k = 0; k < K; ++k) to[k] = panel[k * stride + first];
       }
@@ -176,22 +140,22 @@ struct Weights {
   /// Where the bias of unit j's gate g lies.
   Index bias_place(int g, Index j) const {
     const Index block = j / W, lane = j % W, stride = tail > 0 && block + 1 == blocks ? tail : W;
-    return block * A * W + Cell::x_acc(g) * stride + lane;
+    return block * A * W + cell.x_acc[g] * stride + lane;
   }
 
   /// What only cells of several stages have.
   void pack_staged(const Flat<const T>& from, bool training) {
-    if (Traits<Cell>::kProjects) {
+    if (cell.projects) {
       project = Panels<T>(H, R);
       project.pack_transposed(from.projection, H, project.all());
     }
-    if (training && Traits<Cell>::kProjects) {
+    if (training && cell.projects) {
       project_back = Panels<T>(R, H);
       project_back.pack(from.projection, H, project_back.all());
     }
-    if (training && Traits<Cell>::kSecond) {
+    if (training && cell.second) {
       second_back = Panels<T>(H, R);
-      second_back.pack(from.weight_hh + kH * H * R, R, second_back.all());
+      second_back.pack(from.weight_hh + cell.hidden_gates * H * R, R, second_back.all());
     }
   }
 
@@ -208,10 +172,11 @@ struct Weights {
   void pack_vectors(const Flat<const T>& from) {
     bias.clear();
     vectors.clear();
-    for (int i = 0; from.vectors && i < kOwnVectors; ++i) std::copy_n(from.vectors + i * H, H, vectors.data() + i * Hp);
+    for (int i = 0; from.vectors && i < own_vectors(); ++i)
+      std::copy_n(from.vectors + i * H, H, vectors.data() + i * Hp);
     for (int g = 0; from.bias && g < G; ++g) {
-      if constexpr (Traits<Cell>::kBiasIsVectors) {
-        std::copy_n(from.bias + g * H, H, vectors.data() + (kOwnVectors + g) * Hp);
+      if (cell.bias_is_vectors) {
+        std::copy_n(from.bias + g * H, H, vectors.data() + (own_vectors() + g) * Hp);
       } else {
         for (Index j = 0; j < H; ++j) bias[bias_place(g, j)] = from.bias[g * H + j];
       }

@@ -23,6 +23,21 @@
 
 namespace bptt {
 
+/// A callable job(thread, barrier), referred to and not owned: the pool is compiled once, not once for each job.
+class Job {
+ public:
+  template <class F>
+  Job(const F& f)  // implicit: callers hand over a lambda
+      : context_(&f), call_([](const void* context, int thread, Barrier& barrier) {
+          (*static_cast<const F*>(context))(thread, barrier);
+        }) {}
+  void operator()(int thread, Barrier& barrier) const { call_(context_, thread, barrier); }
+
+ private:
+  const void* context_;
+  void (*call_)(const void*, int, Barrier&);
+};
+
 class Pool {
  public:
   static constexpr int kMaxThreads = 256;
@@ -43,7 +58,6 @@ class Pool {
   /// Runs job(thread, barrier) on `threads` threads, the caller being thread 0; barrier.size() says how many they are.
   /// While another caller has the pool, the job runs on the caller alone. The first exception is rethrown here; a job
   /// that uses the barrier must not throw.
-  template <class Job>
   void run(int threads, const Job& job) {
     if (threads <= 1 || busy_.exchange(true, std::memory_order_acquire)) {
       FlushDenormals flush;
@@ -56,12 +70,8 @@ class Pool {
       if (!add_worker()) threads = int(workers_.size()) + 1;
     }
     Barrier barrier(threads);
-    const Call<Job> call{job, barrier};
-    perform_ = [](const void* context, int thread) {
-      const auto& c = *static_cast<const Call<Job>*>(context);
-      c.job(thread, c.barrier);
-    };
-    context_ = &call;
+    job_ = &job;
+    barrier_ = &barrier;
     caller_core_ = Core::here();
     error_ = nullptr;
     pending_.store(threads - 1, std::memory_order_relaxed);
@@ -72,12 +82,6 @@ class Pool {
   }
 
  private:
-  template <class Job>
-  struct Call {
-    const Job& job;
-    Barrier& barrier;
-  };
-
   struct Lease {
     std::atomic<bool>& busy;
     ~Lease() { busy.store(false, std::memory_order_release); }
@@ -139,7 +143,7 @@ class Pool {
   void perform(int thread) {
     FlushDenormals flush;
     try {
-      perform_(context_, thread);
+      (*job_)(thread, *barrier_);
     } catch (...) {
       std::lock_guard<std::mutex> lock(error_mutex_);
       if (!error_) error_ = std::current_exception();
@@ -158,8 +162,8 @@ class Pool {
   std::atomic<bool> busy_{false};
   std::vector<std::unique_ptr<Worker>> workers_;
   alignas(64) std::atomic<int> pending_{0};
-  void (*perform_)(const void*, int) = nullptr;
-  const void* context_ = nullptr;
+  const Job* job_ = nullptr;
+  Barrier* barrier_ = nullptr;
   int caller_core_ = -1;
   std::mutex error_mutex_;
   std::exception_ptr error_;

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// A cell's facts as values: what the loops, the layouts of weights and tapes, and Python need to know of a cell without
+// its type.
+#pragma once
+
+#include <type_traits>
+
+#include "cells/all.h"
+
+namespace bptt::cells {
+
+constexpr int kMaxGates = 4;
+
+struct Info {
+  const char* name;
+  int gates, accumulators, states, vectors;  // G A S P
+  int lines;                                 // values per row and unit on a tape
+  int hidden_gates;                          // gates whose hidden product is one with h
+  bool vectors_are_bias;                     // the vectors are part of the bias, and absent without one
+  bool bias_is_vectors;                      // the last G vectors are the bias
+  bool staged;                               // several stages (cells/staged.h)
+  bool second;                               // the last gate's product is not one with h, but
+  int second_from, second_to;                // of one line, to another
+  bool projects;                             // h is projected,
+  int projected;                             // from this line; the gradient of what comes out stands in the next
+  int x_acc[kMaxGates], h_acc[kMaxGates];    // the accumulator of each gate, for the two products
+};
+
+/// Cells of several stages, and what they may ask for.
+template <class Cell, class = void>
+struct Traits {
+  static constexpr bool kStaged = false, kProjects = false, kBiasIsVectors = false;
+  static constexpr int kLines = Cell::K > Cell::A ? Cell::K : Cell::A, kProjected = 0;
+  static constexpr Link kSecond = {};
+};
+template <class Cell, class = void>
+struct Projection {
+  static constexpr bool kProjects = false;
+  static constexpr int kProjected = 0;
+};
+template <class Cell>
+struct Projection<Cell, std::void_t<decltype(Cell::kProjects)>> {
+  static constexpr bool kProjects = Cell::kProjects;
+  static constexpr int kProjected = Cell::kM;
+};
+
+template <class Cell>
+struct Traits<Cell, std::void_t<decltype(Cell::kStages)>> : Projection<Cell> {
+  /// The product that is not one with h.
+  static constexpr Link second() {
+    for (const Link& link : Cell::kBefore) {
+      if (link.job == Job::kProduct) return link;
+    }
+    return {};
+  }
+  static constexpr bool kStaged = true, kBiasIsVectors = Cell::kBiasIsVectors;
+  static constexpr int kLines = Cell::kLines;
+  static constexpr Link kSecond = second();
+};
+
+template <class Cell>
+constexpr Info make_info() {
+  using Is = Traits<Cell>;
+  constexpr bool second = Is::kSecond.job == Job::kProduct;
+  static_assert(Cell::G <= kMaxGates, "Info has room for so many gates");
+  Info info{Cell::kName,
+            Cell::G,
+            Cell::A,
+            Cell::S,
+            Cell::P,
+            Is::kLines,
+            Cell::G - int(second),
+            Cell::kVectorsAreBias,
+            Is::kBiasIsVectors,
+            Is::kStaged,
+            second,
+            Is::kSecond.from,
+            Is::kSecond.to,
+            Is::kProjects,
+            Is::kProjected,
+            {},
+            {}};
+  for (int g = 0; g < Cell::G; ++g) {
+    info.x_acc[g] = Cell::x_acc(g);
+    info.h_acc[g] = Cell::h_acc(g);
+  }
+  return info;
+}
+
+/// The facts of one cell, which live as long as the program.
+template <class Cell>
+inline constexpr Info kInfo = make_info<Cell>();
+
+}  // namespace bptt::cells

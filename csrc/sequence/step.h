@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// One time step as the loops hand it to a cell's kernel: views of what it reads and writes, and the table of a cell's
+// kernels. Here the loops, which know no cell, meet the code that is compiled for each cell.
+//   R  width of h (H but for a projected one)     L  lines of the cell, see cells/info.h     P  vectors
+#pragma once
+
+#include "core/gemm.h"
+#include "sequence/between.h"
+#include "sequence/weights.h"
+
+namespace bptt::sequence {
+
+template <class T>
+struct ForwardStep {
+  const Weights<T>& w;
+  const T* x = nullptr;   // [B,I]; null: the input product stands in gates
+  const T* h0 = nullptr;  // [B,R], as the product sees it
+  T* h1 = nullptr;        // [B,R]
+  const T* c0 = nullptr;  // the other state [B,Hp]; may be c1 itself
+  T* c1 = nullptr;
+  T* gates = nullptr;                     // [B,L,Hp], or null
+  bool keep = false;                      // store what backward needs there
+  const Crossing<T>* crossing = nullptr;  // null: h1 and c1 enter the next step as they are
+
+  // Of cells of several stages.
+  T* scales = nullptr;  // [B,kScales]
+  T* made = nullptr;    // the states that the cell makes [S,B,Hp], then a projected h [B,Hp]
+  Index batch = 0;
+};
+
+template <class T>
+struct BackwardStep {
+  const Weights<T>& w;
+  const T* dy = nullptr;   // [B,R]
+  const T* dg1 = nullptr;  // gradients of the next step's pre-activations [B,L,Hp]; null at a row's last step
+  T* gates = nullptr;      // kept values in, gradients of the pre-activations out [B,L,Hp]
+  const T* h0 = nullptr;   // [B,h0_width], as the cell saw it: R or Hp
+  const T* h1 = nullptr;   // [B,h1_width], as it left the cell
+  Index h0_width = 0, h1_width = 0;
+  const T* c0 = nullptr;  // [B,Hp]
+  const T* c1 = nullptr;
+  T* dstates = nullptr;   // gradients of the states without the share through Wh, in and out [S,B,Hp]
+  T* dvectors = nullptr;  // sums by row [B,P,Hp]
+  Index batch = 0;
+  const CrossingBack<T>* crossing = nullptr;  // null: the states that leave are those that enter
+
+  // Of cells of several stages.
+  const T* h = nullptr;       // [B,R], as the product saw it
+  const T* scales = nullptr;  // [B,kScales]
+  T* dlines = nullptr;        // scratch [B,L,Hp]
+  T* ds = nullptr;            // scratch [S+1,B,Hp]
+};
+
+/// The code of one cell. Rows are those of one thread, units its blocks of W units; t is the step's number.
+template <class T>
+struct CellKernels {
+  const cells::Info& cell;
+  /// The input products of `rows` rows for some blocks of units: a = bias + Wx x, into gates.
+  void (*input_products)(const Weights<T>& w, const T* x, T* gates, Index rows, const Share& units);
+  void (*forward)(const ForwardStep<T>& step, const RowBlocks& rows, const Share& units, Index t);
+  void (*backward)(const BackwardStep<T>& step, const RowBlocks& rows, const Share& units, Index t);
+};
+
+/// A gate's gradient as a run of the k axis of a row's gradients: gate g lies at line `map[g]`.
+template <class T>
+Segments gate_segments(const Weights<T>& w, const int (&map)[cells::kMaxGates], int gates) {
+  Segments s{w.H, gates, {}};
+  for (int g = 0; g < gates; ++g) s.offset[g] = map[g] * w.Hp;
+  return s;
+}
+
+}  // namespace bptt::sequence
