@@ -3,8 +3,6 @@
 // whatever the tile, the batch or the number of threads: that is what makes results the same bits everywhere.
 //   Panels     a weight matrix laid out [column block][k][W], W the register width
 //   accumulate the micro-kernel: R rows x N registers, broadcast times panel; the only inner loop of the library
-//              (each loop over an array of accumulators is unrolled by a pragma: indexed by a variable, it lies in
-//              memory, and a product of 3 x 4 registers takes twice the time)
 //   product    C[rows,N] = bias + A[rows,K] * panels
 //   outer      C[M,N] += P[rows,M]^T * Q[rows,N], the weight gradient
 #pragma once
@@ -95,6 +93,9 @@ BPTT_INLINE void for_block_runs_backward(Index begin, Index end, F&& f) {
 struct Identity {
   static constexpr int at(int n) { return n; }
 };
+
+// Every loop over an array of accumulators is unrolled by a pragma: indexed by a variable, the array lies in memory,
+// and a product of 3 x 4 registers takes twice the time.
 
 /// acc[r][u*A + Map(n)] += sum over k of a[r*lda + k] * w[u*panel + (k*N + n)*W], k ascending, one FMA each.
 template <class Map, int N, int A, class T, int R, int UA>
@@ -347,9 +348,17 @@ void outer(const SumTarget<T>& to, Index last, const T* p, Index ldp, const T* q
       for (Index row = 0; row < rows; ++row, value += ldp, panel += N * W) {
         accumulate<Identity, N, N>(acc, value, 1, panel, 0, 1);
       }
-      alignas(64) T tile[R][N][W];
-      spill(acc, tile);
-      to.add_tile(tile[0][0], R, N, m * to.ld, last);
+      if (to.total || last < W) {
+        alignas(64) T terms[R][N][W];
+        spill(acc, terms);
+        to.add_tile(terms[0][0], R, N, m * to.ld, last);
+        return;
+      }
+#pragma GCC unroll 32
+      for (int i = 0; i < R * N; ++i) {
+        T* sum = to.sum + (m + i / N) * to.ld + i % N * W;
+        (to.fresh ? acc[i / N][i % N] : Vec<T>::load(sum) + acc[i / N][i % N]).store(sum);
+      }
     });
   }
 }
