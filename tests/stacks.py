@@ -169,14 +169,14 @@ def suffix_of(k: int, d: int) -> str:
     return f"_l{k}" + "_reverse" * d
 
 
-def anew_of(case: Case, k: int, d: int) -> tuple[NDArray[Any], ...] | None:
+def reset_state_of(case: Case, k: int, d: int) -> tuple[NDArray[Any], ...] | None:
     """What one layer and direction learnt to begin with."""
     names = [f"initial_{state}{suffix_of(k, d)}" for state in ("h", "c")]
     found = tuple(np.array(case.layer.params[name]) for name in names if name in case.layer.params)
     return found or None
 
 
-def between_of(case: Case, k: int, d: int, seed: int, training: bool) -> reference.Between:
+def state_options_of(case: Case, k: int, d: int, seed: int, training: bool) -> reference.StateOptions:
     """The reference's options of one layer and direction, masks drawn there."""
     layer, options, (T, B, _) = case.layer, case.options, case.x.shape
     S = reference.CELLS[KINDS[case.kind][2]].S
@@ -188,8 +188,8 @@ def between_of(case: Case, k: int, d: int, seed: int, training: bool) -> referen
         masks = reference.zoneout_masks(own, T, B, layer.hidden_size, zoneout)
         zoneout = (masks[0][:, :, : layer.output_size], *masks[1:])
     dropout = options.get("recurrent_dropout", 0.0) if training else 0.0
-    return reference.Between(
-        case.lengths, bool(d), case.resets, anew_of(case, k, d), zoneout,
+    return reference.StateOptions(
+        case.lengths, bool(d), case.resets, reset_state_of(case, k, d), zoneout,
         reference.recurrent_dropout_mask(own, B, layer.output_size, dropout) if dropout else None,
         options.get("clip_state") or np.inf, options.get("clip_grad_per_step") or np.inf,
     )  # fmt: skip
@@ -215,11 +215,11 @@ class Expected:
                 if case.state is not None:
                     start = tuple(s[k * D + d] for s in parts(case.state))
                 else:
-                    learnt = anew_of(case, k, d) or tuple(np.zeros(width) for width in widths)
+                    learnt = reset_state_of(case, k, d) or tuple(np.zeros(width) for width in widths)
                     start = tuple(np.tile(s, (B, 1)) for s in learnt)
                 y, final, tape = reference.forward(
                     KINDS[case.kind][2], weights_of(case, suffix_of(k, d)), x * self.masks[k], start,
-                    between_of(case, k, d, seed, training),
+                    state_options_of(case, k, d, seed, training),
                 )  # fmt: skip
                 outputs.append(y)
                 tapes.append(tape)
@@ -254,8 +254,8 @@ class Expected:
         if "weight_norm" in own and len(own["weight_norm"]) == 10:
             own["weight_norm"], own["bias_norm"] = own["weight_norm"][:9], own["weight_norm"][9]
         for name, d in zip(("h", "c"), dinitial, strict=False):
-            if f"anew_{name}" in own:
-                own[f"initial_{name}"] = own[f"anew_{name}"] + (d.sum(0) if self.case.state is None else 0.0)
+            if f"reset_state_{name}" in own:
+                own[f"initial_{name}"] = own[f"reset_state_{name}"] + (d.sum(0) if self.case.state is None else 0.0)
         return {name + suffix: g for name, g in own.items()}
 
 

@@ -275,7 +275,7 @@ def test_values_that_are_not_finite_stay_where_they_are(core: Any, dtype: str) -
 @pytest.mark.parametrize("size", [2**31, 2**40, 2**62, 2**63 - 1])
 def test_sizes_beyond_all_memory_are_refused(core: Any, size: int) -> None:
     """Products of sizes that do not fit into 64 bits are never computed (a sanitizer run sees it)."""
-    few, none = np.zeros(4, np.float32), core.Setup()
+    few, none = np.zeros(4, np.float32), core.CallOptions()
     for I, H in ((size, 3), (3, size), (size, size)):  # noqa: E741
         recurrence = core.Recurrence("lstm", "float32", I, H, True)
         with pytest.raises((ValueError, MemoryError)):
@@ -284,9 +284,9 @@ def test_sizes_beyond_all_memory_are_refused(core: Any, size: int) -> None:
     small = core.Recurrence("gru", "float32", 2, 3, True)
     small.plan(size, size)
     for steps, batch in ((size, size), (size, 2**20), (2**20, size)):
-        for setup in (none, core.Setup(segment=size)):
+        for options in (none, core.CallOptions(segment=size)):
             with pytest.raises((ValueError, MemoryError)):
-                small.memory(steps, batch, setup, True)
+                small.memory(steps, batch, options, True)
     small.pack(np.zeros(3 * 3 * 2 + 3 * 3 * 3 + 3 * 3 + 3, np.float32), False)
     with pytest.raises((ValueError, MemoryError)):
         core.Stream([small], size, none)

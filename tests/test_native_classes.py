@@ -21,8 +21,8 @@ class Objects:
     """One object of each native class of a module."""
 
     def __init__(self, core: Any) -> None:
-        self.Rows = core.Rows(np.array([3, 2]), T, False)
-        self.Setup = core.Setup()
+        self.SequenceOrder = core.SequenceOrder(np.array([3, 2]), T, False)
+        self.CallOptions = core.CallOptions()
         self.Recurrence = core.Recurrence("gru", "float32", I, H, True)
         self.params = np.ones(3 * H * (I + H + 1) + H, np.float32)
         self.Recurrence.pack(self.params, True)
@@ -30,16 +30,16 @@ class Objects:
         self.LinearStream = core.LinearStream(np.ones((H, I), np.float32), None, B)
         self.EmbeddingStream = core.EmbeddingStream(np.ones((I, H), np.float32), B)
         self.Tape = self.Recurrence.forward(X, None, True)[2]
-        self.StackTape = core.forward([self.Recurrence], 1, X, None, True, [self.Setup])[2]
+        self.StackTape = core.forward([self.Recurrence], 1, X, None, True, [self.CallOptions])[2]
 
 
 # Every method and property of each class: a call of it on `o`, an object of the class, with others from `a`.
 METHODS = {
-    "Rows": {
-        "batch": lambda o, a: CORE.Rows.batch.__get__(o),
-        "total": lambda o, a: CORE.Rows.total.__get__(o),
+    "SequenceOrder": {
+        "batch": lambda o, a: CORE.SequenceOrder.batch.__get__(o),
+        "total": lambda o, a: CORE.SequenceOrder.total.__get__(o),
     },
-    "Setup": {},
+    "CallOptions": {},
     "Tape": {
         "nbytes": lambda o, a: CORE.Tape.nbytes.__get__(o),
         "kept": lambda o, a: CORE.Tape.kept(o, [0], 0),
@@ -51,7 +51,7 @@ METHODS = {
     },
     "Recurrence": {
         "plan": lambda o, a: CORE.Recurrence.plan(o, T, B),
-        "memory": lambda o, a: CORE.Recurrence.memory(o, T, B, a.Setup, True, 1),
+        "memory": lambda o, a: CORE.Recurrence.memory(o, T, B, a.CallOptions, True, 1),
         "pack": lambda o, a: CORE.Recurrence.pack(o, a.params, True),
         "forward": lambda o, a: CORE.Recurrence.forward(o, X, None, True),
         "backward": lambda o, a: CORE.Recurrence.backward(o, a.Tape, DY, None, np.empty_like(a.params)),
@@ -62,13 +62,13 @@ METHODS = {
 
 # Arguments that are native objects: a call with `o` in that place.
 ARGUMENTS = {
-    "Setup(rows)": ("Rows", lambda o, a: CORE.Setup(rows=o)),
-    "memory(setup)": ("Setup", lambda o, a: a.Recurrence.memory(T, B, o, True)),
-    "Stream(kernels)": ("Recurrence", lambda o, a: CORE.Stream([o], B, a.Setup)),
-    "Stream(setup)": ("Setup", lambda o, a: CORE.Stream([a.Recurrence], B, o)),
+    "CallOptions(order)": ("SequenceOrder", lambda o, a: CORE.CallOptions(order=o)),
+    "memory(options)": ("CallOptions", lambda o, a: a.Recurrence.memory(T, B, o, True)),
+    "Stream(kernels)": ("Recurrence", lambda o, a: CORE.Stream([o], B, a.CallOptions)),
+    "Stream(options)": ("CallOptions", lambda o, a: CORE.Stream([a.Recurrence], B, o)),
     "backward(tape)": ("Tape", lambda o, a: a.Recurrence.backward(o, DY, None, np.empty_like(a.params))),
-    "forward(kernels)": ("Recurrence", lambda o, a: CORE.forward([o], 1, X, None, False, [a.Setup])),
-    "forward(setups)": ("Setup", lambda o, a: CORE.forward([a.Recurrence], 1, X, None, False, [o])),
+    "forward(kernels)": ("Recurrence", lambda o, a: CORE.forward([o], 1, X, None, False, [a.CallOptions])),
+    "forward(options)": ("CallOptions", lambda o, a: CORE.forward([a.Recurrence], 1, X, None, False, [o])),
     "backward(stack: kernels)": (
         "Recurrence",
         lambda o, a: CORE.backward([o], 1, a.StackTape, DY, None, [np.empty_like(a.params)]),
@@ -77,8 +77,8 @@ ARGUMENTS = {
         "StackTape",
         lambda o, a: CORE.backward([a.Recurrence], 1, o, DY, None, [np.empty_like(a.params)]),
     ),
-    "beside(kernels)": ("Recurrence", lambda o, a: CORE.beside([o], 1, T, B, a.Setup, True)),
-    "beside(setup)": ("Setup", lambda o, a: CORE.beside([a.Recurrence], 1, T, B, o, True)),
+    "beside(kernels)": ("Recurrence", lambda o, a: CORE.beside([o], 1, T, B, a.CallOptions, True)),
+    "beside(options)": ("CallOptions", lambda o, a: CORE.beside([a.Recurrence], 1, T, B, o, True)),
 }
 CALLS = ARGUMENTS | {
     f"{name}.{method}": (name, call) for name, methods in METHODS.items() for method, call in methods.items()
@@ -136,4 +136,4 @@ def test_an_object_of_another_level_is_refused(call: str) -> None:
 
 def test_objects_of_no_native_class_are_refused() -> None:
     with pytest.raises(TypeError, match=r"^bptt: an argument has type int, expected bptt\._core_\w+\.Rows$"):
-        CORE.Setup(rows=3)
+        CORE.CallOptions(order=3)

@@ -15,7 +15,7 @@ import bptt
 from bptt.layers import Packed
 from differences import Array, Terms, check_gradient
 from kernels import assert_close, assert_same_bits
-from stacks import DTYPES, KINDS, Case, Expected, anew_of, make, parts, whole
+from stacks import DTYPES, KINDS, Case, Expected, make, parts, reset_state_of, whole
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -45,8 +45,8 @@ def pieces(case: Case, b: int) -> Iterator[tuple[slice, Case]]:
         for k in range(layer.num_layers):
             for d in range(D):
                 first, last = (begin == 0, end == T) if d == 0 else (end == T, begin == 0)  # as the row is read
-                anew = anew_of(case, k, d) or [0.0] * len(states)
-                for state, dstate, start in zip(states, dstates, anew, strict=True):
+                starts = reset_state_of(case, k, d) or [0.0] * len(states)
+                for state, dstate, start in zip(states, dstates, starts, strict=True):
                     if not first or (d == 0 and RESETS[0, b]):
                         state[k * D + d] = start
                     if not last:
@@ -133,8 +133,8 @@ def test_what_is_learnt_has_the_gradient_of_central_differences(kind: str) -> No
 @every_kind
 def test_what_is_learnt_is_where_a_call_begins(kind: str) -> None:
     case = resetting(kind, "float32", 2, True, True, state=False).but(resets=None)
-    anew = [anew_of(case, k, d) for k in range(2) for d in range(2)]
-    state = whole(np.stack([np.tile(each, (B, 1)) for each in start]) for start in zip(*map(parts, anew), strict=True))
+    starts = [reset_state_of(case, k, d) for k in range(2) for d in range(2)]
+    state = whole(np.stack([np.tile(each, (B, 1)) for each in part]) for part in zip(*map(parts, starts), strict=True))
     got, given = case.run(), case.but(state=state).run()
     for name in given:
         if "initial_" not in name:

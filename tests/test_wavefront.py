@@ -48,8 +48,8 @@ def results(case: Case) -> Results:
 def beside(case: Case) -> bool:
     """Whether the layers of that call run side by side."""
     layer, (T, B, _) = case.layer, case.x.shape
-    rows = None if case.lengths is None else core.Rows(case.lengths, T, False)
-    return core.beside(layer._kernels.packed(layer.params, True), 1, T, B, core.Setup(rows=rows), True)
+    rows = None if case.lengths is None else core.SequenceOrder(case.lengths, T, False)
+    return core.beside(layer._kernels.packed(layer.params, True), 1, T, B, core.CallOptions(order=rows), True)
 
 
 @every_kind
@@ -80,12 +80,12 @@ def test_what_gains_nothing_is_done_in_turn() -> None:
     case = case_of("lstm", "two layers")
     kernels = case.layer._kernels.packed(case.layer.params, True)
     with threads(2):
-        assert core.beside(kernels, 1, 300, 1, core.Setup(), True)
-        assert core.beside(kernels, 1, 300, 1, core.Setup(segment=10), False)  # inference has no checkpoints
-        for steps, setup in ((300, core.Setup(segment=10)), (10, core.Setup()), (0, core.Setup())):
-            assert not core.beside(kernels, 1, steps, 1, setup, True)
+        assert core.beside(kernels, 1, 300, 1, core.CallOptions(), True)
+        assert core.beside(kernels, 1, 300, 1, core.CallOptions(segment=10), False)  # inference has no checkpoints
+        for steps, options in ((300, core.CallOptions(segment=10)), (10, core.CallOptions()), (0, core.CallOptions())):
+            assert not core.beside(kernels, 1, steps, 1, options, True)
         both = bptt.LSTM(9, 11, num_layers=2, bidirectional=True)
-        assert not core.beside(both._kernels.packed(both.params, True), 2, 300, 1, core.Setup(), True)
+        assert not core.beside(both._kernels.packed(both.params, True), 2, 300, 1, core.CallOptions(), True)
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals to a thread")

@@ -9,7 +9,7 @@
 #include <utility>
 #include <variant>
 
-#include "bindings/pass.h"
+#include "bindings/direction_pass.h"
 #include "sequence/recurrence.h"
 
 namespace bptt::bindings {
@@ -17,7 +17,7 @@ namespace bptt::bindings {
 /// The passes of one call, layer by layer, a pass for each direction.
 template <class T>
 struct Passes {
-  std::vector<std::unique_ptr<Pass<T>>> all;
+  std::vector<std::unique_ptr<DirectionPass<T>>> all;
   std::vector<Buffer<T>> outputs;  // y of each layer but the last, which the next one reads
   std::vector<py::object> arrays;  // of the caller, which tapes point into
 
@@ -51,7 +51,7 @@ struct PyTape : Own {
 
  private:
   template <class T>
-  static py::list kept_of(const Pass<T>& p, const std::vector<int>& indices) {
+  static py::list kept_of(const DirectionPass<T>& p, const std::vector<int>& indices) {
     if (p.tape.segmented())
       throw std::runtime_error("Tape: a tape with checkpoints keeps no step's values, expected checkpoint=None");
     const Index most = p.tape.gates_width / std::max<Index>(1, p.tape.Hp);
@@ -117,8 +117,8 @@ class PyRecurrence : public Own {
   }
 
   /// threads: 0 for those that calls may use.
-  py::dict memory(Index steps, Index batch, const Setup& setup, bool training, int threads) const {
-    return visit([&](auto& r) { return memory_as(r, steps, batch, setup, training, threads); });
+  py::dict memory(Index steps, Index batch, const CallOptions& options, bool training, int threads) const {
+    return visit([&](auto& r) { return memory_as(r, steps, batch, options, training, threads); });
   }
 
   py::tuple backward(PyTape& tape, const py::array& dy, const py::object& dstate, py::array& grads) const {
@@ -204,7 +204,7 @@ class PyRecurrence : public Own {
     call.y = y.mutable_data();
     const States last = new_states<T>(width, 1, B, call.final);
     std::unique_ptr<PyTape> tape;
-    Pass<T>* pass = nullptr;
+    DirectionPass<T>* pass = nullptr;
     if (training) {
       tape = new_tape<T>();
       pass = &add_pass<T>(*tape);
@@ -221,8 +221,8 @@ class PyRecurrence : public Own {
   template <class T>
   py::tuple backward_as(sequence::Recurrence<T>& r, PyTape& py_tape, const py::array& dy, const py::object& dstate,
                         py::array& grads) const {
-    Pass<T>& pass = own<T>(py_tape, true, 0);
-    const Index T_ = pass.time().steps, B = pass.time().batch;
+    DirectionPass<T>& pass = own<T>(py_tape, true, 0);
+    const Index T_ = pass.batch_sizes().steps, B = pass.batch_sizes().batch;
     BackwardCall<T> call = gradients(r, grads);
     call.dy = read<T>(dy, {T_, B, r.width(0)}, "Recurrence.backward: dy");
     const Widths width = widths(r);
@@ -241,12 +241,13 @@ class PyRecurrence : public Own {
   }
 
   template <class T>
-  py::dict memory_as(const sequence::Recurrence<T>& r, Index steps, Index batch, const Setup& setup, bool training,
-                     int threads) const {
-    const sequence::Between<T> between = setup.between<T>(training);
-    const sequence::Timeline time = setup.rows ? setup.rows->timeline() : sequence::Timeline{steps, batch};
-    const auto m = r.memory(time, setup.segment, setup.crosses(training) ? &between : nullptr, training,
-                            threads > 0 ? threads : Pool::size().load());
+  py::dict memory_as(const sequence::Recurrence<T>& r, Index steps, Index batch, const CallOptions& options,
+                     bool training, int threads) const {
+    const sequence::StateOptions<T> state_options = options.state_options<T>(training);
+    const sequence::BatchSizes batch_sizes =
+        options.order ? options.order->batch_sizes() : sequence::BatchSizes{steps, batch};
+    const auto m = r.memory(batch_sizes, options.segment, options.needs_transition(training) ? &state_options : nullptr,
+                            training, threads > 0 ? threads : Pool::size().load());
     py::dict d;
     d["weights"] = m.weights, d["tape"] = m.tape, d["scratch"] = m.scratch;
     return d;
@@ -260,16 +261,16 @@ class PyRecurrence : public Own {
   }
 
   template <class T>
-  Pass<T>& add_pass(PyTape& tape) const {
+  DirectionPass<T>& add_pass(PyTape& tape) const {
     auto& all = std::get<Passes<T>>(tape.passes).all;
-    all.push_back(std::make_unique<Pass<T>>());
+    all.push_back(std::make_unique<DirectionPass<T>>());
     all.back()->owner = id_;
     return *all.back();
   }
 
   /// A pass of a tape, after a check that this layer made it, in this way.
   template <class T>
-  Pass<T>& own(PyTape& tape, bool plain, std::size_t i) const {
+  DirectionPass<T>& own(PyTape& tape, bool plain, std::size_t i) const {
     auto* passes = std::get_if<Passes<T>>(&tape.passes);
     if (!passes || tape.plain != plain || i >= passes->all.size() || passes->all[i]->owner != id_) {
       throw py::value_error("Recurrence.backward: tape is of another layer, expected one of this layer's forward");

@@ -33,33 +33,33 @@ class Stack {
   }
 
   py::tuple forward(const py::array& x, const py::object& state, bool training,
-                    const std::vector<Setup*>& setups) const {
-    if (setups.size() != all_.size()) throw py::value_error("forward: expected a setup for each direction");
-    require(setups, "setup");
-    return all_[0]->is_double() ? forward_as<double>(x, state, training, setups)
-                                : forward_as<float>(x, state, training, setups);
+                    const std::vector<CallOptions*>& options) const {
+    if (options.size() != all_.size()) throw py::value_error("forward: expected options for each direction");
+    require(options, "options");
+    return all_[0]->is_double() ? forward_as<double>(x, state, training, options)
+                                : forward_as<float>(x, state, training, options);
   }
 
   py::tuple backward(PyTape& tape, const py::array& dy, const py::object& dstate, std::vector<py::array>& grads,
-                     const std::vector<py::object>& danew) const {
+                     const std::vector<py::object>& dreset_state) const {
     if (grads.size() != all_.size()) throw py::value_error("backward: expected gradients for each direction");
-    if (!danew.empty() && danew.size() != all_.size())
-      throw py::value_error("backward: expected danew for each direction, or none");
-    return all_[0]->is_double() ? backward_as<double>(tape, dy, dstate, grads, danew)
-                                : backward_as<float>(tape, dy, dstate, grads, danew);
+    if (!dreset_state.empty() && dreset_state.size() != all_.size())
+      throw py::value_error("backward: expected dreset_state for each direction, or none");
+    return all_[0]->is_double() ? backward_as<double>(tape, dy, dstate, grads, dreset_state)
+                                : backward_as<float>(tape, dy, dstate, grads, dreset_state);
   }
 
   /// Whether the layers of a call, of one direction, run side by side. Tapes of several segments hold one at a time.
-  bool beside(const sequence::Timeline& time, bool segmented) const {
+  bool beside(const sequence::BatchSizes& batch_sizes, bool segmented) const {
     const int threads = Pool::size();
-    if (D_ > 1 || layers() == 1 || segmented || threads == 1 || time.total() == 0) return false;
+    if (D_ > 1 || layers() == 1 || segmented || threads == 1 || batch_sizes.total() == 0) return false;
     std::vector<double> each;
     double serial = 0;
     for (Index k = 0; k < layers(); ++k) {
-      each.push_back(seconds(k, time, 1));
-      serial += seconds(k, time, threads);
+      each.push_back(seconds(k, batch_sizes, 1));
+      serial += seconds(k, batch_sizes, threads);
     }
-    return sequence::beside_time(each, threads, sequence::count_pieces(time)) < serial;
+    return sequence::beside_time(each, threads, sequence::count_pieces(batch_sizes)) < serial;
   }
 
   /// From the states of one kernel to those of the next.
@@ -78,11 +78,11 @@ class Stack {
 
   Index layers() const { return Index(all_.size()) / D_; }
   Index width() const { return D_ * all_[0]->output(); }
-  double seconds(Index layer, const sequence::Timeline& time, int threads) const {
-    const Index rows = time.steps > 0 ? ceil_div(time.total(), time.steps) : time.batch;
+  double seconds(Index layer, const sequence::BatchSizes& batch_sizes, int threads) const {
+    const Index rows = batch_sizes.steps > 0 ? ceil_div(batch_sizes.total(), batch_sizes.steps) : batch_sizes.batch;
     const sequence::Plan plan =
-        all_[std::size_t(layer * D_)]->visit([&](auto& r) { return r.plan(time.steps, rows, threads); });
-    return double(time.steps) * plan.step_time_s;
+        all_[std::size_t(layer * D_)]->visit([&](auto& r) { return r.plan(batch_sizes.steps, rows, threads); });
+    return double(batch_sizes.steps) * plan.step_time_s;
   }
 
   template <class T>
@@ -93,10 +93,10 @@ class Stack {
   /// job(direction, threads) for the directions of a layer: side by side on a core each where that is estimated to be
   /// no slower than one after the other on all of them. False where one was called off.
   template <class Job>
-  bool run_directions(Index layer, const sequence::Timeline& time, const Job& job) const {
+  bool run_directions(Index layer, const sequence::BatchSizes& batch_sizes, const Job& job) const {
     const int threads = Pool::size(), D = int(D_);
     bool complete = true;
-    if (D == 1 || threads < D || seconds(layer, time, 1) > D * seconds(layer, time, threads)) {
+    if (D == 1 || threads < D || seconds(layer, batch_sizes, 1) > D * seconds(layer, batch_sizes, threads)) {
       for (int d = 0; d < D; ++d) complete = complete && job(d, threads);
       return complete;
     }
@@ -112,8 +112,8 @@ class Stack {
   /// The layers of one direction side by side: job(layer, run, first step, end) for all pieces. Going back, the last
   /// layer and the last steps are the first.
   template <class Job>
-  static bool run_layers(const std::vector<std::unique_ptr<sequence::Run>>& runs, const std::vector<Index>& cuts,
-                         bool back, std::atomic<bool>& stop, const Job& job) {
+  static bool run_layers(const std::vector<std::unique_ptr<sequence::ResumableCall>>& runs,
+                         const std::vector<Index>& cuts, bool back, std::atomic<bool>& stop, const Job& job) {
     const int L = int(runs.size()), pieces = int(cuts.size()) - 1;
     const auto layer_at = [&](int place) { return std::size_t(back ? L - 1 - place : place); };
     return sequence::run_wavefront(
@@ -127,8 +127,8 @@ class Stack {
 
   template <class T>
   py::tuple forward_as(const py::array& x, const py::object& state, bool training,
-                       const std::vector<Setup*>& setups) const {
-    const Outer outer = Outer::of(x, setups[0]->rows.get(), "Recurrence.forward: x");
+                       const std::vector<CallOptions*>& options) const {
+    const Outer outer = Outer::of(x, options[0]->order.get(), "Recurrence.forward: x");
     const T* from = outer.read<T>(x, all_[0]->input(), "Recurrence.forward: x");
     std::unique_ptr<PyTape> tape = PyRecurrence::new_tape<T>();
     tape->plain = false;
@@ -140,21 +140,22 @@ class Stack {
     const States initial = read_states<T>(state, width_of, n, outer.batch, before, "Recurrence.forward: state");
     const States last = new_states<T>(width_of, n, outer.batch, after);
     for (std::size_t i = 0; i < all_.size(); ++i) {
-      const auto& rows = setups[i]->rows;
-      if (!(Outer::of(x, rows.get(), "Recurrence.forward: x") == outer) || rows != setups[i % std::size_t(D_)]->rows)
+      const auto& order = options[i]->order;
+      if (!(Outer::of(x, order.get(), "Recurrence.forward: x") == outer) ||
+          order != options[i % std::size_t(D_)]->order)
         throw py::value_error("Stack: the rows of layers or directions differ, expected those of one pass");
-      all_[i]->add_pass<T>(*tape).prepare(all_[i]->as<T>("forward"), all_[i]->input(), outer, before, after, *setups[i],
-                                          training);
+      all_[i]->add_pass<T>(*tape).prepare(all_[i]->as<T>("forward"), all_[i]->input(), outer, before, after,
+                                          *options[i], training);
       next(before, width_of, outer.batch), next(after, width_of, outer.batch);
     }
     py::array_t<T> y = outer.make<T>(width());
     T* to = y.mutable_data();
-    without_gil([&] { return forward_all(passes, outer, from, to, training, setups[0]->segment); });
+    without_gil([&] { return forward_all(passes, outer, from, to, training, options[0]->segment); });
     const py::object final = as_state(last, count(width_of));
     if (!training) return py::make_tuple(y, final, py::none());
     passes.arrays = {x};
     passes.arrays.insert(passes.arrays.end(), initial.begin(), initial.end());
-    if (D_ == 1 && !setups[0]->rows) {  // the tape reads it again
+    if (D_ == 1 && !options[0]->order) {  // the tape reads it again
       make_read_only(y);
       passes.arrays.push_back(y);
     }
@@ -164,20 +165,21 @@ class Stack {
   template <class T>
   bool forward_all(Passes<T>& passes, const Outer& outer, const T* x, T* y, bool training, Index segment) const {
     std::atomic<bool> stop{false};
-    const sequence::Timeline& time = passes.all[0]->time();
-    const bool segmented = training && sequence::measure_cuts(time, segment).segments > 1;
-    const std::vector<Index> cuts = beside(time, segmented) ? sequence::pieces(time) : std::vector<Index>();
+    const sequence::BatchSizes& batch_sizes = passes.all[0]->batch_sizes();
+    const bool segmented = training && sequence::measure_cuts(batch_sizes, segment).segments > 1;
+    const std::vector<Index> cuts =
+        beside(batch_sizes, segmented) ? sequence::pieces(batch_sizes) : std::vector<Index>();
     const Index L = layers(), W = width();
     passes.outputs.resize(std::size_t(L - 1));
-    std::vector<std::unique_ptr<sequence::Run>> runs;
-    Lines<const T> in{x, all_[0]->input(), false};
-    Lines<T> out{};
+    std::vector<std::unique_ptr<sequence::ResumableCall>> runs;
+    StridedRows<const T> in{x, all_[0]->input(), false};
+    StridedRows<T> out{};
     for (Index k = 0; k < L; ++k) {
-      const auto pass = [&](Index d) -> Pass<T>& { return *passes.all[std::size_t(k * D_ + d)]; };
+      const auto pass = [&](Index d) -> DirectionPass<T>& { return *passes.all[std::size_t(k * D_ + d)]; };
       out = {y, W, false};
       if (k + 1 < L) {
         Buffer<T>& own = passes.outputs[std::size_t(k)];
-        own = Buffer<T>(checked_mul(D_ == 1 ? time.total() : outer.rows, W));
+        own = Buffer<T>(checked_mul(D_ == 1 ? batch_sizes.total() : outer.rows, W));
         out = {own.data(), W, D_ == 1};
       }
       if (!cuts.empty()) {
@@ -186,8 +188,8 @@ class Stack {
         in = {out.data, out.ld, out.ordered};
         continue;
       }
-      const bool complete = run_directions(k, time, [&](int d, int threads) {
-        const Lines<T> part{out.data + d * (W / D_), W, out.ordered};
+      const bool complete = run_directions(k, batch_sizes, [&](int d, int threads) {
+        const StridedRows<T> part{out.data + d * (W / D_), W, out.ordered};
         pass(d).open(in, part, &stop);
         if (!pass(d).forward(kernel<T>(k, d), training, segment, threads)) return false;
         pass(d).close(part);
@@ -204,7 +206,7 @@ class Stack {
     }
     if (cuts.empty()) return true;
     const bool complete =
-        run_layers(runs, cuts, false, stop, [&](std::size_t k, sequence::Run& run, Index begin, Index end) {
+        run_layers(runs, cuts, false, stop, [&](std::size_t k, sequence::ResumableCall& run, Index begin, Index end) {
           passes.all[k]->feed(begin, end);
           return run.advance(begin, end);
         });
@@ -214,12 +216,12 @@ class Stack {
 
   template <class T>
   py::tuple backward_as(PyTape& tape, const py::array& dy, const py::object& dstate, std::vector<py::array>& grads,
-                        const std::vector<py::object>& danew) const {
+                        const std::vector<py::object>& dreset_state) const {
     const T* after[sequence::kMaxStates];
     T* before[sequence::kMaxStates];
     const Widths width_of = widths(kernel<T>(0, 0));
     const auto n = Index(all_.size());
-    const Index batch = all_[0]->own<T>(tape, false, 0).time().batch;
+    const Index batch = all_[0]->own<T>(tape, false, 0).batch_sizes().batch;
     const States last = read_states<T>(dstate, width_of, n, batch, after, "Recurrence.backward: dstate");
     const States initial = new_states<T>(width_of, n, batch, before);
     std::vector<BackwardCall<T>> calls;
@@ -229,9 +231,9 @@ class Stack {
       calls.push_back(all_[i]->gradients(r, grads[i]));
       std::copy_n(after, r.states(), calls[i].dfinal), std::copy_n(before, r.states(), calls[i].dinitial);
       next(after, width_of, batch), next(before, width_of, batch);
-      for (int s = 0; !danew.empty() && s < r.states(); ++s) {
-        py::array part = state_part(danew[i], s, r.states(), "Recurrence.backward: danew");
-        calls[i].danew[s] = write<T>(part, {r.width(s)}, "Recurrence.backward: danew");
+      for (int s = 0; !dreset_state.empty() && s < r.states(); ++s) {
+        py::array part = state_part(dreset_state[i], s, r.states(), "Recurrence.backward: dreset_state");
+        calls[i].dreset_state[s] = write<T>(part, {r.width(s)}, "Recurrence.backward: dreset_state");
       }
     }
     auto& passes = std::get<Passes<T>>(tape.passes);
@@ -253,28 +255,28 @@ class Stack {
   bool backward_all(Passes<T>& passes, const Outer& outer, const std::vector<BackwardCall<T>>& calls, const T* dy,
                     T* dx) const {
     std::atomic<bool> stop{false};
-    const sequence::Timeline& time = passes.all[0]->time();
-    const bool together = beside(time, passes.all[0]->tape.segmented());
-    const std::vector<Index> cuts = together ? sequence::pieces(time) : std::vector<Index>();
+    const sequence::BatchSizes& batch_sizes = passes.all[0]->batch_sizes();
+    const bool together = beside(batch_sizes, passes.all[0]->tape.segmented());
+    const std::vector<Index> cuts = together ? sequence::pieces(batch_sizes) : std::vector<Index>();
     const Index L = layers(), W = width();
-    std::vector<std::unique_ptr<sequence::Run>> runs;
+    std::vector<std::unique_ptr<sequence::ResumableCall>> runs;
     // From layer to layer. In one direction a step's dx takes the place of its dy, which nobody needs any more.
-    Buffer<T> between;
-    Lines<const T> in{dy, W, false};
-    Lines<T> out{};
+    Buffer<T> handed;
+    StridedRows<const T> in{dy, W, false};
+    StridedRows<T> out{};
     for (Index k = L - 1; k >= 0; --k) {
-      const auto pass = [&](Index d) -> Pass<T>& { return *passes.all[std::size_t(k * D_ + d)]; };
+      const auto pass = [&](Index d) -> DirectionPass<T>& { return *passes.all[std::size_t(k * D_ + d)]; };
       Buffer<T> read;
       out = {dx, all_[0]->input(), false};
       if (k > 0) {
-        if (D_ > 1 || between.size() == 0) {
-          read = std::move(between);
-          between = Buffer<T>(checked_mul(D_ == 1 ? time.total() : outer.rows, W));
+        if (D_ > 1 || handed.size() == 0) {
+          read = std::move(handed);
+          handed = Buffer<T>(checked_mul(D_ == 1 ? batch_sizes.total() : outer.rows, W));
         }
-        out = {between.data(), W, D_ == 1};
+        out = {handed.data(), W, D_ == 1};
       }
       const auto open = [&](Index d) {
-        const Lines<const T> part{in.data + d * (W / D_), W, in.ordered};
+        const StridedRows<const T> part{in.data + d * (W / D_), W, in.ordered};
         pass(d).open_back(calls[std::size_t(k * D_ + d)], part, out, d > 0, &stop);
       };
       if (!cuts.empty()) {
@@ -283,7 +285,7 @@ class Stack {
         in = {out.data, out.ld, out.ordered};
         continue;
       }
-      const bool complete = run_directions(k, time, [&](int d, int threads) {
+      const bool complete = run_directions(k, batch_sizes, [&](int d, int threads) {
         open(d);
         return pass(d).backward(kernel<T>(k, d), threads);
       });
@@ -298,7 +300,7 @@ class Stack {
     }
     if (cuts.empty()) return true;
     const bool complete =
-        run_layers(runs, cuts, true, stop, [&](std::size_t k, sequence::Run& run, Index begin, Index end) {
+        run_layers(runs, cuts, true, stop, [&](std::size_t k, sequence::ResumableCall& run, Index begin, Index end) {
           const bool done = run.advance(begin, end);
           if (done) passes.all[k]->feed_back(begin, end);
           return done;

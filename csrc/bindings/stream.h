@@ -17,12 +17,12 @@ namespace bptt::bindings {
 
 class PyStream : public Own {
  public:
-  /// The kernels of a stack of one direction, layer by layer, with the weights packed last. Of `setup`, zoneout and
+  /// The kernels of a stack of one direction, layer by layer, with the weights packed last. Of `options`, zoneout and
   /// clipping. `initial`: the state [L,B,.] it begins with; None is zeros.
-  PyStream(const py::list& kernels, Index batch, const Setup& setup, py::object initial)
+  PyStream(const py::list& kernels, Index batch, const CallOptions& options, py::object initial)
       : kernels_(kernels),
         all_(kernels.cast<std::vector<PyRecurrence*>>()),
-        setup_(setup),
+        options_(options),
         batch_(batch),
         initial_(std::move(initial)) {
     const Stack check(all_, 1);
@@ -109,9 +109,9 @@ class PyStream : public Own {
   }
   template <class T>
   void build_as(Layers<T>& layers, const std::vector<PyRecurrence*>& all) const {
-    const sequence::Between<T> between = setup_.between<T>(false);
+    const sequence::StateOptions<T> state_options = options_.state_options<T>(false);
     Layers<T> made;
-    for (const PyRecurrence* kernel : all) made.push_back(kernel->as<T>("Stream").stream(batch_, &between));
+    for (const PyRecurrence* kernel : all) made.push_back(kernel->as<T>("Stream").stream(batch_, &state_options));
     layers = std::move(made);
   }
 
@@ -198,7 +198,7 @@ class PyStream : public Own {
 
   py::tuple kernels_;  // keeps what all_ points to
   std::vector<PyRecurrence*> all_;
-  Setup setup_;
+  CallOptions options_;
   Index batch_;
   py::object initial_;
   std::variant<Layers<float>, Layers<double>> layers_;

@@ -4,8 +4,8 @@
 
 #include "cells/gru.h"
 #include "cells/lstm.h"
+#include "cells/multi_stage.h"
 #include "cells/rnn.h"
-#include "cells/staged.h"
 
 namespace bptt::cells {
 

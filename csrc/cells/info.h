@@ -18,7 +18,7 @@ struct Info {
   int hidden_gates;                          // gates whose hidden product is one with h
   bool vectors_are_bias;                     // the vectors are part of the bias, and absent without one
   bool bias_is_vectors;                      // the last G vectors are the bias
-  bool staged;                               // several stages (cells/staged.h)
+  bool multi_stage;                          // several stages (cells/multi_stage.h)
   bool second;                               // the last gate's product is not one with h, but
   int second_from, second_to;                // of one line, to another
   bool projects;                             // h is projected,
@@ -29,7 +29,7 @@ struct Info {
 /// Cells of several stages, and what they may ask for.
 template <class Cell, class = void>
 struct Traits {
-  static constexpr bool kStaged = false, kProjects = false, kBiasIsVectors = false;
+  static constexpr bool kMultiStage = false, kProjects = false, kBiasIsVectors = false;
   static constexpr int kLines = Cell::K > Cell::A ? Cell::K : Cell::A, kProjected = 0;
   static constexpr Link kSecond = {};
 };
@@ -53,7 +53,7 @@ struct Traits<Cell, std::void_t<decltype(Cell::kStages)>> : Projection<Cell> {
     }
     return {};
   }
-  static constexpr bool kStaged = true, kBiasIsVectors = Cell::kBiasIsVectors;
+  static constexpr bool kMultiStage = true, kBiasIsVectors = Cell::kBiasIsVectors;
   static constexpr int kLines = Cell::kLines;
   static constexpr Link kSecond = second();
 };
@@ -72,7 +72,7 @@ constexpr Info make_info() {
             Cell::G - int(second),
             Cell::kVectorsAreBias,
             Is::kBiasIsVectors,
-            Is::kStaged,
+            Is::kMultiStage,
             second,
             Is::kSecond.from,
             Is::kSecond.to,

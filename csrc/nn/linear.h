@@ -5,7 +5,7 @@
 #pragma once
 
 #include "core/gemm.h"
-#include "core/pieces.h"
+#include "core/threads/parallel.h"
 
 namespace bptt::nn {
 
@@ -17,18 +17,18 @@ template <class T>
 bool all_rows(T* c, const T* a, const Panels<T>& b, const T* bias, Index rows, Poll& poll) {
   const RowBlocks blocks(rows);
   const double work = 2.0 * kTileRows * double(b.depth) * double(b.columns);  // of a block of rows
-  return for_pieces(blocks.count, piece_of(work), threads_for(work * double(blocks.count)), poll,
-                    [&](int, Index begin, Index end) {
-                      product(c, b.columns, a, b.depth, Segments{b.depth}, b, bias, blocks, begin, end);
-                    });
+  return parallel_for(blocks.count, grain_of(work), threads_for(work * double(blocks.count)), poll,
+                      [&](int, Index begin, Index end) {
+                        product(c, b.columns, a, b.depth, Segments{b.depth}, b, bias, blocks, begin, end);
+                      });
 }
 
 /// pack(share) for the blocks of b; a weight takes as long as ten operations.
 template <class T, class Pack>
 bool all_blocks(const Panels<T>& b, Poll& poll, const Pack& pack) {
   const double work = 10.0 * double(b.depth) * Vec<T>::kSize;
-  return for_pieces(b.blocks(), piece_of(work), threads_for(work * double(b.blocks())), poll,
-                    [&](int, Index begin, Index end) { pack(Share(begin, end)); });
+  return parallel_for(b.blocks(), grain_of(work), threads_for(work * double(b.blocks())), poll,
+                      [&](int, Index begin, Index end) { pack(Share(begin, end)); });
 }
 
 template <class T>
@@ -53,7 +53,7 @@ bool weight_gradient(T* dweight, const T* x, const T* dy, Index N, Index I, Inde
   bool complete = true;
   for (Index first = 0; first < N && complete; first += kLongSum) {
     const Index end = std::min(N, first + kLongSum);
-    complete = for_pieces(groups * slices, 1, threads, poll, [&](int thread, Index item, Index) {
+    complete = parallel_for(groups * slices, 1, threads, poll, [&](int thread, Index item, Index) {
       T* panel = panels.data() + thread * kSumRows * kWidth * W;
       const Index column = item / slices * kWidth, m = item % slices * kHeight;
       for_block_runs<kWidth>(column, std::min(column_blocks, column + kWidth), [&](auto width, Index block) {
@@ -82,8 +82,8 @@ bool linear_backward(T* dx, T* dweight, T* dbias, const T* x, const T* weight, c
   if (!detail::weight_gradient(dweight, x, dy, N, I, O, poll)) return false;
   if (!dbias) return true;
   const double work = 10.0 * double(N);
-  return for_pieces(O, 64, threads_for(work * double(O)), poll,
-                    [&](int, Index begin, Index end) { column_sums(dbias, dy, O, N, begin, end); });
+  return parallel_for(O, 64, threads_for(work * double(O)), poll,
+                      [&](int, Index begin, Index end) { column_sums(dbias, dy, O, N, begin, end); });
 }
 
 }  // namespace bptt::nn

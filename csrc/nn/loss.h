@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "core/math.h"
-#include "core/pieces.h"
+#include "core/threads/parallel.h"
 
 namespace bptt::nn {
 
@@ -47,7 +47,7 @@ bool cross_entropy(double* loss, T* dlogits, const T* logits, const std::int64_t
   Buffer<double> losses(N);
   const double work = 20.0 * double(C);
   const int threads = work * double(N) < 1e6 ? 1 : Pool::size().load();
-  const bool complete = for_pieces(N, piece_of(work), threads, poll, [&](int, Index begin, Index end) {
+  const bool complete = parallel_for(N, grain_of(work), threads, poll, [&](int, Index begin, Index end) {
     for (Index n = begin; n < end; ++n) {
       losses[n] = 0;
       if (mask && !mask[n])
@@ -68,7 +68,7 @@ bool mse(double* loss, T* dprediction, const T* prediction, const T* target, con
          Index F, Poll& poll) {
   const T factor = T(2 * scale);
   double sum = 0;
-  const bool complete = for_pieces(N, piece_of(10.0 * double(F)), 1, poll, [&](int, Index begin, Index end) {
+  const bool complete = parallel_for(N, grain_of(10.0 * double(F)), 1, poll, [&](int, Index begin, Index end) {
     for (Index n = begin; n < end; ++n) {
       for (Index i = n * F; i < (n + 1) * F; ++i) {
         const T error = !mask || mask[n] ? prediction[i] - target[i] : T(0);

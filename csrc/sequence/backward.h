@@ -7,14 +7,14 @@
 // the sum of one.
 #pragma once
 
-#include "core/pieces.h"
+#include "core/threads/parallel.h"
 #include "sequence/forward.h"
 #include "sequence/weight_gradient.h"
 
 namespace bptt::sequence {
 
 template <class T>
-class Backward final : public Run {
+class Backward final : public ResumableCall {
   using Packed = Weights<T>;
 
  public:
@@ -24,36 +24,38 @@ class Backward final : public Run {
         w_(*static_cast<const Packed*>(tape.weights.get())),
         tape_(tape),
         call_(call),
-        time_(tape.call.time),
-        between_(tape.call.between),
+        batch_sizes_(tape.call.batch_sizes),
+        options_(tape.call.options),
         plan_(plan),
         interrupted_(interrupted),
         poll_(interrupted, call.stop),
-        reached_(time_.steps),
-        summed_(time_.steps),
-        dstates_(checked_mul(S * time_.batch, w_.Hp)),
-        dvectors_(time_.batch, checked_mul(P, w_.Hp), time_.steps),
-        dweights_(w_, call_, time_.total(), plan.threads) {
+        reached_(batch_sizes_.steps),
+        summed_(batch_sizes_.steps),
+        dstates_(checked_mul(S * batch_sizes_.batch, w_.Hp)),
+        dvectors_(batch_sizes_.batch, checked_mul(P, w_.Hp), batch_sizes_.steps),
+        dweights_(w_, call_, batch_sizes_.total(), plan.threads) {
     for (int i = 0; i < S; ++i)
-      copy_rows(dstates_.data() + i * time_.batch * w_.Hp, w_.Hp, call.dfinal[i], width(i), time_.batch, width(i));
-    if (staged_) {
-      dlines_ = Buffer<T>(checked_mul(time_.batch, row_));
-      ds_ = Buffer<T>(checked_mul((S + 1) * time_.batch, w_.Hp));
+      copy_rows(dstates_.data() + i * batch_sizes_.batch * w_.Hp, w_.Hp, call.dfinal[i], width(i), batch_sizes_.batch,
+                width(i));
+    if (multi_stage_) {
+      dlines_ = Buffer<T>(checked_mul(batch_sizes_.batch, row_));
+      ds_ = Buffer<T>(checked_mul((S + 1) * batch_sizes_.batch, w_.Hp));
       if (w_.H < w_.Hp) dlines_.clear(), ds_.clear();  // lanes beyond H are never written, but read
     }
-    if (!between_) {
-      first_ = Buffer<T>(chunk_steps(time_) * time_.batch * w_.H);
-      const Index before = std::min(first_.size(), time_.batch * w_.H);
+    if (!options_) {
+      first_ = Buffer<T>(chunk_steps(batch_sizes_) * batch_sizes_.batch * w_.H);
+      const Index before = std::min(first_.size(), batch_sizes_.batch * w_.H);
       std::copy_n(tape.call.initial[0], before, first_.data());
       std::copy_n(tape.call.y, first_.size() - before, first_.data() + before);
       return;
     }
-    if (call.danew[0]) danew_ = SumsByRow<T>(time_.batch, checked_mul(kMaxStates, w_.Hp), time_.steps);
+    if (call.dreset_state[0])
+      dreset_state_ = SumsByRow<T>(batch_sizes_.batch, checked_mul(kMaxStates, w_.Hp), batch_sizes_.steps);
   }
 
   /// False when it was called off; the gradients are then incomplete.
   bool run() {
-    if (time_.batch == 0 || time_.steps == 0) {
+    if (batch_sizes_.batch == 0 || batch_sizes_.steps == 0) {
       dweights_.set_zero();
       return finish(poll_);
     }
@@ -86,14 +88,14 @@ class Backward final : public Run {
 
   bool advance(Index begin, Index end) override {
     Barrier alone(1);
-    Part part(plan_, time_, w_.blocks, 0, 1);
-    if (!steps(begin, end, time_.steps, part, 0, alone)) return false;
+    Part part(plan_, batch_sizes_, w_.blocks, 0, 1);
+    if (!steps(begin, end, batch_sizes_.steps, part, 0, alone)) return false;
     input_gradient(begin, end, 0, alone);
     reached_ = begin;
     return !alone.cancelled();
   }
   void settle(bool last) override {
-    if (reached_ == chunk_begin(time_, summed_)) {
+    if (reached_ == chunk_begin(batch_sizes_, summed_)) {
       weight_gradient(reached_, summed_, since_, 0, 1, [](Index) { return false; });
       summed_ = reached_;
     }
@@ -107,40 +109,40 @@ class Backward final : public Run {
   bool finish(Poll& poll) {
     const FlushDenormals flush;  // as in the loop, on whatever thread
     constexpr int W = Vec<T>::kSize;
-    const Index B = time_.batch, active = time_.rows(0);
+    const Index B = batch_sizes_.batch, active = batch_sizes_.rows(0);
     Buffer<T> products(checked_mul(B, w_.Hp));
     if (active < B || w_.R < w_.Hp) products.clear();
     const RowBlocks blocks(active);
     const double work = 2.0 * kTileRows * double(w_.cell.hidden_gates * w_.H) * double(w_.R);
     const bool complete =
-        for_pieces(blocks.count, piece_of(work), plan_.threads, poll, [&](int, Index begin, Index end) {
+        parallel_for(blocks.count, grain_of(work), plan_.threads, poll, [&](int, Index begin, Index end) {
           product(products.data(), w_.Hp, gates(0), row_, through(), w_.h_back, static_cast<const T*>(nullptr), blocks,
                   begin, end);
         });
     if (!complete) return false;
-    CrossingBack<T> crossing = between();
-    crossing.rows1 = active;
-    if (between_) crossing.keep1 = between_->keep;
+    StateTransitionBack<T> transition = common();
+    transition.rows1 = active;
+    if (options_) transition.keep1 = options_->keep;
     for (Index row = 0; row < B; ++row) {
       for (Index unit = 0; unit < w_.R; unit += W) {
         const Vec<T> share = Vec<T>::load(products.data() + row * w_.Hp + unit);
         Vec<T> d = Vec<T>::load(dstates_.data() + row * w_.Hp + unit);
-        if (!crossing.dropout) d = share + d;
-        d = crossing.template enter_state<0>(row, unit, share, d);
+        if (!transition.dropout) d = share + d;
+        d = transition.template enter_state<0>(row, unit, share, d);
         d.store(call_.dinitial[0] + row * w_.R + unit, std::min<Index>(W, w_.R - unit));
       }
       for (Index unit = 0; S > 1 && unit < w_.H; unit += W) {
         Vec<T> d = Vec<T>::load(dstates_.data() + (B + row) * w_.Hp + unit);
-        d = crossing.template enter_state<1>(row, unit, d, d);
+        d = transition.template enter_state<1>(row, unit, d, d);
         d.store(call_.dinitial[1] + row * w_.H + unit, std::min<Index>(W, w_.H - unit));
       }
     }
     dweights_.write();
-    for (int i = 0; i < S && call_.danew[i]; ++i) {
-      if (between_)
-        danew_.over_rows(call_.danew[i], i * w_.Hp, width(i));
+    for (int i = 0; i < S && call_.dreset_state[i]; ++i) {
+      if (options_)
+        dreset_state_.over_rows(call_.dreset_state[i], i * w_.Hp, width(i));
       else
-        std::fill_n(call_.danew[i], width(i), T(0));
+        std::fill_n(call_.dreset_state[i], width(i), T(0));
     }
     const int bias = w_.cell.bias_is_vectors ? w_.cell.gates : 0;  // vectors that are the bias
     for (int i = 0; i < P; ++i) {
@@ -157,31 +159,31 @@ class Backward final : public Run {
   T* gates(Index t) { return tape_.gates.data() + tape_.row(t) * row_; }
   /// What the pre-activations of step t became, also where it belongs to the segment that came before this one.
   const T* dgates(Index t, Index end) {
-    if (t == time_.steps) return nullptr;
+    if (t == batch_sizes_.steps) return nullptr;
     return t == end ? next_.data() : gates(t);
   }
   /// h as the product of step t takes it.
   const T* h(Index t) const {
-    if (between_) return tape_.operand.data() + tape_.row(t) * w_.R;
-    return t == 0 ? tape_.call.initial[0] : tape_.call.y + time_.begin(t - 1) * w_.H;
+    if (options_) return tape_.operand.data() + tape_.row(t) * w_.R;
+    return t == 0 ? tape_.call.initial[0] : tape_.call.y + batch_sizes_.begin(t - 1) * w_.H;
   }
   const T* c(Index t) const {
     if (S == 1) return nullptr;
-    return (between_ ? tape_.entering_c : tape_.states).data() + tape_.row(t) * w_.Hp;
+    return (options_ ? tape_.entering_c : tape_.states).data() + tape_.row(t) * w_.Hp;
   }
 
   /// The gradients of a segment's first step, which the segment before it asks for.
   void keep_first(Index t) {
-    const Index size = time_.rows(t) * row_;
-    if (next_.size() < size) next_ = Buffer<T>(time_.batch * row_);
+    const Index size = batch_sizes_.rows(t) * row_;
+    if (next_.size() < size) next_ = Buffer<T>(batch_sizes_.batch * row_);
     std::copy_n(gates(t), size, next_.data());
   }
 
   /// The steps [first, last) chunk by chunk.
   bool segment(Index first, Index last, Index& since, int thread, Barrier& barrier) {
-    Part part(plan_, time_, w_.blocks, thread, barrier.size());
+    Part part(plan_, batch_sizes_, w_.blocks, thread, barrier.size());
     for (Index end = last; end > first;) {
-      const Index begin = chunk_begin(time_, end);
+      const Index begin = chunk_begin(batch_sizes_, end);
       if (!steps(begin, end, last, part, thread, barrier)) return false;
       if (plan_.split == Split::kBatch && !barrier.wait()) return false;
       input_gradient(begin, end, thread, barrier);
@@ -195,17 +197,18 @@ class Backward final : public Run {
 
   /// The part that is serial in time, of a segment that ends before `last`.
   bool steps(Index begin, Index end, Index last, Part& part, int thread, Barrier& barrier) {
-    CrossingBack<T> crossing;
+    StateTransitionBack<T> transition;
     for (Index t = end - 1; t >= begin; --t) {
-      if (between_) crossing = cross(t);
-      if (between_ && time_.rows(t + 1) < time_.rows(t)) {  // the rows that end here have no product to come
+      if (options_) transition = transition_at(t);
+      if (options_ &&
+          batch_sizes_.rows(t + 1) < batch_sizes_.rows(t)) {  // the rows that end here have no product to come
         Part ending = part;
-        ending.first = std::max(part.first, time_.rows(t + 1));
-        ending.activate(time_.rows(t));
-        one(t, nullptr, ending, &crossing, thread, barrier);
+        ending.first = std::max(part.first, batch_sizes_.rows(t + 1));
+        ending.activate(batch_sizes_.rows(t));
+        one(t, nullptr, ending, &transition, thread, barrier);
       }
-      part.activate(between_ ? time_.rows(t + 1) : time_.batch);
-      one(t, dgates(t + 1, last), part, between_ ? &crossing : nullptr, thread, barrier);
+      part.activate(options_ ? batch_sizes_.rows(t + 1) : batch_sizes_.batch);
+      one(t, dgates(t + 1, last), part, options_ ? &transition : nullptr, thread, barrier);
       if (t % kSumRows == 0) sums_done(t, part);
       if (plan_.split == Split::kHidden ? !barrier.wait() : barrier.cancelled()) return false;
     }
@@ -216,11 +219,12 @@ class Backward final : public Run {
   void sums_done(Index t, const Part& part) {
     const Index begin = part.units.begin * Vec<T>::kSize, end = part.units.end * Vec<T>::kSize;
     for (int i = 0; i < P; ++i) dvectors_.step_done(t, part.first, part.last, i * w_.Hp + begin, i * w_.Hp + end);
-    for (int i = 0; i < S; ++i) danew_.step_done(t, part.first, part.last, i * w_.Hp + begin, i * w_.Hp + end);
+    for (int i = 0; i < S; ++i) dreset_state_.step_done(t, part.first, part.last, i * w_.Hp + begin, i * w_.Hp + end);
   }
 
-  void one(Index t, const T* dg1, const Part& part, const CrossingBack<T>* crossing, int thread, Barrier& barrier) {
-    const BackwardStep<T> step = view(t, dg1, crossing);
+  void one(Index t, const T* dg1, const Part& part, const StateTransitionBack<T>* transition, int thread,
+           Barrier& barrier) {
+    const BackwardStep<T> step = view(t, dg1, transition);
     for_poll_rows(part.rows, plan_.poll_rows, [&](const RowBlocks& rows) {
       kernels_.backward(step, rows, part.units, t);
       return !called_off(rows.total, thread, barrier);
@@ -233,56 +237,56 @@ class Backward final : public Run {
     return barrier.cancelled();
   }
 
-  BackwardStep<T> view(Index t, const T* dg1, const CrossingBack<T>* crossing) {
+  BackwardStep<T> view(Index t, const T* dg1, const StateTransitionBack<T>* transition) {
     const bool apart = tape_.entering_h.size() > 0, left = tape_.left_h.size() > 0;
     const Index row = tape_.row(t);
     BackwardStep<T> step{w_};
-    step.dy = call_.dy + time_.begin(t) * w_.R;
+    step.dy = call_.dy + batch_sizes_.begin(t) * w_.R;
     step.dg1 = dg1;
     step.gates = gates(t);
     step.h = h(t);
     step.h0 = apart ? tape_.entering_h.data() + row * w_.Hp : step.h;
     step.h0_width = apart ? w_.Hp : w_.R;
-    step.h1 = left ? tape_.left_h.data() + row * w_.Hp : tape_.call.y + time_.begin(t) * w_.R;
+    step.h1 = left ? tape_.left_h.data() + row * w_.Hp : tape_.call.y + batch_sizes_.begin(t) * w_.R;
     step.h1_width = left ? w_.Hp : w_.R;
     step.c0 = c(t);
-    step.c1 = S > 1 && between_ ? tape_.states.data() + row * w_.Hp : c(t + 1);
+    step.c1 = S > 1 && options_ ? tape_.states.data() + row * w_.Hp : c(t + 1);
     step.dstates = dstates_.data();
     step.dvectors = dvectors_.recent();
-    step.batch = time_.batch;
-    step.crossing = crossing;
-    step.scales = staged_ ? tape_.scales.data() + row * kScales : nullptr;
+    step.batch = batch_sizes_.batch;
+    step.transition = transition;
+    step.scales = multi_stage_ ? tape_.scales.data() + row * kScales : nullptr;
     step.dlines = dlines_.data();
     step.ds = ds_.data();
     return step;
   }
 
-  CrossingBack<T> cross(Index t) {
-    CrossingBack<T> c = between();
+  StateTransitionBack<T> transition_at(Index t) {
+    StateTransitionBack<T> c = common();
     c.step = t;
     const bool left = tape_.left_h.size() > 0;
-    c.left[0] = left ? tape_.left_h.data() + tape_.row(t) * w_.Hp : tape_.call.y + time_.begin(t) * w_.R;
+    c.left[0] = left ? tape_.left_h.data() + tape_.row(t) * w_.Hp : tape_.call.y + batch_sizes_.begin(t) * w_.R;
     c.left_width[0] = left ? w_.Hp : w_.R;
     if (S > 1) c.left[1] = tape_.states.data() + tape_.row(t) * w_.Hp, c.left_width[1] = w_.Hp;
-    c.rows1 = time_.rows(t + 1);
-    c.keep1 = between_->keep ? between_->keep + time_.begin(t + 1) : nullptr;
+    c.rows1 = batch_sizes_.rows(t + 1);
+    c.keep1 = options_->keep ? options_->keep + batch_sizes_.begin(t + 1) : nullptr;
     return c;
   }
 
-  /// What all crossings of the call have in common.
-  CrossingBack<T> between() {
-    CrossingBack<T> c;
-    c.between = between_, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp;
-    c.danew = danew_.recent();
+  /// What all transitions of the call have in common.
+  StateTransitionBack<T> common() {
+    StateTransitionBack<T> c;
+    c.options = options_, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp;
+    c.dreset_state = dreset_state_.recent();
     c.dropout = tape_.dropout.data();
     return c;
   }
 
   /// dx of some steps.
   void input_gradient(Index begin, Index end, int thread, Barrier& barrier) {
-    const RowBlocks blocks(time_.begin(end) - time_.begin(begin));
+    const RowBlocks blocks(batch_sizes_.begin(end) - batch_sizes_.begin(begin));
     const Share share(blocks.count, thread, barrier.size());
-    T* dx = call_.dx + time_.begin(begin) * w_.I;
+    T* dx = call_.dx + batch_sizes_.begin(begin) * w_.I;
     Segments k = gate_segments(w_, w_.cell.x_acc, w_.cell.gates);
     if (w_.I <= kNarrow) k.length = w_.Hp;
     const Index piece = std::max<Index>(1, plan_.poll_rows / kTileRows);
@@ -301,31 +305,31 @@ class Backward final : public Run {
   /// The share of a chunk in the gradients of the weights; poll(rows) is true where the call is called off.
   template <class Poll>
   void weight_gradient(Index begin, Index end, Index& since, int thread, int threads, const Poll& poll) {
-    const Index rows = time_.begin(end) - time_.begin(begin);
-    const T* before = begin == 0 && !between_ ? first_.data() : h(begin);
-    dweights_.add(gates(begin), tape_.call.x + time_.begin(begin) * w_.I, before, rows, begin == 0, poll, since, thread,
-                  threads);
+    const Index rows = batch_sizes_.begin(end) - batch_sizes_.begin(begin);
+    const T* before = begin == 0 && !options_ ? first_.data() : h(begin);
+    dweights_.add(gates(begin), tape_.call.x + batch_sizes_.begin(begin) * w_.I, before, rows, begin == 0, poll, since,
+                  thread, threads);
   }
 
   const CellKernels<T>& kernels_;
   const Packed& w_;
   const int S = w_.cell.states, P = w_.cell.vectors;
-  const bool staged_ = w_.cell.staged;
+  const bool multi_stage_ = w_.cell.multi_stage;
   const Index row_ = w_.cell.lines * w_.Hp;  // values of a row of gates
   Tape<T>& tape_;
   const BackwardCall<T> call_;
-  const Timeline time_;
-  const Between<T>* between_;
+  const BatchSizes batch_sizes_;
+  const StateOptions<T>* options_;
   const Plan plan_;
   const Poll::Interrupted interrupted_;
   Poll poll_;               // by thread 0, or whichever thread has the piece
   Index since_ = 0;         // see WeightGradient::add
   Index reached_, summed_;  // in pieces: the first step that is done, and the first that the weights' gradients have
   Buffer<T> dstates_;
-  SumsByRow<T> dvectors_, danew_;  // [B,P,Hp], [B,kMaxStates,Hp]
-  Buffer<T> first_;                // the hidden states before the steps of the first chunk, in one piece
-  Buffer<T> next_;                 // see keep_first
-  Buffer<T> dlines_, ds_;          // of cells of several stages
+  SumsByRow<T> dvectors_, dreset_state_;  // [B,P,Hp], [B,kMaxStates,Hp]
+  Buffer<T> first_;                       // the hidden states before the steps of the first chunk, in one piece
+  Buffer<T> next_;                        // see keep_first
+  Buffer<T> dlines_, ds_;                 // of cells of several stages
   WeightGradient<T> dweights_;
 };
 

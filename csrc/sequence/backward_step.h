@@ -25,7 +25,7 @@ struct BackwardTiles {
   template <int R, int U>
   static BPTT_NOINLINE void tile(const Step& s, Index row, Index block) {
     const Weights<T>& w = s.w;
-    const bool apart = s.crossing && s.crossing->dropout;  // the product's share needs its own factor
+    const bool apart = s.transition && s.transition->dropout;  // the product's share needs its own factor
     Vec<T> acc[R][U];
 #pragma GCC unroll 16
     for (int u = 0; u < U; ++u) {
@@ -49,7 +49,7 @@ struct BackwardTiles {
     }
     alignas(64) T dh[R][U][W];
     spill(acc, dh);
-    if (s.crossing)
+    if (s.transition)
       cells<true>(s, dh[0][0], row, R, block, U);
     else
       cells<false>(s, dh[0][0], row, R, block, U);
@@ -57,14 +57,14 @@ struct BackwardTiles {
 
  private:
   /// The cells of a tile: one text for tiles of all sizes.
-  template <bool Crosses>
+  template <bool HasTransition>
   static BPTT_NOINLINE void cells(const Step& s, const T* dh, Index row, int rows, Index block, int blocks) {
     for (int r = 0; r < rows; ++r) {
-      for (int u = 0; u < blocks; ++u, dh += W) cell<Crosses>(s, dh, row + r, block + u);
+      for (int u = 0; u < blocks; ++u, dh += W) cell<HasTransition>(s, dh, row + r, block + u);
     }
   }
 
-  template <bool Crosses>
+  template <bool HasTransition>
   static BPTT_INLINE void cell(const Step& s, const T* dh, Index row, Index block) {
     const Weights<T>& w = s.w;
     const Index unit = block * W, n = std::min<Index>(W, w.H - unit), at = row * w.Hp + unit;
@@ -80,23 +80,23 @@ struct BackwardTiles {
       s1[1] = Vec<T>::load(s.c1 + at);
       ds1[1] = Vec<T>::load(s.dstates + s.batch * w.Hp + at);
     }
-    if constexpr (Crosses) {
+    if constexpr (HasTransition) {
       const Vec<T> product = ds1[0];
-      if (s.crossing->dropout) ds1[0] = Vec<T>::load(s.dstates + at);
-      ds1[0] = s.crossing->template enter_state<0>(row, unit, product, ds1[0]);
-      if constexpr (S > 1) ds1[1] = s.crossing->template enter_state<1>(row, unit, product, ds1[1]);
+      if (s.transition->dropout) ds1[0] = Vec<T>::load(s.dstates + at);
+      ds1[0] = s.transition->template enter_state<0>(row, unit, product, ds1[0]);
+      if constexpr (S > 1) ds1[1] = s.transition->template enter_state<1>(row, unit, product, ds1[1]);
     }
     ds1[0] = ds1[0] + Vec<T>::load(s.dy + row * w.H + unit, n);
-    if constexpr (Crosses) {
+    if constexpr (HasTransition) {
       Vec<T> m[kMaxStates];
-      s.crossing->masks(row, unit, m);
-      around[0] = s.crossing->template leave_state<0>(row, unit, m[0], ds1[0]);
-      if constexpr (S > 1) around[1] = s.crossing->template leave_state<1>(row, unit, m[1], ds1[1]);
+      s.transition->masks(row, unit, m);
+      around[0] = s.transition->template leave_state<0>(row, unit, m[0], ds1[0]);
+      if constexpr (S > 1) around[1] = s.transition->template leave_state<1>(row, unit, m[1], ds1[1]);
     }
     Cell::backward(k, p, s0, s1, ds1, da, dp, ds0);
-    if constexpr (Crosses) {
+    if constexpr (HasTransition) {
       for (int i = 0; i < S; ++i) ds0[i] = ds0[i] + around[i];
-      if (s.crossing->between->clips_gradient()) clip(s, da, dp);
+      if (s.transition->options->clips_gradient()) clip(s, da, dp);
     }
     for (int i = 0; i < A; ++i) da[i].store(gate + i * w.Hp);
     for (int i = 0; i < S; ++i) ds0[i].store(s.dstates + i * s.batch * w.Hp + at);
@@ -107,7 +107,7 @@ struct BackwardTiles {
   }
 
   static void clip(const Step& s, Vec<T> (&da)[A], Vec<T> (&dp)[P + 1]) {
-    const Vec<T> limit(s.crossing->between->clip_gradient);
+    const Vec<T> limit(s.transition->options->clip_gradient);
     for (int i = 0; i < A; ++i) da[i] = clamp(da[i], limit);
     if constexpr (Cell::kVectorsAreBias) {
       for (int i = 0; i < P; ++i) dp[i] = clamp(dp[i], limit);

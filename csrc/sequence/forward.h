@@ -11,7 +11,7 @@
 namespace bptt::sequence {
 
 template <class T>
-class Forward final : public Run {
+class Forward final : public ResumableCall {
  public:
   Forward(const CellKernels<T>& kernels, std::shared_ptr<const Weights<T>> w, const ForwardCall<T>& call, Tape<T>* tape,
           const Plan& plan, Poll::Interrupted interrupted)
@@ -29,7 +29,7 @@ class Forward final : public Run {
   bool run() {
     begin();
     if (!tape_ || !tape_->segmented()) {
-      if (!steps(0, call_.time.steps)) return false;
+      if (!steps(0, call_.batch_sizes.steps)) return false;
     } else {
       for (std::size_t i = 0; i + 1 < tape_->cuts.size(); ++i) {
         if (S > 1) std::copy_n(c0(tape_->cuts[i]), saved_size(), tape_->saved.data() + Index(i) * saved_size());
@@ -43,8 +43,8 @@ class Forward final : public Run {
   void begin() {
     const FlushDenormals flush;  // as in the loop, on whatever thread
     keep_ = tape_ && !tape_->segmented();
-    if (tape_ && call_.between && call_.between->dropout > 0)
-      tape_->dropout = dropout_mask(*call_.between, call_.time.batch, w_.Hp);
+    if (tape_ && call_.options && call_.options->dropout > 0)
+      tape_->dropout = dropout_mask(*call_.options, call_.batch_sizes.batch, w_.Hp);
     allocate();
     copy_states_in();
   }
@@ -63,27 +63,27 @@ class Forward final : public Run {
     keep_ = true;
     tape_->first = begin;
     allocate();
-    ended_ = Buffer<T>(checked_mul(S * call_.time.batch, w_.H));  // the caller has the final states already
-    for (int j = 0; j < S; ++j) final_[j] = ended_.data() + j * call_.time.batch * w_.H;
-    if (call_.between) enter(begin, false);
+    ended_ = Buffer<T>(checked_mul(S * call_.batch_sizes.batch, w_.H));  // the caller has the final states already
+    for (int j = 0; j < S; ++j) final_[j] = ended_.data() + j * call_.batch_sizes.batch * w_.H;
+    if (call_.options) enter(begin, false);
     if (S > 1) std::copy_n(tape_->saved.data() + i * saved_size(), saved_size(), c0(begin));
     return steps(begin, tape_->cuts[std::size_t(i + 1)]);
   }
 
  private:
   void allocate() {
-    const Index B = call_.time.batch;
-    if (staged_) made_ = Buffer<T>(checked_mul((S + 1) * B, w_.Hp)), scales_ = Buffer<T>(B * kScales);
+    const Index B = call_.batch_sizes.batch;
+    if (multi_stage_) made_ = Buffer<T>(checked_mul((S + 1) * B, w_.Hp)), scales_ = Buffer<T>(B * kScales);
     if (keep_) return;
-    if (plan_.hoisted || staged_) scratch_ = Buffer<T>(checked_mul((plan_.hoisted ? plan_.chunk : 1) * B, row_));
+    if (plan_.hoisted || multi_stage_) scratch_ = Buffer<T>(checked_mul((plan_.hoisted ? plan_.chunk : 1) * B, row_));
     if (S > 1) states_ = Buffer<T>(checked_mul(B, w_.Hp));
-    if (call_.between) operand_ = Buffer<T>(checked_mul(2 * B, w_.R));
+    if (call_.options) operand_ = Buffer<T>(checked_mul(2 * B, w_.R));
     if (dropout()) entering_h_ = Buffer<T>(checked_mul(B, w_.Hp));
   }
 
   bool steps(Index begin, Index end) {
     bool complete = true;
-    if (call_.time.batch > 0) {
+    if (call_.batch_sizes.batch > 0) {
       Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
         const bool finished = loop(begin, end, thread, barrier);
         if (thread == 0) complete = finished;
@@ -93,19 +93,19 @@ class Forward final : public Run {
   }
 
   bool loop(Index first, Index last, int thread, Barrier& barrier) {
-    const Timeline& time = call_.time;
-    Part part(plan_, time, w_.blocks, thread, barrier.size());
-    Crossing<T> crossing;  // made once: a plain step is too short to clear it
+    const BatchSizes& batch_sizes = call_.batch_sizes;
+    Part part(plan_, batch_sizes, w_.blocks, thread, barrier.size());
+    StateTransition<T> transition;  // made once: a plain step is too short to clear it
     for (Index begin = first; begin < last; begin += plan_.chunk) {
       const Index end = std::min(last, begin + plan_.chunk);
       if (plan_.hoisted) {
-        kernels_.input_products(w_, call_.x + time.begin(begin) * w_.I, gates(begin, begin),
-                                time.begin(end) - time.begin(begin), part.units);
+        kernels_.input_products(w_, call_.x + batch_sizes.begin(begin) * w_.I, gates(begin, begin),
+                                batch_sizes.begin(end) - batch_sizes.begin(begin), part.units);
       }
       for (Index t = begin; t < end; ++t) {
-        part.activate(time.rows(t));
-        if (call_.between) crossing = cross(t);
-        const ForwardStep<T> step = view(t, gates(t, begin), call_.between ? &crossing : nullptr);
+        part.activate(batch_sizes.rows(t));
+        if (call_.options) transition = transition_at(t);
+        const ForwardStep<T> step = view(t, gates(t, begin), call_.options ? &transition : nullptr);
         for_poll_rows(part.rows, plan_.poll_rows, [&](const RowBlocks& rows) {
           kernels_.forward(step, rows, part.units, t);
           if (thread == 0 && poll_(rows.total)) barrier.cancel();
@@ -117,36 +117,36 @@ class Forward final : public Run {
     return true;
   }
 
-  ForwardStep<T> view(Index t, T* gates, const Crossing<T>* crossing) {
-    const Timeline& time = call_.time;
-    const T* x = plan_.hoisted ? nullptr : call_.x + time.begin(t) * w_.I;
-    const T* h0 = call_.between ? operand(t) : t == 0 ? call_.initial[0] : call_.y + time.begin(t - 1) * w_.R;
+  ForwardStep<T> view(Index t, T* gates, const StateTransition<T>* transition) {
+    const BatchSizes& batch_sizes = call_.batch_sizes;
+    const T* x = plan_.hoisted ? nullptr : call_.x + batch_sizes.begin(t) * w_.I;
+    const T* h0 = call_.options ? operand(t) : t == 0 ? call_.initial[0] : call_.y + batch_sizes.begin(t - 1) * w_.R;
     T* scales = keep_ && tape_->scales.size() > 0 ? tape_->scales.data() + tape_->row(t) * kScales : scales_.data();
-    return {w_,       x,         h0,           call_.y + time.begin(t) * w_.R,
-            c0(t),    c0(t + 1), gates,        keep_,
-            crossing, scales,    made_.data(), time.batch};
+    return {w_,         x,         h0,           call_.y + batch_sizes.begin(t) * w_.R,
+            c0(t),      c0(t + 1), gates,        keep_,
+            transition, scales,    made_.data(), batch_sizes.batch};
   }
 
   /// From step t into the next one.
-  Crossing<T> cross(Index t) {
-    Crossing<T> c = into(t + 1);
+  StateTransition<T> transition_at(Index t) {
+    StateTransition<T> c = into(t + 1);
     c.step = t;
     c.h0 = dropout() ? entering_h(t) : operand(t);  // h of the cell, which dropout parts from that of the product
     c.h0_width = dropout() ? w_.Hp : w_.R;
-    c.out = call_.y + call_.time.begin(t) * w_.R;
+    c.out = call_.y + call_.batch_sizes.begin(t) * w_.R;
     if (keep_ && tape_->left_h.size() > 0) c.left[0] = tape_->left_h.data() + tape_->row(t) * w_.Hp;
     if (keep_ && S > 1) c.left[1] = tape_->states.data() + tape_->row(t) * w_.Hp;
     for (int i = 0; i < S; ++i) c.final[i] = final_[i];
     return c;
   }
 
-  /// The side of a crossing on which step t begins.
-  Crossing<T> into(Index t) {
-    const Timeline& time = call_.time;
-    Crossing<T> c;
-    c.between = call_.between, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp;
-    c.rows1 = time.rows(t);
-    c.keep1 = call_.between->keep ? call_.between->keep + time.begin(t) : nullptr;
+  /// The side of a transition on which step t begins.
+  StateTransition<T> into(Index t) {
+    const BatchSizes& batch_sizes = call_.batch_sizes;
+    StateTransition<T> c;
+    c.options = call_.options, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp;
+    c.rows1 = batch_sizes.rows(t);
+    c.keep1 = call_.options->keep ? call_.options->keep + batch_sizes.begin(t) : nullptr;
     c.operand1 = operand(t);
     c.dropout = dropout();
     c.h1 = dropout() ? entering_h(t) : nullptr;
@@ -158,10 +158,11 @@ class Forward final : public Run {
   T* gates(Index t, Index chunk) {
     if (keep_) return tape_->gates.data() + tape_->row(t) * row_;
     if (!plan_.hoisted) return scratch_.data();  // null but for cells of several stages
-    return scratch_.data() + (call_.time.begin(t) - call_.time.begin(chunk)) * row_;
+    return scratch_.data() + (call_.batch_sizes.begin(t) - call_.batch_sizes.begin(chunk)) * row_;
   }
   T* operand(Index t) {
-    return keep_ ? tape_->operand.data() + tape_->row(t) * w_.R : operand_.data() + (t % 2) * call_.time.batch * w_.R;
+    return keep_ ? tape_->operand.data() + tape_->row(t) * w_.R
+                 : operand_.data() + (t % 2) * call_.batch_sizes.batch * w_.R;
   }
   /// d of recurrent dropout, which only training has; or null.
   const T* dropout() const { return tape_ ? tape_->dropout.data() : nullptr; }
@@ -170,28 +171,28 @@ class Forward final : public Run {
   T* c0(Index t) {
     if (S == 1) return nullptr;
     if (!keep_) return states_.data();
-    return (call_.between ? tape_->entering_c : tape_->states).data() + tape_->row(t) * w_.Hp;
+    return (call_.options ? tape_->entering_c : tape_->states).data() + tape_->row(t) * w_.Hp;
   }
-  Index saved_size() const { return call_.time.batch * w_.Hp; }
+  Index saved_size() const { return call_.batch_sizes.batch * w_.Hp; }
 
   void copy_states_in() {
-    if (call_.between)
+    if (call_.options)
       enter(0, true);
     else if (S > 1)
-      copy_rows(c0(0), w_.Hp, call_.initial[1], w_.H, call_.time.batch, w_.H);
+      copy_rows(c0(0), w_.Hp, call_.initial[1], w_.H, call_.batch_sizes.batch, w_.H);
   }
 
   /// The states before step t: h from y of the step before it, or at t = 0 the initial one; c, only where asked, from
   /// the initial one.
   void enter(Index t, bool with_c) {
     constexpr int W = Vec<T>::kSize;
-    const Timeline& time = call_.time;
-    const Crossing<T> c = into(t);
-    const T* h = t == 0 ? call_.initial[0] : call_.y + time.begin(t - 1) * w_.R;
+    const BatchSizes& batch_sizes = call_.batch_sizes;
+    const StateTransition<T> c = into(t);
+    const T* h = t == 0 ? call_.initial[0] : call_.y + batch_sizes.begin(t - 1) * w_.R;
     const auto load = [&](const T* from, Index width, Index row, Index unit) {
       return Vec<T>::load(from + row * width + unit, std::min<Index>(W, width - unit));
     };
-    for (Index row = 0; row < time.rows(t); ++row) {
+    for (Index row = 0; row < batch_sizes.rows(t); ++row) {
       for (Index unit = 0; unit < w_.R; unit += W) c.template enter_state<0>(row, unit, load(h, w_.R, row, unit));
       if (S > 1) {
         for (Index unit = 0; with_c && unit < w_.H; unit += W)
@@ -201,26 +202,26 @@ class Forward final : public Run {
   }
 
   void copy_states_out() {
-    const Timeline& time = call_.time;
-    const Index B = time.batch;
-    if (call_.between) {  // what ends has been written by its last step
-      const Index none = time.rows(0);
+    const BatchSizes& batch_sizes = call_.batch_sizes;
+    const Index B = batch_sizes.batch;
+    if (call_.options) {  // what ends has been written by its last step
+      const Index none = batch_sizes.rows(0);
       for (int i = 0; i < S; ++i) {
         const Index width = i == 0 ? w_.R : w_.H;
         std::copy_n(call_.initial[i] + none * width, (B - none) * width, call_.final[i] + none * width);
       }
       return;
     }
-    const T* h = time.steps == 0 ? call_.initial[0] : call_.y + (time.steps - 1) * B * w_.H;
+    const T* h = batch_sizes.steps == 0 ? call_.initial[0] : call_.y + (batch_sizes.steps - 1) * B * w_.H;
     std::copy_n(h, B * w_.H, call_.final[0]);
-    if (S > 1) copy_rows(call_.final[1], w_.H, c0(time.steps), w_.Hp, B, w_.H);
+    if (S > 1) copy_rows(call_.final[1], w_.H, c0(batch_sizes.steps), w_.Hp, B, w_.H);
   }
 
   const CellKernels<T>& kernels_;
   const std::shared_ptr<const Weights<T>> owner_;
   const Weights<T>& w_;
   const int S = w_.cell.states;
-  const bool staged_ = w_.cell.staged;
+  const bool multi_stage_ = w_.cell.multi_stage;
   const Index row_ = w_.cell.lines * w_.Hp;  // values of a row of gates
   const ForwardCall<T> call_;
   Tape<T>* tape_;

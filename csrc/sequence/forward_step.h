@@ -6,7 +6,7 @@
 #pragma once
 
 #include "core/math.h"
-#include "sequence/lines.h"
+#include "sequence/input_products.h"
 
 namespace bptt::sequence {
 
@@ -32,7 +32,7 @@ struct ForwardTiles {
     spill(acc, a);
     // The shortest of steps feels a call: RNN B=1 H=32 58 -> 55 ns; with more gates it is quicker (LSTM 171 -> 166).
     if constexpr (R * A == 1) {
-      if (!s.crossing) {
+      if (!s.transition) {
 #pragma GCC unroll 1
         for (int u = 0; u < U; ++u) cell<false>(s, a[0][u * A], W, W, row, block + u);
         return;
@@ -80,29 +80,29 @@ struct ForwardTiles {
   /// The cells of a tile: A runs of `lanes`, `stride` apart, for each row and block, which lie `step` apart.
   static void cells(const Step& s, const T* a, Index step, Index stride, Index lanes, Index row, int rows, Index block,
                     int blocks) {
-    if (s.crossing)
+    if (s.transition)
       each<true>(s, a, step, stride, lanes, row, rows, block, blocks);
     else
       each<false>(s, a, step, stride, lanes, row, rows, block, blocks);
   }
-  template <bool Crosses>  // one text for tiles of all sizes
+  template <bool HasTransition>  // one text for tiles of all sizes
   static BPTT_NOINLINE void each(const Step& s, const T* a, Index step, Index stride, Index lanes, Index row, int rows,
                                  Index block, int blocks) {
     for (int r = 0; r < rows; ++r) {
-      for (int u = 0; u < blocks; ++u, a += step) cell<Crosses>(s, a, stride, lanes, row + r, block + u);
+      for (int u = 0; u < blocks; ++u, a += step) cell<HasTransition>(s, a, stride, lanes, row + r, block + u);
     }
   }
 
   /// The pre-activations of a row and a block: `lanes` of each, `stride` apart.
-  template <bool Crosses>
+  template <bool HasTransition>
   static BPTT_INLINE void cell(const Step& s, const T* a, Index stride, Index lanes, Index row, Index block) {
     const Weights<T>& w = s.w;
     const Index unit = block * W, n = std::min<Index>(W, w.H - unit);
     Vec<T> av[A], p[P + 1], s0[S], s1[S], k[K + 1];
     for (int i = 0; i < A; ++i) av[i] = Vec<T>::load(a + i * stride, lanes);
     for (int i = 0; i < P; ++i) p[i] = Vec<T>::load(w.vectors.data() + i * w.Hp + unit);
-    if constexpr (Crosses)
-      s0[0] = Vec<T>::load(s.crossing->h0 + row * s.crossing->h0_width + unit, n);
+    if constexpr (HasTransition)
+      s0[0] = Vec<T>::load(s.transition->h0 + row * s.transition->h0_width + unit, n);
     else
       s0[0] = Vec<T>::load(s.h0 + row * w.H + unit, n);
     if constexpr (S > 1) s0[1] = Vec<T>::load(s.c0 + row * w.Hp + unit);
@@ -110,8 +110,8 @@ struct ForwardTiles {
     if (s.keep) {
       for (int i = 0; i < K; ++i) k[i].store(gate(s, row, i) + unit);
     }
-    if constexpr (Crosses) {
-      s.crossing->leave(row, unit, s0, s1);
+    if constexpr (HasTransition) {
+      s.transition->leave(row, unit, s0, s1);
     } else {
       s1[0].store(s.h1 + row * w.H + unit, n);
       if constexpr (S > 1) s1[1].store(s.c1 + row * w.Hp + unit);

@@ -27,7 +27,7 @@ class CellRecurrence final : public Recurrence<T> {
   bool projects() const override { return cell_.projects; }
   Index width(int state) const override { return state == 0 ? recurrent_ : hidden_; }
   Plan plan(Index steps, Index batch, int threads) const override {
-    return make_plan<T>({steps, batch, input_, hidden_, cell_.gates, cell_.staged}, threads);
+    return make_plan<T>({steps, batch, input_, hidden_, cell_.gates, cell_.multi_stage}, threads);
   }
 
   bool pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) override {
@@ -43,29 +43,32 @@ class CellRecurrence final : public Recurrence<T> {
                Poll::Interrupted interrupted) const override {
     std::shared_ptr<const W> weights = current();
     const ForwardCall<T> own = prepared(call, tape, segment, weights);
-    return Forward<T>(kernels_, std::move(weights), own, tape, plan(own.time, threads), interrupted).run();
+    return Forward<T>(kernels_, std::move(weights), own, tape, plan(own.batch_sizes, threads), interrupted).run();
   }
 
   bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads, Poll::Interrupted interrupted) const override {
-    return Backward<T>(kernels_, tape, call, plan(tape.call.time, threads), interrupted).run();
+    return Backward<T>(kernels_, tape, call, plan(tape.call.batch_sizes, threads), interrupted).run();
   }
 
-  std::unique_ptr<Run> start(const ForwardCall<T>& call, Tape<T>* tape, Poll::Interrupted interrupted) const override {
+  std::unique_ptr<ResumableCall> start(const ForwardCall<T>& call, Tape<T>* tape,
+                                       Poll::Interrupted interrupted) const override {
     std::shared_ptr<const W> weights = current();
     const ForwardCall<T> own = prepared(call, tape, 0, weights);
-    auto run = std::make_unique<Forward<T>>(kernels_, std::move(weights), own, tape, plan(own.time, 1), interrupted);
+    auto run =
+        std::make_unique<Forward<T>>(kernels_, std::move(weights), own, tape, plan(own.batch_sizes, 1), interrupted);
     run->begin();
     return run;
   }
 
-  std::unique_ptr<Run> start(Tape<T>& tape, const BackwardCall<T>& call, Poll::Interrupted interrupted) const override {
-    return std::make_unique<Backward<T>>(kernels_, tape, call, plan(tape.call.time, 1), interrupted);
+  std::unique_ptr<ResumableCall> start(Tape<T>& tape, const BackwardCall<T>& call,
+                                       Poll::Interrupted interrupted) const override {
+    return std::make_unique<Backward<T>>(kernels_, tape, call, plan(tape.call.batch_sizes, 1), interrupted);
   }
 
-  typename Recurrence<T>::Memory memory(const Timeline& time, Index segment, const Between<T>* between, bool training,
-                                        int threads) const override {
-    if (cell_.staged && !between) between = &none();
-    const Index Hp = padded(hidden_), B = time.batch, L = Index(cell_.lines), G = cell_.gates;
+  typename Recurrence<T>::Memory memory(const BatchSizes& batch_sizes, Index segment, const StateOptions<T>* options,
+                                        bool training, int threads) const override {
+    if (cell_.multi_stage && !options) options = &none();
+    const Index Hp = padded(hidden_), B = batch_sizes.batch, L = Index(cell_.lines), G = cell_.gates;
     Index bytes[3] = {};
     const auto add = [&](int to, Index values, std::size_t size = sizeof(T)) {
       if (values > 0) bytes[to] += Index(Arena::size_class(std::size_t(checked_mul(values, Index(size)))));
@@ -74,13 +77,13 @@ class CellRecurrence final : public Recurrence<T> {
         add(0, Hp * cell_.vectors);
     if (cell_.second) add(0, Hp * recurrent_);
     if (cell_.projects) add(0, hidden_ * padded(recurrent_));
-    const Cuts cuts = measure_cuts(time, training ? segment : 0);
+    const Cuts cuts = measure_cuts(batch_sizes, training ? segment : 0);
     if (!training || cuts.segments > 1) {  // a forward pass without a tape, or with one of another segment
-      const Plan p = plan(time, threads);
-      if (p.hoisted || cell_.staged) add(2, (p.hoisted ? p.chunk : 1) * checked_mul(B, L * Hp));
+      const Plan p = plan(batch_sizes, threads);
+      if (p.hoisted || cell_.multi_stage) add(2, (p.hoisted ? p.chunk : 1) * checked_mul(B, L * Hp));
       if (cell_.states > 1) add(2, checked_mul(B, Hp));
-      if (between) add(2, checked_mul(2 * B, recurrent_));
-      if (cell_.staged) add(2, checked_mul(B, (cell_.states + 1) * Hp)), add(2, checked_mul(B, kScales));
+      if (options) add(2, checked_mul(2 * B, recurrent_));
+      if (cell_.multi_stage) add(2, checked_mul(B, (cell_.states + 1) * Hp)), add(2, checked_mul(B, kScales));
     }
     if (!training) return {bytes[0], bytes[1], bytes[2]};
     const Index forward = std::exchange(bytes[2], 0);
@@ -88,37 +91,37 @@ class CellRecurrence final : public Recurrence<T> {
     add(0, cell_.hidden_gates * hidden_ * padded(recurrent_));
     if (cell_.second) add(0, hidden_ * padded(recurrent_));
     if (cell_.projects) add(0, recurrent_ * Hp);
-    const Sizes s = sizes(time, cuts, between);
+    const Sizes s = sizes(batch_sizes, cuts, options);
     for (const Index n : {s.gates, s.states, s.operand, s.entering_h, s.entering_c, s.left_h, s.scales, s.saved})
       add(1, n);
     add(2, checked_mul(B, cell_.states * Hp)), add(2, checked_mul(B, Hp));
-    const auto vectors = SumsByRow<T>::sizes(B, cell_.vectors * Hp, time.steps);
+    const auto vectors = SumsByRow<T>::sizes(B, cell_.vectors * Hp, batch_sizes.steps);
     add(2, vectors.first), add(2, vectors.second, sizeof(double));
-    if (between && between->dropout > 0) add(1, checked_mul(B, Hp));
-    if (!between) add(2, std::min(time.steps, chunk_steps(time)) * B * hidden_);
+    if (options && options->dropout > 0) add(1, checked_mul(B, Hp));
+    if (!options) add(2, std::min(batch_sizes.steps, chunk_steps(batch_sizes)) * B * hidden_);
     if (cuts.segments > 1) add(2, checked_mul(B, L * Hp)), add(2, checked_mul(B, cell_.states * hidden_));
-    if (cell_.staged) add(2, checked_mul(B, L * Hp)), add(2, checked_mul(B, 2 * (cell_.states + 1) * Hp));
-    const typename WeightGradient<T>::Sizes sums(cell_, input_, hidden_, recurrent_, time.total(), threads);
+    if (cell_.multi_stage) add(2, checked_mul(B, L * Hp)), add(2, checked_mul(B, 2 * (cell_.states + 1) * Hp));
+    const typename WeightGradient<T>::Sizes sums(cell_, input_, hidden_, recurrent_, batch_sizes.total(), threads);
     for (const Index n : {sums.dwx, sums.db, sums.panels, sums.part}) add(2, n);
     return {bytes[0], bytes[1], std::max(forward, bytes[2])};
   }
 
-  std::unique_ptr<Stream<T>> stream(Index batch, const Between<T>* between) const override {
-    return std::make_unique<CellStream<T>>(kernels_, current(), batch, between ? *between : none());
+  std::unique_ptr<Stream<T>> stream(Index batch, const StateOptions<T>* options) const override {
+    return std::make_unique<CellStream<T>>(kernels_, current(), batch, options ? *options : none());
   }
 
  private:
   using W = Weights<T>;
 
-  static const Between<T>& none() {
-    static constexpr Between<T> none = Between<T>();
+  static const StateOptions<T>& none() {
+    static constexpr StateOptions<T> none = StateOptions<T>();
     return none;
   }
 
   /// The call as this cell takes it, and the tape made ready for it.
   ForwardCall<T> prepared(ForwardCall<T> call, Tape<T>* tape, Index segment,
                           const std::shared_ptr<const W>& weights) const {
-    if (cell_.staged && !call.between) call.between = &none();
+    if (cell_.multi_stage && !call.options) call.options = &none();
     if (!tape) return call;
     if (!weights->trainable()) throw std::logic_error("Recurrence.forward: the weights were packed for inference only");
     tape->call = call;
@@ -129,8 +132,9 @@ class CellRecurrence final : public Recurrence<T> {
   }
 
   /// As for a batch of the rows that there are on average.
-  Plan plan(const Timeline& time, int threads) const {
-    return plan(time.steps, time.steps > 0 ? ceil_div(time.total(), time.steps) : time.batch, threads);
+  Plan plan(const BatchSizes& batch_sizes, int threads) const {
+    return plan(batch_sizes.steps,
+                batch_sizes.steps > 0 ? ceil_div(batch_sizes.total(), batch_sizes.steps) : batch_sizes.batch, threads);
   }
 
   /// Values in each buffer of a tape.
@@ -140,28 +144,28 @@ class CellRecurrence final : public Recurrence<T> {
 
   static Index padded(Index n) { return ceil_div(n, Vec<T>::kSize) * Vec<T>::kSize; }
 
-  Sizes sizes(const Timeline& time, const Cuts& cuts, const Between<T>* between) const {
+  Sizes sizes(const BatchSizes& batch_sizes, const Cuts& cuts, const StateOptions<T>* options) const {
     const Index Hp = padded(hidden_), segments = cuts.segments, rows = cuts.longest;
-    const Index more = rows + time.batch;  // and what enters the step after it
+    const Index more = rows + batch_sizes.batch;  // and what enters the step after it
     Sizes s;
     s.gates = checked_mul(rows, Index(cell_.lines) * Hp);
     if (cell_.states > 1) {
-      s.states = checked_mul(between ? rows : more, Hp);
-      if (segments > 1) s.saved = checked_mul(checked_mul(segments, time.batch), Hp);
+      s.states = checked_mul(options ? rows : more, Hp);
+      if (segments > 1) s.saved = checked_mul(checked_mul(segments, batch_sizes.batch), Hp);
     }
-    if (!between) return s;
+    if (!options) return s;
     s.operand = checked_mul(more, recurrent_);
-    if (cell_.staged) s.scales = checked_mul(rows, kScales);
+    if (cell_.multi_stage) s.scales = checked_mul(rows, kScales);
     if (cell_.states > 1) s.entering_c = checked_mul(more, Hp);
-    if (between->dropout > 0) s.entering_h = checked_mul(more, Hp);
-    if (between->mixes()) s.left_h = checked_mul(rows, Hp);
+    if (options->dropout > 0) s.entering_h = checked_mul(more, Hp);
+    if (options->mixes()) s.left_h = checked_mul(rows, Hp);
     return s;
   }
 
   void allocate(Tape<T>& tape, Index segment, Index Hp) const {
-    tape.cuts = cut(tape.call.time, segment);
+    tape.cuts = cut(tape.call.batch_sizes, segment);
     tape.gates_width = Index(cell_.lines) * Hp, tape.Hp = Hp;
-    const Sizes s = sizes(tape.call.time, measure_cuts(tape.call.time, segment), tape.call.between);
+    const Sizes s = sizes(tape.call.batch_sizes, measure_cuts(tape.call.batch_sizes, segment), tape.call.options);
     const auto make = [](Buffer<T>& buffer, Index size) {
       if (size > 0) buffer = Buffer<T>(size);
     };

@@ -4,16 +4,16 @@
 
 #include "sequence/backward_step.h"
 #include "sequence/forward_step.h"
-#include "sequence/staged_backward.h"
-#include "sequence/staged_forward.h"
+#include "sequence/multi_stage_backward.h"
+#include "sequence/multi_stage_forward.h"
 
 namespace bptt::sequence {
 
 template <class Cell, class T>
 void forward_step(const ForwardStep<T>& step, const RowBlocks& rows, [[maybe_unused]] const Share& units,
                   [[maybe_unused]] Index t) {
-  if constexpr (cells::kInfo<Cell>.staged)
-    StagedForward<Cell, T>(step).run(rows);
+  if constexpr (cells::kInfo<Cell>.multi_stage)
+    MultiStageForward<Cell, T>(step).run(rows);
   else
     run_tiles<ForwardTiles<Cell, T>, Cell::A>(step, rows, units, t);
 }
@@ -21,8 +21,8 @@ void forward_step(const ForwardStep<T>& step, const RowBlocks& rows, [[maybe_unu
 template <class Cell, class T>
 void backward_step(const BackwardStep<T>& step, const RowBlocks& rows, [[maybe_unused]] const Share& units,
                    [[maybe_unused]] Index t) {
-  if constexpr (cells::kInfo<Cell>.staged)
-    StagedBackward<Cell, T>(step).run(rows);
+  if constexpr (cells::kInfo<Cell>.multi_stage)
+    MultiStageBackward<Cell, T>(step).run(rows);
   else
     run_tiles<BackwardTiles<Cell, T>, 1>(step, rows, units, t);
 }

@@ -35,15 +35,15 @@ struct InputDropout {
 
 /// d of recurrent dropout, [B,Hp].
 template <class T>
-Buffer<T> dropout_mask(const Between<T>& between, Index batch, Index Hp) {
+Buffer<T> dropout_mask(const StateOptions<T>& options, Index batch, Index Hp) {
   constexpr int W = Vec<T>::kSize;
   Buffer<T> mask(checked_mul(batch, Hp));
-  const double p = between.dropout;
+  const double p = options.dropout;
   for (Index row = 0; row < batch; ++row) {
     for (Index unit = 0; unit < Hp; unit += W) {
       std::uint32_t word[W], unused[W];
       T values[W];
-      between.random(std::uint32_t(unit), std::uint32_t(between.id(row)), 0, kRecurrentDropout, word, unused);
+      options.random(std::uint32_t(unit), std::uint32_t(options.id(row)), 0, kRecurrentDropout, word, unused);
       choose(word, p, T(0), T(1 / (1 - p)), values);
       std::copy_n(values, W, mask.data() + row * Hp + unit);
     }
@@ -53,17 +53,17 @@ Buffer<T> dropout_mask(const Between<T>& between, Index batch, Index Hp) {
 
 /// m of zoneout for a register of units of a row, for both states.
 template <class T>
-inline void zoneout_masks(const Between<T>& between, Index step, Index row, Index unit, Vec<T> (&m)[kMaxStates]) {
+inline void zoneout_masks(const StateOptions<T>& options, Index step, Index row, Index unit, Vec<T> (&m)[kMaxStates]) {
   constexpr int W = Vec<T>::kSize;
-  if (!between.training || !between.zones()) {
-    for (int i = 0; i < kMaxStates; ++i) m[i] = Vec<T>(T(between.zoneout[i]));
+  if (!options.training || !options.zones()) {
+    for (int i = 0; i < kMaxStates; ++i) m[i] = Vec<T>(T(options.zoneout[i]));
     return;
   }
   std::uint32_t word[kMaxStates][W];
   alignas(64) T values[W];
-  between.random(std::uint32_t(unit), std::uint32_t(between.id(row)), std::uint32_t(step), kZoneout, word[0], word[1]);
+  options.random(std::uint32_t(unit), std::uint32_t(options.id(row)), std::uint32_t(step), kZoneout, word[0], word[1]);
   for (int i = 0; i < kMaxStates; ++i) {
-    choose(word[i], between.zoneout[i], T(1), T(0), values);
+    choose(word[i], options.zoneout[i], T(1), T(0), values);
     m[i] = Vec<T>::load(values);
   }
 }

@@ -10,7 +10,7 @@
 #include <tuple>
 #include <vector>
 
-#include "sequence/timeline.h"
+#include "sequence/batch_sizes.h"
 
 namespace bptt::sequence {
 
@@ -103,11 +103,11 @@ struct Part {
   Share units;
   RowBlocks rows{0};  // of the active ones among them
 
-  Part(const Plan& plan, const Timeline& time, Index unit_blocks, int thread, int threads)
+  Part(const Plan& plan, const BatchSizes& batch_sizes, Index unit_blocks, int thread, int threads)
       : first(0),
-        last(time.batch),
+        last(batch_sizes.batch),
         units(unit_blocks, plan.split == Split::kHidden ? thread : 0, plan.split == Split::kHidden ? threads : 1) {
-    if (plan.split == Split::kBatch) std::tie(first, last) = rows_of(time, thread, threads);
+    if (plan.split == Split::kBatch) std::tie(first, last) = rows_of(batch_sizes, thread, threads);
   }
 
   /// The first `active` rows of the batch take part.
@@ -117,7 +117,7 @@ struct Part {
   }
 };
 
-/// f(rows) for at most `most` rows at a time, in order, until it is false.
+/// f(rows) for at most `most` rows at a batch_sizes, in order, until it is false.
 template <class F>
 BPTT_INLINE void for_poll_rows(const RowBlocks& rows, Index most, const F& f) {
   if (rows.total <= most) {

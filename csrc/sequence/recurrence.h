@@ -27,9 +27,9 @@ class Stream {
 };
 
 /// A call that goes on piece by piece, on whatever thread asks for the next one (wavefront.h).
-class Run {
+class ResumableCall {
  public:
-  virtual ~Run() = default;
+  virtual ~ResumableCall() = default;
   /// Steps [begin, end): forward from where the last piece ended, backward to where it began. False when called off.
   virtual bool advance(Index begin, Index end) = 0;
   /// After a piece, what nobody waits for; after the last one, what remains.
@@ -56,7 +56,7 @@ class Recurrence {
   struct Memory {
     Index weights, tape, scratch;
   };
-  virtual Memory memory(const Timeline& time, Index segment, const Between<T>* between, bool training,
+  virtual Memory memory(const BatchSizes& batch_sizes, Index segment, const StateOptions<T>* options, bool training,
                         int threads) const = 0;
   /// With `tape`, fills it for a backward pass; in segments of about `segment` steps where that is not 0. False when
   /// called off.
@@ -65,12 +65,12 @@ class Recurrence {
   virtual bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads,
                         Poll::Interrupted interrupted) const = 0;
   /// The same on one thread at a time, in pieces, without segments; what `call` points to must outlive the run.
-  virtual std::unique_ptr<Run> start(const ForwardCall<T>& call, Tape<T>* tape,
-                                     Poll::Interrupted interrupted) const = 0;
-  virtual std::unique_ptr<Run> start(Tape<T>& tape, const BackwardCall<T>& call,
-                                     Poll::Interrupted interrupted) const = 0;
+  virtual std::unique_ptr<ResumableCall> start(const ForwardCall<T>& call, Tape<T>* tape,
+                                               Poll::Interrupted interrupted) const = 0;
+  virtual std::unique_ptr<ResumableCall> start(Tape<T>& tape, const BackwardCall<T>& call,
+                                               Poll::Interrupted interrupted) const = 0;
   /// With the weights packed last. `between` may ask for zoneout and clipping; null: for neither.
-  virtual std::unique_ptr<Stream<T>> stream(Index batch, const Between<T>* between) const = 0;
+  virtual std::unique_ptr<Stream<T>> stream(Index batch, const StateOptions<T>* options) const = 0;
 };
 
 /// The cell called `name`; null where there is none. projection: R of a cell that projects.

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "core/gemm.h"
-#include "sequence/between.h"
+#include "sequence/state_transition.h"
 #include "sequence/weights.h"
 
 namespace bptt::sequence {
@@ -18,9 +18,9 @@ struct ForwardStep {
   T* h1 = nullptr;        // [B,R]
   const T* c0 = nullptr;  // the other state [B,Hp]; may be c1 itself
   T* c1 = nullptr;
-  T* gates = nullptr;                     // [B,L,Hp], or null
-  bool keep = false;                      // store what backward needs there
-  const Crossing<T>* crossing = nullptr;  // null: h1 and c1 enter the next step as they are
+  T* gates = nullptr;                              // [B,L,Hp], or null
+  bool keep = false;                               // store what backward needs there
+  const StateTransition<T>* transition = nullptr;  // null: h1 and c1 enter the next step as they are
 
   // Of cells of several stages.
   T* scales = nullptr;  // [B,kScales]
@@ -42,7 +42,7 @@ struct BackwardStep {
   T* dstates = nullptr;   // gradients of the states without the share through Wh, in and out [S,B,Hp]
   T* dvectors = nullptr;  // sums by row [B,P,Hp]
   Index batch = 0;
-  const CrossingBack<T>* crossing = nullptr;  // null: the states that leave are those that enter
+  const StateTransitionBack<T>* transition = nullptr;  // null: the states that leave are those that enter
 
   // Of cells of several stages.
   const T* h = nullptr;       // [B,R], as the product saw it

@@ -18,11 +18,11 @@ template <class T>
 class CellStream final : public Stream<T> {
  public:
   CellStream(const CellKernels<T>& kernels, std::shared_ptr<const Weights<T>> weights, Index batch,
-             const Between<T>& between)
+             const StateOptions<T>& options)
       : kernels_(kernels),
         weights_(std::move(weights)),
-        between_(between),
-        direct_(!weights_->cell.staged && !between.mixes()),
+        options_(options),
+        direct_(!weights_->cell.multi_stage && !options.mixes()),
         rows_(batch),
         units_(weights_->blocks, 0, 1),
         batch_(batch),
@@ -42,7 +42,7 @@ class CellStream final : public Stream<T> {
       return h1;
     }
     // c without padding, in the memory of the padded one. y and the final h are the same values, written to one place.
-    ForwardCall<T> call{{1, batch_}, x, {h0, c_.data()}, h1, {h1, c_.data()}, &between_};
+    ForwardCall<T> call{{1, batch_}, x, {h0, c_.data()}, h1, {h1, c_.data()}, &options_};
     Plan plan;
     Forward<T>(kernels_, weights_, call, nullptr, plan, [] { return false; }).run();
     return h1;
@@ -67,7 +67,7 @@ class CellStream final : public Stream<T> {
 
   const CellKernels<T>& kernels_;
   std::shared_ptr<const Weights<T>> weights_;
-  Between<T> between_;
+  StateOptions<T> options_;
   bool direct_;
   RowBlocks rows_;
   Share units_;

@@ -11,7 +11,7 @@
 
 #include "core/arena.h"
 #include "core/random.h"
-#include "sequence/timeline.h"
+#include "sequence/batch_sizes.h"
 
 namespace bptt::sequence {
 
@@ -28,11 +28,11 @@ struct Flat {
 
 /// What is asked of the states between two steps (between.h).
 template <class T>
-struct Between {
-  const T* keep = nullptr;              // [rows of all steps], 0 where a row begins anew before the step; null: nowhere
-  const T* anew[kMaxStates] = {};       // [H] what it begins with; null: zeros
-  double zoneout[kMaxStates] = {0, 0};  // probabilities that a unit keeps its old value
-  double dropout = 0;                   // of units of h in the product, in training
+struct StateOptions {
+  const T* keep = nullptr;                // [rows of all steps], 0 where a row is reset before the step; null: nowhere
+  const T* reset_state[kMaxStates] = {};  // [H] what it begins with; null: zeros
+  double zoneout[kMaxStates] = {0, 0};    // probabilities that a unit keeps its old value
+  double dropout = 0;                     // of units of h in the product, in training
   T clip = std::numeric_limits<T>::infinity();           // of states
   T clip_gradient = std::numeric_limits<T>::infinity();  // of the gradients of pre-activations
   bool training = false;
@@ -45,17 +45,17 @@ struct Between {
   Index id(Index row) const { return ids ? ids[row] : row; }
 };
 
-/// Arrays over rows are packed as the timeline says: [T,B,.] where all rows have all steps. R is the width of h: H, or
-/// less where it is projected.
+/// Arrays over rows are packed as the batch sizes say: [T,B,.] where all rows have all steps. R is the width of h: H,
+/// or less where it is projected.
 template <class T>
 struct ForwardCall {
-  Timeline time;
-  const T* x;                           // [rows,I]
-  const T* initial[kMaxStates];         // [B,R], [B,H]
-  T* y;                                 // [rows,R]
-  T* final[kMaxStates];                 // as initial
-  const Between<T>* between = nullptr;  // null: states are handed on, and all rows have all steps
-  std::atomic<bool>* stop = nullptr;    // shared by calls side by side: what stops one stops all
+  BatchSizes batch_sizes;
+  const T* x;                                // [rows,I]
+  const T* initial[kMaxStates];              // [B,R], [B,H]
+  T* y;                                      // [rows,R]
+  T* final[kMaxStates];                      // as initial
+  const StateOptions<T>* options = nullptr;  // null: states are handed on, and all rows have all steps
+  std::atomic<bool>* stop = nullptr;         // shared by calls side by side: what stops one stops all
 };
 
 template <class T>
@@ -66,14 +66,15 @@ struct BackwardCall {
   T* dinitial[kMaxStates];            // as dfinal
   Flat<T> d;                          // the gradients of the parameters
   std::atomic<bool>* stop = nullptr;  // as in ForwardCall
-  T* danew[kMaxStates] = {};          // [R], [H], or null
+  T* dreset_state[kMaxStates] = {};   // [R], [H], or null
 };
 
-/// Values of all rows, `ld` apart.
-template <class T>
-struct Kept {
-  const T* values;
+/// Rows of values, `ld` apart.
+template <class U>
+struct StridedRows {
+  U* data;
   Index ld;
+  bool ordered = true;  // in the order of BatchSizes, or as the caller sees them
 };
 
 /// Rows are padded to Hp = whole registers. One buffer serves as pre-activations, then kept values, then gradients of
@@ -85,10 +86,10 @@ struct Tape {
   std::vector<Index> cuts;  // steps at which segments begin, and the end
   Index first = 0;          // the step with which the buffers begin
   Buffer<T> gates;          // [rows,max(K,A),Hp]
-  // Every state but h. Handed on: [rows + B,Hp], as it enters each step and leaves the last. With a Between: as it
+  // Every state but h. Handed on: [rows + B,Hp], as it enters each step and leaves the last. With StateOptions: as it
   // leaves the cell, [rows,Hp].
   Buffer<T> states;
-  // With a Between, as they enter: h of the product [rows + B,R], h of the cell where that differs [rows + B,Hp], c.
+  // With StateOptions, as they enter: h of the product [rows + B,R], h of the cell where that differs [rows + B,Hp], c.
   Buffer<T> operand, entering_h, entering_c;
   Buffer<T> left_h;                     // h as it leaves the cell [rows,Hp], where that is not y
   Buffer<T> scales;                     // [rows,kScales] of cells that normalise
@@ -100,12 +101,12 @@ struct Tape {
 
   bool segmented() const { return cuts.size() > 2; }
   /// Until backward: the i-th value that the cell keeps of each row, or (-1) its second state as it leaves the cell.
-  Kept<T> kept(int i) const {
+  StridedRows<const T> kept(int i) const {
     if (i >= 0) return {gates.data() + i * Hp, gates_width};
-    return {states.data() + (call.between ? 0 : call.time.batch * Hp), Hp};
+    return {states.data() + (call.options ? 0 : call.batch_sizes.batch * Hp), Hp};
   }
   /// The row of the buffers where step t begins.
-  Index row(Index t) const { return call.time.begin(t) - call.time.begin(first); }
+  Index row(Index t) const { return call.batch_sizes.begin(t) - call.batch_sizes.begin(first); }
   /// Its memory, once it has been used.
   void release() {
     for (Buffer<T>* b : buffers()) *b = {};

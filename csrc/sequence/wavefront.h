@@ -9,23 +9,23 @@
 
 #include "core/threads/interrupt.h"
 #include "core/threads/pool.h"
-#include "sequence/timeline.h"
+#include "sequence/batch_sizes.h"
 
 namespace bptt::sequence {
 
 /// Pieces of a chunk: sixteen or more of all steps, since a layer begins one piece after the layer before, but of 8
 /// rows or more, so that the products of a piece read each weight for several rows.
-inline Index pieces_of_chunk(const Timeline& time, Index steps, Index rows) {
+inline Index pieces_of_chunk(const BatchSizes& batch_sizes, Index steps, Index rows) {
   constexpr Index kLeast = 16, kRows = 8;
-  return std::max<Index>(1, std::min(steps / std::max<Index>(1, time.steps / kLeast), rows / kRows));
+  return std::max<Index>(1, std::min(steps / std::max<Index>(1, batch_sizes.steps / kLeast), rows / kRows));
 }
 
 /// Where pieces begin, and the last one ends. They are parts of chunks, which sums over time keep.
-inline std::vector<Index> pieces(const Timeline& time) {
-  std::vector<Index> cuts{time.steps};
-  for (Index end = time.steps; end > 0;) {
-    const Index begin = chunk_begin(time, end);
-    const Index n = pieces_of_chunk(time, end - begin, time.begin(end) - time.begin(begin));
+inline std::vector<Index> pieces(const BatchSizes& batch_sizes) {
+  std::vector<Index> cuts{batch_sizes.steps};
+  for (Index end = batch_sizes.steps; end > 0;) {
+    const Index begin = chunk_begin(batch_sizes, end);
+    const Index n = pieces_of_chunk(batch_sizes, end - begin, batch_sizes.begin(end) - batch_sizes.begin(begin));
     for (Index i = n; i-- > 0;) cuts.push_back(begin + (end - begin) * i / n);
     end = begin;
   }
@@ -34,11 +34,12 @@ inline std::vector<Index> pieces(const Timeline& time) {
 }
 
 /// How many they are.
-inline Index count_pieces(const Timeline& time) {
-  if (time.offset) return Index(pieces(time).size()) - 1;
-  const Index chunk = equal_chunk(time), rest = time.steps % chunk;
-  const Index each = pieces_of_chunk(time, chunk, chunk * time.batch);
-  return time.steps / chunk * each + (rest > 0 ? pieces_of_chunk(time, rest, rest * time.batch) : 0);
+inline Index count_pieces(const BatchSizes& batch_sizes) {
+  if (batch_sizes.offset) return Index(pieces(batch_sizes).size()) - 1;
+  const Index chunk = equal_chunk(batch_sizes), rest = batch_sizes.steps % chunk;
+  const Index each = pieces_of_chunk(batch_sizes, chunk, chunk * batch_sizes.batch);
+  return batch_sizes.steps / chunk * each +
+         (rest > 0 ? pieces_of_chunk(batch_sizes, rest, rest * batch_sizes.batch) : 0);
 }
 
 /// Which pieces of which layers are done, and which layers somebody is at work on.

@@ -65,7 +65,7 @@ class WeightGradient {
       const T* g = dg + r * row_;
       add_rows(to.hidden, w_.H, cell_.h_acc, cell_.hidden_gates, w_.R, g, h + r * w_.R, w_.R, n, panel, thread,
                threads);
-      if (cell_.staged) add_staged(to, g, n, panel, thread, threads);
+      if (cell_.multi_stage) add_multi_stage(to, g, n, panel, thread, threads);
       if (transposed())
         add_transposed(to.input, g, x + r * w_.I, n, panel, thread, threads);
       else
@@ -137,7 +137,7 @@ class WeightGradient {
   }
 
   /// The products that only cells of several stages have.
-  void add_staged(const Sums& to, const T* dg, Index rows, T* panel, int thread, int threads) const {
+  void add_multi_stage(const Sums& to, const T* dg, Index rows, T* panel, int thread, int threads) const {
     if (cell_.second) {
       add_rows(to.hidden.at(cell_.hidden_gates * w_.H * w_.R), w_.H, &cell_.second_to, 1, w_.R, dg,
                dg + cell_.second_from * w_.Hp, row_, rows, panel, thread, threads);

@@ -9,7 +9,7 @@
 #pragma once
 
 #include "cells/info.h"
-#include "core/pieces.h"
+#include "core/threads/parallel.h"
 #include "sequence/recurrence.h"
 
 namespace bptt::sequence {
@@ -49,7 +49,7 @@ struct Weights {
         h(checked_mul(checked_mul(Hp, cell.hidden_gates), R)),
         bias(checked_mul(Hp, A)),
         vectors(checked_mul(Hp, cell.vectors)) {
-    if (cell.staged || tail_width >= G) tail = tail_width = 0;
+    if (cell.multi_stage || tail_width >= G) tail = tail_width = 0;
     if (cell.second) second = Buffer<T>(checked_mul(Hp, R));
   }
 
@@ -64,15 +64,15 @@ struct Weights {
         pack_narrow(from.weight_ih);
       h_back = Panels<T>(kH * H, R);
     }
-    if (cell.staged) pack_staged(from, training);
+    if (cell.multi_stage) pack_multi_stage(from, training);
     // One thread below about 50 us: 64 Ki weights.
     const int threads = G * H * (I + R) < 65536 ? 1 : Pool::size().load();
     // The blocks of the forward panels, then those of the backward panels.
     const Index to_x = blocks, to_h = to_x + (training ? x_back.blocks() : 0),
                 end = to_h + (training ? h_back.blocks() : 0);
-    const Index piece = piece_of(10.0 * double(G * (I + R + H)) * W);  // a weight takes as long as ten operations
+    const Index piece = grain_of(10.0 * double(G * (I + R + H)) * W);  // a weight takes as long as ten operations
     Poll poll(interrupted);
-    return for_pieces(end, piece, threads, poll, [&](int, Index first, Index last) {
+    return parallel_for(end, piece, threads, poll, [&](int, Index first, Index last) {
       const auto part = [&](Index from, Index to) {
         return Share(std::max(first, from) - from, std::max(std::max(first, from), std::min(last, to)) - from);
       };
@@ -144,7 +144,7 @@ struct Weights {
   }
 
   /// What only cells of several stages have.
-  void pack_staged(const Flat<const T>& from, bool training) {
+  void pack_multi_stage(const Flat<const T>& from, bool training) {
     if (cell.projects) {
       project = Panels<T>(H, R);
       project.pack_transposed(from.projection, H, project.all());

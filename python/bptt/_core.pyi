@@ -41,12 +41,12 @@ class Tape:
         """Values that a cell keeps, by number, or (-1) its second state as it leaves the cell, [T,B,H] each."""
 
 @final
-class Rows:
+class SequenceOrder:
     """The order of a batch's rows, longest first; row b of padded arrays [steps,B,.] has lengths[b] steps."""
 
     def __init__(self, lengths: NDArray[np.int64], steps: int, reverse: bool) -> None: ...
     @staticmethod
-    def packed(batch_sizes: NDArray[np.int64], reverse: bool) -> Rows:
+    def packed(batch_sizes: NDArray[np.int64], reverse: bool) -> SequenceOrder:
         """Rows of packed arrays [sum,.]: step t has batch_sizes[t], none more than the step before."""
 
     @property
@@ -56,15 +56,15 @@ class Rows:
         """Steps of all rows together."""
 
 @final
-class Setup:
-    """What one direction of a pass is asked for beyond x and a state; see csrc/sequence/between.h."""
+class CallOptions:
+    """What one direction of a pass is asked for beyond x and a state; see csrc/sequence/state_transition.h."""
 
     def __init__(
         self,
         *,
-        rows: Rows | None = None,
+        order: SequenceOrder | None = None,
         resets: NDArray[np.bool_] | None = None,
-        anew: _State | None = None,
+        reset_state: _State | None = None,
         zoneout: tuple[float, float] = ...,
         dropout: float = ...,
         clip: float = ...,
@@ -79,7 +79,7 @@ class Setup:
 class Stream:
     """The layers of a stack of one direction, step by step, without an allocation: `batch` rows.
 
-    It has the weights that the kernels packed last, zoneout and clip of `setup`, and begins with `initial`, h [L,B,H]
+    It has the weights that the kernels packed last, zoneout and clip of `options`, and begins with `initial`, h [L,B,H]
     or (h, c), None for zeros. Each method raises RuntimeError while another call is not over.
     """
 
@@ -89,7 +89,7 @@ class Stream:
     def refresh(self) -> None: ...
     def __reduce__(self) -> tuple[Any, ...]: ...
     def __init__(
-        self, kernels: list[Recurrence], batch: int, setup: Setup = ..., initial: _State | None = None
+        self, kernels: list[Recurrence], batch: int, options: CallOptions = ..., initial: _State | None = None
     ) -> None: ...
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
         """x [B,I] -> y [B,H], the same read-only array each time, overwritten by the next call; x may be that array.
@@ -122,7 +122,7 @@ class Recurrence:
     def plan(self, steps: int, batch: int) -> dict[str, Any]:
         """How a call is spread: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""
 
-    def memory(self, steps: int, batch: int, setup: Setup, training: bool, threads: int = 0) -> dict[str, int]:
+    def memory(self, steps: int, batch: int, options: CallOptions, training: bool, threads: int = 0) -> dict[str, int]:
         """Bytes of a pass beside its arrays: weights (packed), tape, scratch; threads: 0 for all that calls may use."""
 
     def pack(self, params: NDArray[Any], training: bool) -> None:
@@ -148,7 +148,7 @@ def forward(
     x: NDArray[Any],
     state: _State | None,
     training: bool,
-    setups: list[Setup],
+    options: list[CallOptions],
 ) -> tuple[NDArray[Any], _State, Tape | None]:
     """A stack, layer by layer, each with its directions: x [T,B,I] or packed [sum,I] -> y [T,B,D*R], state, tape.
 
@@ -163,11 +163,13 @@ def backward(
     dy: NDArray[Any],
     dstate: _State | None,
     grads: list[NDArray[Any]],
-    danew: list[Any] = ...,
+    dreset_state: list[Any] = ...,
 ) -> tuple[NDArray[Any], _State]:
-    """dy and dstate -> dx and the initial state's gradient; overwrites grads, and danew, gradients of `anew`."""
+    """dy and dstate -> dx and the initial state's gradient; overwrites grads, and dreset_state (of `reset_state`)."""
 
-def beside(kernels: list[Recurrence], directions: int, steps: int, batch: int, setup: Setup, training: bool) -> bool:
+def beside(
+    kernels: list[Recurrence], directions: int, steps: int, batch: int, options: CallOptions, training: bool
+) -> bool:
     """Whether the layers of a call that long and wide will run side by side."""
 
 @final

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def estimate(
     kernels: list[_core.Recurrence],
-    setups: list[_core.Setup],
+    options: list[_core.CallOptions],
     layer: Recurrent,
     steps: int,
     batch: int,
@@ -26,15 +26,15 @@ def estimate(
     D, L, R = layer.num_directions, layer.num_layers, layer.output_size
     itemsize = layer.params.dtype.itemsize
     inputs = [layer.input_size] + [D * R] * (L - 1)
-    beside = core.beside(kernels, D, steps, batch, setups[0], training)
+    beside = core.beside(kernels, D, steps, batch, options[0], training)
     parts: list[dict[str, int]] = [
-        kernel.memory(steps, batch, setup, training, 1 if beside else 0)
-        for kernel, setup in zip(kernels, setups, strict=True)
+        kernel.memory(steps, batch, each, training, 1 if beside else 0)
+        for kernel, each in zip(kernels, options, strict=True)
     ]
     states = R + layer.hidden_size * ("c" in layer._states)
     held = sum(part["weights"] + part["tape"] for part in parts)
     held += len(parts) * batch * 2 * states * (2 if ordered else 1) * itemsize  # initial, final; and in rows' order
-    dropped = training and bool(layer._between.dropout)
+    dropped = training and bool(layer._state_options.dropout)
     output = (rows if D == 1 else steps * batch) * D * R  # what a layer hands on
     together, each = 0, []  # values: of the whole pass; of one layer at a time
     for k in range(L):

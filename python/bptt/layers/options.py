@@ -63,7 +63,7 @@ class LayerOptions(NamedTuple):
 
 
 @dataclass
-class Between:
+class StateOptions:
     """Dropout, zoneout, clipping and checkpoints of a layer, checked; and the source of its masks."""
 
     dropout: float
@@ -77,7 +77,7 @@ class Between:
     _lock: ForkSafeLock = field(default_factory=ForkSafeLock, repr=False, compare=False)
 
     @classmethod
-    def check(cls, where: str, given: LayerOptions, dtype: np.dtype[Any]) -> Between:
+    def check(cls, where: str, given: LayerOptions, dtype: np.dtype[Any]) -> StateOptions:
         """Return the options, or raise what names the first wrong one."""
         zoneout, checkpoint = given.zoneout, given.checkpoint
         pair = zoneout if isinstance(zoneout, tuple) and len(zoneout) == 2 else (zoneout, zoneout)
@@ -125,8 +125,8 @@ class Between:
             return 0
         return max(1, math.isqrt(steps)) if isinstance(self.checkpoint, str) else self.checkpoint
 
-    def setup(self, seed: int, steps: int) -> dict[str, Any]:
-        """The keyword arguments of a native Setup."""
+    def call_options(self, seed: int, steps: int) -> dict[str, Any]:
+        """The keyword arguments of a native CallOptions."""
         return {
             "zoneout": self.zoneout,
             "dropout": self.recurrent_dropout,
@@ -137,7 +137,7 @@ class Between:
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Between, (
+        return StateOptions, (
             self.dropout,
             self.recurrent_dropout,
             self.zoneout,

@@ -17,11 +17,11 @@ from bptt._arrays import as_array, as_floats, check_bool, check_dtype, check_sha
 from bptt._dispatch import core
 from bptt.init import fill
 from bptt.layers.base import Layer
+from bptt.layers.call_options import NativeOptions
 from bptt.layers.kernels import Kernels
 from bptt.layers.layout import lay_out
 from bptt.layers.memory import estimate
-from bptt.layers.options import Between, LayerOptions
-from bptt.layers.setups import Setups
+from bptt.layers.options import LayerOptions, StateOptions
 from bptt.layers.states import States
 from bptt.layers.stream import recurrent_stream
 from bptt.layers.tape import Packed, RecurrentTape, Shape, as_packed, returned_like, rows_like
@@ -77,9 +77,9 @@ class Recurrent(Layer):
         self.num_directions = 1 + self.bidirectional
         self.learn_initial_state = check_bool(where, "learn_initial_state", options.learn_initial_state)
         dtype = check_dtype(where, options.dtype)
-        self._between = Between.check(where, options, dtype)
-        if self._between.dropout and self.num_layers == 1:
-            what = f"dropout has value {self._between.dropout} with num_layers=1, where it drops nothing"
+        self._state_options = StateOptions.check(where, options, dtype)
+        if self._state_options.dropout and self.num_layers == 1:
+            what = f"dropout has value {self._state_options.dropout} with num_layers=1, where it drops nothing"
             warnings.warn(f"{where}: {what}: it acts between layers", UserWarning, stacklevel=4)
         shapes, default, blocks = lay_out(
             self._gates, self._states, [self._input_of(k) for k in range(self.num_layers)], self.hidden_size,
@@ -94,8 +94,10 @@ class Recurrent(Layer):
         self._kernels = Kernels(sizes, [self.params.span(names[0], names[-1]) for names in blocks])
         widths = (self.output_size, self.hidden_size)[: len(self._states)]
         self._states_of = States(self, dict(zip(self._states, widths, strict=True)), len(blocks))
-        self._setups = Setups(self._between, self._states_of, self.num_layers, self.num_directions, self.batch_first)
-        self._plain = len(blocks) == 1 and self._between.plain and not self.learn_initial_state
+        self._native_options = NativeOptions(
+            self._state_options, self._states_of, self.num_layers, self.num_directions, self.batch_first
+        )
+        self._plain = len(blocks) == 1 and self._state_options.plain and not self.learn_initial_state
 
     @property
     def output_size(self) -> int:
@@ -193,9 +195,9 @@ class Recurrent(Layer):
         """
         where = self._where("estimate_memory")
         T, B = check_size(where, "steps", steps, 0), check_size(where, "batch_size", batch_size, 0)
-        setups, rows = self._setups.planned(where, T, B, lengths)
+        call_options, rows = self._native_options.planned(where, T, B, lengths)
         natives = self._kernels.packed(self.params, training)
-        return estimate(natives, setups, self, T, B, rows, lengths is not None, training)
+        return estimate(natives, call_options, self, T, B, rows, lengths is not None, training)
 
     def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
         if not any(name.startswith("bias_ih_l") for name in state):
@@ -295,17 +297,19 @@ class Recurrent(Layer):
         """All layers and directions, in the native module."""
         if state is None and self.learn_initial_state:
             state = self._states_of.learnt(x.shape[1] if shown.sizes is None else int(shown.sizes[:1].sum()))
-        seed = self._between.next_call() if training and self._between.random else 0
-        setups = self._setups.make(where, x, shown, lengths, resets, seed)
-        return core.forward(recurrences, self.num_directions, x, state, training, setups)
+        seed = self._state_options.next_call() if training and self._state_options.random else 0
+        call_options = self._native_options.make(where, x, shown, lengths, resets, seed)
+        return core.forward(recurrences, self.num_directions, x, state, training, call_options)
 
     def _backward(self, tape: RecurrentTape, dy: Array, dstate: Any, grads: Params) -> tuple[Array, Any]:
         states, flat = self._states_of, grads.flat
         windows = [flat[start:stop] for start, stop in self._kernels.spans]
-        danew = [states.new_anew(grads.dtype) for _ in windows] if self.learn_initial_state else []
-        dx, dinitial = core.backward(tape.recurrences, self.num_directions, tape.native, dy, dstate, windows, danew)
+        dreset_state = [states.new_reset_states(grads.dtype) for _ in windows] if self.learn_initial_state else []
+        dx, dinitial = core.backward(
+            tape.recurrences, self.num_directions, tape.native, dy, dstate, windows, dreset_state
+        )
         if self.learn_initial_state:
-            states.add_learnt(grads, danew, dinitial if tape.learnt else None)
+            states.add_learnt(grads, dreset_state, dinitial if tape.learnt else None)
         return dx, dinitial
 
     def _time_major(self, x: Array) -> Array:
@@ -329,4 +333,4 @@ class Recurrent(Layer):
         parts += [
             f", {name}=True" for name in ("batch_first", "bidirectional", "learn_initial_state") if vars(self)[name]
         ]
-        return f"{type(self).__name__}({''.join(parts)}{self._between}, dtype={self.params.dtype})"
+        return f"{type(self).__name__}({''.join(parts)}{self._state_options}, dtype={self.params.dtype})"

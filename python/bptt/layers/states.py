@@ -54,14 +54,14 @@ class States:
         S = len(self._names)
         return self._learnt[k * S : (k + 1) * S]
 
-    def anew(self, k: int) -> Any:
+    def reset_state(self, k: int) -> Any:
         """What kernel k begins anew with, [H] each, or None for zeros."""
         if not self._learnt:
             return None
         learnt = tuple(self._layer.params[name] for name in self._named(k))
         return learnt if len(learnt) > 1 else learnt[0]
 
-    def new_anew(self, dtype: Any) -> Any:
+    def new_reset_states(self, dtype: Any) -> Any:
         """Room for the gradient of that."""
         made = tuple(np.zeros(size, dtype) for size in self._widths)
         return made if len(made) > 1 else made[0]
@@ -76,10 +76,10 @@ class States:
             rows.append(state)
         return tuple(rows) if len(rows) > 1 else rows[0]
 
-    def add_learnt(self, grads: Params, danew: list[Any], dinitial: Any) -> None:
+    def add_learnt(self, grads: Params, dreset_state: list[Any], dinitial: Any) -> None:
         """Gradients of what was learnt: from resets, and from the start where it was taken from there (else None)."""
         starts = dinitial if isinstance(dinitial, tuple) else (dinitial,)
         for k in range(self._count):
             for i, name in enumerate(self._named(k)):
-                total: Array = danew[k][i] if len(self._names) > 1 else danew[k]
+                total: Array = dreset_state[k][i] if len(self._names) > 1 else dreset_state[k]
                 grads[name] = total if dinitial is None else total + starts[i][k].sum(axis=0)

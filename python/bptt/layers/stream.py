@@ -110,8 +110,8 @@ class _EmbeddingSource(Source):
 def recurrent_stream(layer: Recurrent, batch_size: int) -> _core.Stream:
     """The stream of a recurrent layer of one direction."""
     source = _RecurrentSource(layer, batch_size)
-    setup = core.Setup(zoneout=layer._between.zoneout, clip=layer._between.clip_state)
-    stream = core.Stream(source.kernels(), batch_size, setup, source.initial)
+    options = core.CallOptions(zoneout=layer._state_options.zoneout, clip=layer._state_options.clip_state)
+    stream = core.Stream(source.kernels(), batch_size, options, source.initial)
     stream._source = source
     return stream
 

@@ -13,15 +13,15 @@ x [T,B,I], y [T,B,H], weight_ih [G*H,I], weight_hh [G*H,H], bias [G*H], bias_hn 
 
 from bptt.reference.cells import CELLS, Cell
 from bptt.reference.dense import dropout, embedding_backward, embedding_forward, linear_backward, linear_forward
-from bptt.reference.loop import Between, Tape, backward, forward
+from bptt.reference.loop import StateOptions, Tape, backward, forward
 from bptt.reference.losses import cross_entropy, mse
 from bptt.reference.masks import input_dropout_mask, philox, recurrent_dropout_mask, zoneout_masks
 from bptt.reference.steps import adam_step, sgd_step
 
 __all__ = [
     "CELLS",
-    "Between",
     "Cell",
+    "StateOptions",
     "Tape",
     "adam_step",
     "backward",

@@ -17,15 +17,15 @@ from bptt.reference.common import Array, Arrays, check_shapes, f64
 
 
 @dataclass(frozen=True)
-class Between:
+class StateOptions:
     """What is asked of the states between two steps; the defaults hand them on.
 
-        enter   s0 = reset ? anew : s;   the product sees h0 d
+        enter   s0 = reset ? reset_state : s;   the product sees h0 d
         leave   s = m s0 + (1 - m) clip(s1)
 
     lengths [B], default all T; reverse: rows are read backward; resets bool [T,B]: a row begins anew before time t
-    (read backward: on its way from t to t-1); anew: what it begins with, each [H], default zeros; zoneout: m for each
-    state, a number or [T,B,H] by step; dropout: d [B,H]; clip: bound on states; clip_gradient: on gradients of
+    (read backward: on its way from t to t-1); reset_state: what it begins with, each [H], default zeros; zoneout: m for
+    each state, a number or [T,B,H] by step; dropout: d [B,H]; clip: bound on states; clip_gradient: on gradients of
     pre-activations.
     Source: Krueger et al. 2017 (zoneout); Gal & Ghahramani 2016 (dropout); Graves 2013 (clipping).
     """
@@ -33,7 +33,7 @@ class Between:
     lengths: ArrayLike | None = None
     reverse: bool = False
     resets: ArrayLike | None = None
-    anew: tuple[ArrayLike, ...] | None = None
+    reset_state: tuple[ArrayLike, ...] | None = None
     zoneout: tuple[ArrayLike, ...] | None = None
     dropout: ArrayLike | None = None
     clip: float = np.inf
@@ -45,38 +45,38 @@ class Tape:
     """What `forward` keeps for `backward`: a value, good for any number of backward passes, in any order."""
 
     cell: Cell
-    between: Between
+    options: StateOptions
     weights: dict[str, Array]
     x: Array  # [T,B,I]
     initial: Arrays  # each [B,H]
     steps: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _times(between: Between, T: int, B: int) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+def _times(options: StateOptions, T: int, B: int) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
     """Whether row b takes its step s, [T,B], and at which time."""
-    lengths = np.full(B, T) if between.lengths is None else np.array(between.lengths)
+    lengths = np.full(B, T) if options.lengths is None else np.array(options.lengths)
     s = np.arange(T)[:, None]
     active = s < lengths
-    return active, np.where(active, lengths - 1 - s, 0) if between.reverse else np.where(active, s, 0)
+    return active, np.where(active, lengths - 1 - s, 0) if options.reverse else np.where(active, s, 0)
 
 
-def _resets(between: Between, active: NDArray[np.bool_], times: NDArray[np.intp]) -> NDArray[np.bool_]:
+def _resets(options: StateOptions, active: NDArray[np.bool_], times: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Whether row b begins anew before its step s, [T,B]."""
     T, B = active.shape
     out = np.zeros((T, B), dtype=bool)
-    if between.resets is None:
+    if options.resets is None:
         return out
-    resets = np.array(between.resets, dtype=bool)
+    resets = np.array(options.resets, dtype=bool)
     for s in range(T):
-        if not between.reverse:
+        if not options.reverse:
             out[s] = resets[times[s], np.arange(B)]
         elif s > 0:  # the reset stands behind the step, seen from there
             out[s] = resets[times[s - 1], np.arange(B)]
     return out & active
 
 
-def _zoneout(between: Between, i: int, s: int) -> Array:
-    m = f64(between.zoneout[i]) if between.zoneout is not None else f64(0.0)
+def _zoneout(options: StateOptions, i: int, s: int) -> Array:
+    m = f64(options.zoneout[i]) if options.zoneout is not None else f64(0.0)
     return m[s] if m.ndim == 3 else m
 
 
@@ -85,7 +85,7 @@ def forward(
     weights: Mapping[str, ArrayLike],
     x: ArrayLike,
     states: tuple[ArrayLike, ...],
-    between: Between | None = None,
+    options: StateOptions | None = None,
 ) -> tuple[Array, Arrays, Tape]:
     """Run one layer of `cell`, a key of `CELLS`, over time.
 
@@ -100,7 +100,7 @@ def forward(
         N(a) = (a - mean) / sqrt(variance + 1e-5) over a's G*H units;  with weight_hr: h1 = Whr h1 after each step
 
     Args: weights by name, shaped as `Cell.shapes` says; x [T,B,I]; states (h0,) or (h0, c0), each [B,H] (h0 [B,P] with
-        a projection); between, see there.
+        a projection); options, see StateOptions.
     Returns: y [T,B,H]; the final states, each [B,H] (where T = 0 the initial ones); the tape.
     Raises: ValueError for an unknown cell, a missing or a foreign weight, a shape that does not fit.
     Source: Elman 1990; Hochreiter & Schmidhuber 1997; Gers et al. 2002 (peepholes); Greff et al. 2017 (coupled gates);
@@ -114,27 +114,27 @@ def forward(
     if cell not in CELLS:
         raise ValueError(f"forward: cell is {cell!r}, expected one of {', '.join(CELLS)}")
     kind, w, x, s = CELLS[cell], {name: f64(a) for name, a in weights.items()}, f64(x), tuple(map(f64, states))
-    between = between or Between()
+    options = options or StateOptions()
     (T, B, I), H = x.shape, s[-1].shape[-1]  # noqa: E741
     P = s[0].shape[-1] if "weight_hr" in w else 0
     if kind.S == 1 and P:
         raise ValueError(f"forward: weights has weight_hr, expected none for {cell}")
     shapes = kind.shapes(I, H, P) | dict.fromkeys(kind.states, (B, H)) | ({"h": (B, P)} if P else {})
     check_shapes("forward", w | dict(zip(kind.states, s, strict=True)), shapes)
-    tape = Tape(kind, between, w, x, s)
-    active, times = _times(between, T, B)
-    resets, rows = _resets(between, active, times), np.arange(B)
+    tape = Tape(kind, options, w, x, s)
+    active, times = _times(options, T, B)
+    resets, rows = _resets(options, active, times), np.arange(B)
     y = np.zeros((T, B, s[0].shape[1]))
     for t in range(T):
-        anew = tuple(map(f64, between.anew or (0.0, 0.0)))
-        s0 = tuple(np.where(resets[t][:, None], a, b) for a, b in zip(anew, s, strict=False))
-        h = s0[0] if between.dropout is None else s0[0] * f64(between.dropout)
+        reset_state = tuple(map(f64, options.reset_state or (0.0, 0.0)))
+        s0 = tuple(np.where(resets[t][:, None], a, b) for a, b in zip(reset_state, s, strict=False))
+        h = s0[0] if options.dropout is None else s0[0] * f64(options.dropout)
         made, k = kind.forward(x[times[t], rows] @ w["weight_ih"].T, h, w, s0)
         s1 = (made[0] @ w["weight_hr"].T, *made[1:]) if P else made
         left = []
         for i, (a, b) in enumerate(zip(s0, s1, strict=True)):
-            m = _zoneout(between, i, t)
-            left.append(np.where(active[t][:, None], m * a + (1 - m) * np.clip(b, -between.clip, between.clip), s[i]))
+            m = _zoneout(options, i, t)
+            left.append(np.where(active[t][:, None], m * a + (1 - m) * np.clip(b, -options.clip, options.clip), s[i]))
         tape.steps.append({"s0": s0, "h": h, "made": made, "s1": s1, "k": k})
         s = tuple(left)
         y[times[t][active[t]], rows[active[t]]] = s[0][active[t]]
@@ -147,8 +147,8 @@ def backward(tape: Tape, dy: ArrayLike, dstates: tuple[ArrayLike, ...]) -> tuple
         dx = dax Wx,  dh0 += dah Wh,  dWx = sum dax^T x,  dWh = sum dah^T h0,  db = sum dax
 
     Args: tape from `forward`; dy [T,B,H]; dstates (dh,) or (dh, dc), the final states' gradients, each [B,H].
-    Returns: dx [T,B,I]; the initial states' gradients, each [B,H]; the weights' gradients by name, and those of `anew`
-        as "anew_h", "anew_c" [H] where it was given.
+    Returns: dx [T,B,I]; the initial states' gradients, each [B,H]; the weights' gradients by name, and those of
+        `reset_state` as "reset_state_h", "reset_state_c" [H] where it was given.
     Raises: ValueError for a shape that does not fit. Source: Werbos 1990.
 
     >>> weights = {"weight_ih": [[1.0]], "weight_hh": [[0.5]], "bias": [0.0]}
@@ -157,41 +157,41 @@ def backward(tape: Tape, dy: ArrayLike, dstates: tuple[ArrayLike, ...]) -> tuple
     >>> dx.ravel().tolist(), dh0.item(), grads["weight_hh"].item()
     ([0.5, 1.0], 0.25, 3.0)
     """
-    kind, between, w, x = tape.cell, tape.between, tape.weights, tape.x
+    kind, options, w, x = tape.cell, tape.options, tape.weights, tape.x
     dy, ds = f64(dy), tuple(map(f64, dstates))
     named = dict(zip(kind.states, tape.initial, strict=True))
     shapes = {"dy": (len(x), *tape.initial[0].shape)} | {name: s.shape for name, s in named.items()}
     check_shapes("backward", {"dy": dy} | dict(zip(kind.states, ds, strict=True)), shapes)
     T, B = x.shape[:2]
-    active, times = _times(between, T, B)
-    resets, rows = _resets(between, active, times), np.arange(B)
+    active, times = _times(options, T, B)
+    resets, rows = _resets(options, active, times), np.arange(B)
     dx, grads = np.zeros_like(x), {name: np.zeros_like(a) for name, a in w.items()}
-    if between.anew is not None:
-        grads |= {f"anew_{name}": np.zeros(s.shape[1]) for name, s in named.items()}
+    if options.reset_state is not None:
+        grads |= {f"reset_state_{name}": np.zeros(s.shape[1]) for name, s in named.items()}
     for t in reversed(range(T)):
         step, on = tape.steps[t], active[t][:, None]
         s0, s1, h, made = (step[name] for name in ("s0", "s1", "h", "made"))
         dleft = (ds[0] + dy[times[t], rows], *ds[1:])
         ds1, around = [], []
         for i, d in enumerate(dleft):
-            m = _zoneout(between, i, t)
+            m = _zoneout(options, i, t)
             around.append(np.where(on, m * d, 0.0))
-            ds1.append(np.where(on & (np.abs(s1[i]) <= between.clip), (1 - m) * d, 0.0))
+            ds1.append(np.where(on & (np.abs(s1[i]) <= options.clip), (1 - m) * d, 0.0))
         if "weight_hr" in w:
             grads["weight_hr"] += ds1[0].T @ made[0]
             ds1[0] = ds1[0] @ w["weight_hr"]
-        dax, dh, dw, ds0 = kind.backward(step["k"], w, h, s0, made, tuple(ds1), between.clip_gradient)
+        dax, dh, dw, ds0 = kind.backward(step["k"], w, h, s0, made, tuple(ds1), options.clip_gradient)
         np.add.at(dx, (times[t], rows), np.where(on, dax @ w["weight_ih"], 0.0))
         grads["weight_ih"] += dax.T @ x[times[t], rows]
         for name, share in dw.items():
             if name in grads:
                 grads[name] += share.reshape(grads[name].shape)
-        dh = dh if between.dropout is None else dh * f64(between.dropout)
+        dh = dh if options.dropout is None else dh * f64(options.dropout)
         before = [ds0[0] + dh + around[0], *(a + b for a, b in zip(ds0[1:], around[1:], strict=True))]
-        anew = resets[t][:, None]
+        again = resets[t][:, None]
         for i, (name, d) in enumerate(zip(named, before, strict=True)):
-            if between.anew is not None:
-                grads[f"anew_{name}"] += np.where(anew, d, 0.0).sum(0)
-            before[i] = np.where(on, np.where(anew, 0.0, d), ds[i])
+            if options.reset_state is not None:
+                grads[f"reset_state_{name}"] += np.where(again, d, 0.0).sum(0)
+            before[i] = np.where(on, np.where(again, 0.0, d), ds[i])
         ds = tuple(before)
     return dx, ds, grads

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what a caller asks of one pass, lengths and resets, to a native Setup for each layer and direction."""
+"""From what a caller asks of one pass, lengths and resets, to a native CallOptions for each layer and direction."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from bptt.layers.tape import rows_like
 if TYPE_CHECKING:
     from bptt import _core
     from bptt._arrays import Array, ArrayIn
-    from bptt.layers.options import Between
+    from bptt.layers.options import StateOptions
     from bptt.layers.states import States
     from bptt.layers.tape import Shape
+
+    Orders = list[_core.SequenceOrder | None]  # of the rows, for each direction; None: the caller's own
 
 
 def as_lengths(where: str, lengths: ArrayIn, B: int, steps: int) -> Array:
@@ -30,17 +32,19 @@ def as_lengths(where: str, lengths: ArrayIn, B: int, steps: int) -> Array:
     return counts
 
 
-class Setups:
-    """The setups of one layer's calls; those without masks, lengths and resets are made once for each size."""
+class NativeOptions:
+    """The CallOptions of one layer's calls; those without masks, lengths and resets are made once for each size."""
 
-    def __init__(self, between: Between, states: States, layers: int, directions: int, batch_first: bool) -> None:
-        self._between, self._states, self._layers, self._directions = between, states, layers, directions
+    def __init__(
+        self, state_options: StateOptions, states: States, layers: int, directions: int, batch_first: bool
+    ) -> None:
+        self._state_options, self._states, self._layers, self._directions = state_options, states, layers, directions
         self._batch_first = batch_first
-        self._last: tuple[tuple[int, int] | None, list[_core.Setup]] = (None, [])
+        self._last: tuple[tuple[int, int] | None, list[_core.CallOptions]] = (None, [])
 
     def make(
         self, where: str, x: Array, shown: Shape, lengths: ArrayIn | None, resets: ArrayIn | None, seed: int
-    ) -> list[_core.Setup]:
+    ) -> list[_core.CallOptions]:
         """Layer by layer, for each direction. x [T,B,I], or [sum,I] of packed rows; seed: of the masks, 0 without."""
         sizes = shown.sizes
         steps, B = x.shape[:2] if sizes is None else (len(sizes), int(sizes[:1].sum()))
@@ -48,48 +52,46 @@ class Setups:
         last = self._last
         if same and last[0] == (steps, B):
             return last[1]
-        rows = self._rows(where, steps, B, lengths, sizes)
+        orders = self._orders(where, steps, B, lengths, sizes)
         flags = None if resets is None else self._resets(where, resets, x, shown)
-        made = self._made(rows, flags, steps, seed)
+        made = self._made(orders, flags, steps, seed)
         if same:
             self._last = ((steps, B), made)
         return made
 
-    def planned(self, where: str, steps: int, B: int, lengths: ArrayIn | None) -> tuple[list[_core.Setup], int]:
-        """The setups of a call to come, and the steps of all its rows together."""
+    def planned(self, where: str, steps: int, B: int, lengths: ArrayIn | None) -> tuple[list[_core.CallOptions], int]:
+        """The options of a call to come, and the steps of all its rows together."""
         # Without lengths no order of rows is made: it takes memory and time, and nothing is counted by it.
-        rows: list[_core.Rows | None] = [None] * self._directions
+        orders: Orders = [None] * self._directions
         if lengths is not None:
-            rows = self._rows(where, steps, B, lengths, None)
-        return self._made(rows, None, steps, 0), rows[0].total if rows[0] else steps * B
+            orders = self._orders(where, steps, B, lengths, None)
+        return self._made(orders, None, steps, 0), orders[0].total if orders[0] else steps * B
 
-    def _made(self, rows: list[_core.Rows | None], resets: Array | None, steps: int, seed: int) -> list[_core.Setup]:
+    def _made(self, orders: Orders, resets: Array | None, steps: int, seed: int) -> list[_core.CallOptions]:
         D = self._directions
         return [
-            core.Setup(
-                rows=rows[k % D],
+            core.CallOptions(
+                order=orders[k % D],
                 resets=resets,
-                anew=None if resets is None else self._states.anew(k),
-                input_dropout=self._between.dropout if k >= D else 0.0,  # of what another layer hands on
+                reset_state=None if resets is None else self._states.reset_state(k),
+                input_dropout=self._state_options.dropout if k >= D else 0.0,  # of what another layer hands on
                 input_seed=mixed(seed, k // D * D + 1),  # both directions see the same
-                **self._between.setup(mixed(seed, k + 1), steps),
+                **self._state_options.call_options(mixed(seed, k + 1), steps),
             )
             for k in range(self._layers * D)
         ]
 
-    def _rows(
-        self, where: str, steps: int, B: int, lengths: ArrayIn | None, sizes: Array | None
-    ) -> list[_core.Rows | None]:
+    def _orders(self, where: str, steps: int, B: int, lengths: ArrayIn | None, sizes: Array | None) -> Orders:
         """The order of the rows in each direction; None where it is the caller's."""
         directions = range(self._directions)
         if sizes is not None:
             if lengths is not None:
                 raise ValueError(f"{where}: lengths is given beside packed rows, expected one of them")
-            return [core.Rows.packed(sizes, bool(d)) for d in directions]
+            return [core.SequenceOrder.packed(sizes, bool(d)) for d in directions]
         if lengths is None:
-            return [core.Rows(np.full(B, steps), steps, True) if d else None for d in directions]
+            return [core.SequenceOrder(np.full(B, steps), steps, True) if d else None for d in directions]
         counts = as_lengths(where, lengths, B, steps)
-        return [core.Rows(counts, steps, bool(d)) for d in directions]
+        return [core.SequenceOrder(counts, steps, bool(d)) for d in directions]
 
     def _resets(self, where: str, resets: ArrayIn, x: Array, shown: Shape) -> Array:
         """The user's resets as the kernels take them: [T,B], or [sum] of packed rows."""
@@ -100,4 +102,4 @@ class Setups:
         return np.ascontiguousarray(flags.T if turned else flags).reshape(x.shape[:-1])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Setups, (self._between, self._states, self._layers, self._directions, self._batch_first)
+        return NativeOptions, (self._state_options, self._states, self._layers, self._directions, self._batch_first)

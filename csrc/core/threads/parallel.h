@@ -11,7 +11,7 @@ namespace bptt {
 /// f(thread, begin, end) over [0, n): each thread takes its share in pieces of `piece` items. The caller's thread polls
 /// after each of its pieces. False where the loop was called off.
 template <class F>
-bool for_pieces(Index n, Index piece, int threads, Poll& poll, const F& f) {
+bool parallel_for(Index n, Index piece, int threads, Poll& poll, const F& f) {
   bool complete = true;
   Pool::instance().run(threads, [&](int thread, Barrier& barrier) {
     const Share share(n, thread, barrier.size());
@@ -25,6 +25,6 @@ bool for_pieces(Index n, Index piece, int threads, Poll& poll, const F& f) {
 }
 
 /// Items of `work` operations each that make a piece of about a millisecond.
-inline Index piece_of(double work) { return std::max<Index>(1, Index(1e7 / std::max(1.0, work))); }
+inline Index grain_of(double work) { return std::max<Index>(1, Index(1e7 / std::max(1.0, work))); }
 
 }  // namespace bptt

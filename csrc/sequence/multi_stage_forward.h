@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// A forward step of a cell of several stages (cells/staged.h): for all rows of a thread, product by product and stage
-// by stage, through memory. Rows are whole: such a cell is not split by units.
+// A forward step of a cell of several stages (cells/multi_stage.h): for all rows of a thread, product by product and
+// stage by stage, through memory. Rows are whole: such a cell is not split by units.
 #pragma once
 
 #include <cmath>
 
 #include "core/math.h"
-#include "sequence/lines.h"
+#include "sequence/input_products.h"
 
 namespace bptt::sequence {
 
@@ -38,7 +38,7 @@ T normalise(T* a, int count, Index H, Index Hp) {
 }
 
 template <class Cell, class T>
-struct StagedForward {
+struct MultiStageForward {
   static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, S = Cell::S, P = Cell::P;
   static constexpr int L = cells::kInfo<Cell>.lines, kH = cells::kInfo<Cell>.hidden_gates;
   using Is = cells::Traits<Cell>;
@@ -47,9 +47,9 @@ struct StagedForward {
   const T *x, *h, *c0;
   T *lines, *scales, *made;
   const Index batch;
-  const Crossing<T>& crossing;
+  const StateTransition<T>& transition;
 
-  explicit StagedForward(const ForwardStep<T>& s)
+  explicit MultiStageForward(const ForwardStep<T>& s)
       : w(s.w),
         x(s.x),
         h(s.h0),
@@ -58,7 +58,7 @@ struct StagedForward {
         scales(s.scales),
         made(s.made),
         batch(s.batch),
-        crossing(*s.crossing) {}
+        transition(*s.transition) {}
 
   void run(const RowBlocks& rows) const {
     const Index end = rows.first + rows.total;
@@ -127,8 +127,8 @@ struct StagedForward {
   }
 
   Vec<T> entering(Index row, Index unit) const {
-    const Index n = crossing.h0_width == w.Hp ? W : std::min<Index>(W, w.R - unit);
-    return Vec<T>::load(crossing.h0 + row * crossing.h0_width + unit, n);
+    const Index n = transition.h0_width == w.Hp ? W : std::min<Index>(W, w.R - unit);
+    return Vec<T>::load(transition.h0 + row * transition.h0_width + unit, n);
   }
 
   void leave(const RowBlocks& rows, Index end) const {
@@ -141,15 +141,15 @@ struct StagedForward {
     for (Index row = rows.first; row < end; ++row) {
       for (Index unit = 0; unit < w.H; unit += W) {
         Vec<T> m[kMaxStates];
-        crossing.masks(row, unit, m);
+        transition.masks(row, unit, m);
         if (unit < w.R) {
           const Index n = std::min<Index>(W, w.R - unit);
-          crossing.template leave_state<0>(row, unit, entering(row, unit), Vec<T>::load(h1 + row * w.Hp + unit, n),
-                                           m[0]);
+          transition.template leave_state<0>(row, unit, entering(row, unit), Vec<T>::load(h1 + row * w.Hp + unit, n),
+                                             m[0]);
         }
         if constexpr (S > 1) {
-          crossing.template leave_state<1>(row, unit, Vec<T>::load(c0 + row * w.Hp + unit),
-                                           Vec<T>::load(made + (batch + row) * w.Hp + unit), m[1]);
+          transition.template leave_state<1>(row, unit, Vec<T>::load(c0 + row * w.Hp + unit),
+                                             Vec<T>::load(made + (batch + row) * w.Hp + unit), m[1]);
         }
       }
     }

@@ -5,7 +5,7 @@
 // are kept for backward, as they are after the last stage.
 // clang-format off
 //
-//   struct StagedCell {                     // G, A, S, P, x_acc, h_acc, kVectorsAreBias as in cell.h
+//   struct MultiStageCell {                     // G, A, S, P, x_acc, h_acc, kVectorsAreBias as in cell.h
 //     static constexpr int kLines, kStages;
 //     static constexpr bool kBiasIsVectors;  // the bias is not in a, but the last G rows of p
 //     static constexpr Link kBefore[kStages];

@@ -11,7 +11,7 @@
 
 namespace bptt::sequence {
 
-struct Timeline {
+struct BatchSizes {
   Index steps = 0, batch = 0;
   const Index* offset = nullptr;  // [steps+1]: the place of each step's first row; null: every row has every step
 
@@ -26,31 +26,32 @@ struct Timeline {
 constexpr Index kChunkRows = 128;
 
 /// The first step of the chunk that ends before `end`: as many whole steps as fit, at least one.
-inline Index chunk_begin(const Timeline& time, Index end) {
-  Index begin = end - 1, rows = time.rows(begin);
-  while (begin > 0 && rows + time.rows(begin - 1) <= kChunkRows) rows += time.rows(--begin);
+inline Index chunk_begin(const BatchSizes& batch_sizes, Index end) {
+  Index begin = end - 1, rows = batch_sizes.rows(begin);
+  while (begin > 0 && rows + batch_sizes.rows(begin - 1) <= kChunkRows) rows += batch_sizes.rows(--begin);
   return begin;
 }
 
 /// Steps of each chunk but the first, where every row has every step.
-inline Index equal_chunk(const Timeline& time) {
-  return time.batch == 0 ? std::max<Index>(1, time.steps) : std::max<Index>(1, kChunkRows / time.batch);
+inline Index equal_chunk(const BatchSizes& batch_sizes) {
+  return batch_sizes.batch == 0 ? std::max<Index>(1, batch_sizes.steps)
+                                : std::max<Index>(1, kChunkRows / batch_sizes.batch);
 }
 
 /// Steps of the first chunk, which is the last to be reached going back.
-inline Index chunk_steps(const Timeline& time) {
-  if (!time.offset) return time.steps == 0 ? 0 : (time.steps - 1) % equal_chunk(time) + 1;
-  Index end = time.steps;
-  while (end > 0 && chunk_begin(time, end) > 0) end = chunk_begin(time, end);
+inline Index chunk_steps(const BatchSizes& batch_sizes) {
+  if (!batch_sizes.offset) return batch_sizes.steps == 0 ? 0 : (batch_sizes.steps - 1) % equal_chunk(batch_sizes) + 1;
+  Index end = batch_sizes.steps;
+  while (end > 0 && chunk_begin(batch_sizes, end) > 0) end = chunk_begin(batch_sizes, end);
   return end;
 }
 
 /// Where segments of about `length` steps begin, and the last one ends; whole chunks, so that sums over time have the
 /// same order with and without segments. One segment for length 0.
-inline std::vector<Index> cut(const Timeline& time, Index length) {
-  std::vector<Index> cuts{time.steps};
-  for (Index begin = time.steps; length > 0 && begin > 0;) {
-    begin = chunk_begin(time, begin);
+inline std::vector<Index> cut(const BatchSizes& batch_sizes, Index length) {
+  std::vector<Index> cuts{batch_sizes.steps};
+  for (Index begin = batch_sizes.steps; length > 0 && begin > 0;) {
+    begin = chunk_begin(batch_sizes, begin);
     if (begin > 0 && cuts.back() - begin >= length) cuts.push_back(begin);
   }
   cuts.push_back(0);
@@ -62,34 +63,34 @@ inline std::vector<Index> cut(const Timeline& time, Index length) {
 struct Cuts {
   Index segments, longest;
 };
-inline Cuts measure_cuts(const Timeline& time, Index length) {
-  if (length == 0 || time.steps == 0) return {1, time.total()};
-  if (!time.offset) {  // all alike but the first, which has what remains: no loop over steps, of which there may be
-                       // many
-    const Index chunk = equal_chunk(time), most = std::max<Index>(1, time.steps);
+inline Cuts measure_cuts(const BatchSizes& batch_sizes, Index length) {
+  if (length == 0 || batch_sizes.steps == 0) return {1, batch_sizes.total()};
+  if (!batch_sizes.offset) {  // all alike but the first, which has what remains: no loop over steps, of which there may
+                              // be many
+    const Index chunk = equal_chunk(batch_sizes), most = std::max<Index>(1, batch_sizes.steps);
     const Index steps = length >= most ? most : std::min(most, ceil_div(length, chunk) * chunk);
-    return {ceil_div(time.steps, steps), steps * time.batch};
+    return {ceil_div(batch_sizes.steps, steps), steps * batch_sizes.batch};
   }
-  const std::vector<Index> cuts = cut(time, length);
+  const std::vector<Index> cuts = cut(batch_sizes, length);
   Cuts c{Index(cuts.size()) - 1, 0};
   for (std::size_t i = 0; i + 1 < cuts.size(); ++i)
-    c.longest = std::max(c.longest, time.begin(cuts[i + 1]) - time.begin(cuts[i]));
+    c.longest = std::max(c.longest, batch_sizes.begin(cuts[i + 1]) - batch_sizes.begin(cuts[i]));
   return c;
 }
 
 /// The rows [first, second) of the batch that `thread` of `threads` does: an equal share of all rows of all steps.
-inline std::pair<Index, Index> rows_of(const Timeline& time, int thread, int threads) {
-  if (!time.offset) return {time.batch * thread / threads, time.batch * (thread + 1) / threads};
-  Index bound[2], done = 0, row = 0, t = time.steps;
+inline std::pair<Index, Index> rows_of(const BatchSizes& batch_sizes, int thread, int threads) {
+  if (!batch_sizes.offset) return {batch_sizes.batch * thread / threads, batch_sizes.batch * (thread + 1) / threads};
+  Index bound[2], done = 0, row = 0, t = batch_sizes.steps;
   for (int i = 0; i < 2; ++i) {
-    const Index goal = time.total() * (thread + i) / threads;
-    for (; row < time.batch && done < goal; ++row) {
-      while (t > 0 && time.rows(t - 1) <= row) --t;
+    const Index goal = batch_sizes.total() * (thread + i) / threads;
+    for (; row < batch_sizes.batch && done < goal; ++row) {
+      while (t > 0 && batch_sizes.rows(t - 1) <= row) --t;
       done += t;  // the row's length
     }
     bound[i] = row;
   }
-  return {bound[0], thread + 1 == threads ? time.batch : bound[1]};
+  return {bound[0], thread + 1 == threads ? batch_sizes.batch : bound[1]};
 }
 
 }  // namespace bptt::sequence

@@ -22,7 +22,7 @@ class Setting:
     lengths: NDArray[Any] | None = None
     reverse: bool = False
     resets: NDArray[Any] | None = None
-    anew: bool = False
+    reset_state: bool = False
     zoneout: tuple[float, float] = (0.0, 0.0)
     dropout: float = 0.0
     clip: float = np.inf
@@ -43,7 +43,7 @@ def settings(T: int, B: int, seed: int = 0) -> dict[str, Setting]:
         "reverse": Setting(reverse=True),
         "ragged reverse": Setting(lengths=lengths, reverse=True),
         "resets": Setting(resets=resets),
-        "learnt resets": Setting(resets=resets, anew=True),
+        "learnt resets": Setting(resets=resets, reset_state=True),
         "zoneout": Setting(zoneout=(0.3, 0.6)),
         "dropout": Setting(dropout=0.4),
         "clip": Setting(clip=0.3),
@@ -53,7 +53,7 @@ def settings(T: int, B: int, seed: int = 0) -> dict[str, Setting]:
     }
 
 
-def anew_of(case: Case) -> tuple[NDArray[Any], ...]:
+def reset_state_of(case: Case) -> tuple[NDArray[Any], ...]:
     """Learnt states: any values, [H] each."""
     return tuple(np.ascontiguousarray(s[-1] * s.dtype.type(0.5)) for s in case.dstates)
 
@@ -62,7 +62,7 @@ def rows(core: Any, setting: Setting, T: int, B: int) -> Any:
     """The native rows, None where every row has every step, forward."""
     if setting.lengths is None and not setting.reverse:
         return None
-    return core.Rows(np.full(B, T) if setting.lengths is None else setting.lengths, T, setting.reverse)
+    return core.SequenceOrder(np.full(B, T) if setting.lengths is None else setting.lengths, T, setting.reverse)
 
 
 def run(core: Any, case: Case, setting: Setting, threads: int = 1) -> dict[str, NDArray[Any]]:
@@ -72,27 +72,28 @@ def run(core: Any, case: Case, setting: Setting, threads: int = 1) -> dict[str, 
     before = core.get_num_threads()
     core.set_num_threads(threads)
     try:
-        setup = core.Setup(
-            rows=rows(core, setting, T, B), resets=setting.resets,
-            anew=(anew_of(case) if len(states) > 1 else anew_of(case)[0]) if setting.anew else None,
+        starts = reset_state_of(case)
+        options = core.CallOptions(
+            order=rows(core, setting, T, B), resets=setting.resets,
+            reset_state=(starts if len(starts) > 1 else starts[0]) if setting.reset_state else None,
             zoneout=setting.zoneout, dropout=setting.dropout, clip=setting.clip,
             clip_gradient=setting.clip_gradient, seed=SEED, segment=setting.segment,
         )  # fmt: skip
         recurrence = case.recurrence(core)
-        y, final, tape = core.forward([recurrence], 1, case.x, case.state, True, [setup])
+        y, final, tape = core.forward([recurrence], 1, case.x, case.state, True, [options])
         flat = np.full_like(case.flat, np.nan)
-        danew = tuple(np.full(s.shape[1], np.nan, s.dtype) for s in case.states)
-        given = [danew if len(danew) > 1 else danew[0]] if setting.anew else []
+        dreset_state = tuple(np.full(s.shape[1], np.nan, s.dtype) for s in case.states)
+        given = [dreset_state if len(dreset_state) > 1 else dreset_state[0]] if setting.reset_state else []
         dx, dinitial = core.backward([recurrence], 1, tape, case.dy, as_state(case.dstates), [flat], given)
     finally:
         core.set_num_threads(before)
     grads = case.named(flat)
-    if setting.anew:
-        grads |= {f"anew_{name}": d for name, d in zip(states, danew, strict=True)}
+    if setting.reset_state:
+        grads |= {f"reset_state_{name}": d for name, d in zip(states, dreset_state, strict=True)}
     return by_name(y, as_tuple(final), dx, as_tuple(dinitial), grads)
 
 
-def between(case: Case, setting: Setting) -> reference.Between:
+def reference_options(case: Case, setting: Setting) -> reference.StateOptions:
     """The same for the reference, masks drawn there."""
     T, B, _ = case.x.shape
     H = case.states[-1].shape[1]
@@ -108,13 +109,13 @@ def between(case: Case, setting: Setting) -> reference.Between:
     mask = None
     if setting.dropout and setting.training:
         mask = reference.recurrent_dropout_mask(SEED, B, widths[0], setting.dropout)
-    return reference.Between(
-        setting.lengths, setting.reverse, setting.resets, anew_of(case) if setting.anew else None, zoneout, mask,
-        setting.clip, setting.clip_gradient,
+    return reference.StateOptions(
+        setting.lengths, setting.reverse, setting.resets, reset_state_of(case) if setting.reset_state else None,
+        zoneout, mask, setting.clip, setting.clip_gradient,
     )  # fmt: skip
 
 
 def expected(case: Case, setting: Setting) -> dict[str, NDArray[Any]]:
     """Every result by name, from the float64 reference."""
-    y, finals, tape = reference.forward(case.cell, case.weights, case.x, case.states, between(case, setting))
+    y, finals, tape = reference.forward(case.cell, case.weights, case.x, case.states, reference_options(case, setting))
     return by_name(y, finals, *reference.backward(tape, case.dy, case.dstates))

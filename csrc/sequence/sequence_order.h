@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a user's sequences of different lengths, or read backward, become rows of a timeline: an order of the batch, and
+// How a user's sequences of different lengths, or read backward, become rows of BatchSizes: an order of the batch, and
 // for each packed row its place outside. Copies in and out; nothing is computed here.
 #pragma once
 
@@ -7,26 +7,26 @@
 #include <numeric>
 #include <vector>
 
-#include "sequence/timeline.h"
+#include "sequence/batch_sizes.h"
 
 namespace bptt::sequence {
 
-class Rows {
+class SequenceOrder {
  public:
   /// Padded arrays [steps,B,.]: row b has lengths[b] <= steps steps.
-  static Rows padded(std::vector<Index> lengths, Index steps, bool reverse) {
-    return Rows(std::move(lengths), steps, reverse, false);
+  static SequenceOrder padded(std::vector<Index> lengths, Index steps, bool reverse) {
+    return SequenceOrder(std::move(lengths), steps, reverse, false);
   }
   /// Packed arrays [sum,.]: step t has sizes[t] rows, never more than the step before.
-  static Rows packed(const std::vector<Index>& sizes, bool reverse) {
+  static SequenceOrder packed(const std::vector<Index>& sizes, bool reverse) {
     std::vector<Index> lengths(sizes.empty() ? 0 : std::size_t(sizes[0]), 0);
     for (const Index n : sizes) {
       for (Index r = 0; r < n; ++r) ++lengths[std::size_t(r)];
     }
-    return Rows(std::move(lengths), Index(sizes.size()), reverse, true);
+    return SequenceOrder(std::move(lengths), Index(sizes.size()), reverse, true);
   }
 
-  Timeline timeline() const {
+  BatchSizes batch_sizes() const {
     const bool equal = lengths_.empty() || lengths_.back() == Index(offset_.size()) - 1;
     return {Index(offset_.size()) - 1, Index(order_.size()), equal ? nullptr : offset_.data()};
   }
@@ -82,7 +82,7 @@ class Rows {
   }
 
  private:
-  Rows(std::vector<Index> lengths, Index steps, bool reverse, bool packed)
+  SequenceOrder(std::vector<Index> lengths, Index steps, bool reverse, bool packed)
       : steps_(steps), reverse_(reverse), packed_(packed), order_(lengths.size()) {
     std::iota(order_.begin(), order_.end(), Index(0));
     std::stable_sort(order_.begin(), order_.end(),

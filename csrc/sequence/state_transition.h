@@ -1,36 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-// What happens to the states between two time steps, where it is more than being handed on: rows end or begin anew,
+// What happens to the states between two time steps, if anything: rows end or begin again from their reset state,
 // states are clipped or keep their old value (zoneout), the hidden state loses units on its way into the product
 // (recurrent dropout), gradients are clipped. One value per row and unit, whatever the cell; both loops call it.
 //   leave    s1' = clip(s1);  s1'' = m s0 + (1-m) s1', m ~ Bernoulli(p), or p itself at inference
-//   enter    s0 = keep s1'' + (1-keep) anew;  the product sees s0 d, d ~ Bernoulli(1-p) / (1-p) once per sequence
+//   enter    s0 = keep s1'' + (1-keep) reset_state;  the product sees s0 d, d ~ Bernoulli(1-p) / (1-p) once per
+//   sequence
 #pragma once
 
 #include "sequence/masks.h"
 
 namespace bptt::sequence {
 
-/// What both ways know of the crossing behind a step. Rows are those of the step. The two states may differ in width (a
-/// projected h is narrower than c); what is padded has Hp for both.
+/// What both ways know of the transition behind a step. Rows are those of the step. The two states may differ in width
+/// (a projected h is narrower than c); what is padded has Hp for both.
 template <class T>
-struct CrossingBase {
+struct StateTransitionBase {
   static constexpr int W = Vec<T>::kSize;
 
-  const Between<T>* between = nullptr;
+  const StateOptions<T>* options = nullptr;
   Index step = 0, Hp = 0;
   Index width[kMaxStates] = {};
   Index rows1 = 0;             // rows that go on
   const T* keep1 = nullptr;    // [rows1] or null: all
   const T* dropout = nullptr;  // [B,Hp] or null
 
-  void masks(Index row, Index unit, Vec<T> (&m)[kMaxStates]) const { zoneout_masks(*between, step, row, unit, m); }
+  void masks(Index row, Index unit, Vec<T> (&m)[kMaxStates]) const { zoneout_masks(*options, step, row, unit, m); }
 };
 
 /// The states of one step on their way into the next.
 template <class T>
-struct Crossing : CrossingBase<T> {
-  using Base = CrossingBase<T>;
-  using Base::W, Base::between, Base::Hp, Base::width, Base::rows1, Base::keep1, Base::dropout, Base::masks;
+struct StateTransition : StateTransitionBase<T> {
+  using Base = StateTransitionBase<T>;
+  using Base::W, Base::options, Base::Hp, Base::width, Base::rows1, Base::keep1, Base::dropout, Base::masks;
 
   const T* h0 = nullptr;  // the entering states: h [rows,h0_width]
   Index h0_width = 0;
@@ -54,9 +55,9 @@ struct Crossing : CrossingBase<T> {
   BPTT_INLINE void leave_state(Index row, Index unit, Vec<T> s0, Vec<T> s1, Vec<T> m) const {
     const Index n = std::min<Index>(W, width[I] - unit);
     if (left[I]) s1.store(left[I] + row * Hp + unit);
-    if (between->mixes()) {
-      s1 = clamp(s1, Vec<T>(between->clip));
-      if (between->zoneout[I] > 0) s1 = fma(m, s0, (Vec<T>(T(1)) - m) * s1);
+    if (options->mixes()) {
+      s1 = clamp(s1, Vec<T>(options->clip));
+      if (options->zoneout[I] > 0) s1 = fma(m, s0, (Vec<T>(T(1)) - m) * s1);
     }
     if constexpr (I == 0) s1.store(out + row * width[0] + unit, n);
     if (row >= rows1)
@@ -69,7 +70,8 @@ struct Crossing : CrossingBase<T> {
   template <int I>
   BPTT_INLINE void enter_state(Index row, Index unit, Vec<T> s) const {
     const Index n = std::min<Index>(W, width[I] - unit);
-    if (keep1 && keep1[row] == T(0)) s = between->anew[I] ? Vec<T>::load(between->anew[I] + unit, n) : Vec<T>(T(0));
+    if (keep1 && keep1[row] == T(0))
+      s = options->reset_state[I] ? Vec<T>::load(options->reset_state[I] + unit, n) : Vec<T>(T(0));
     if constexpr (I == 0) {
       if (h1) s.store(h1 + row * Hp + unit);
       if (dropout) s = s * Vec<T>::load(dropout + row * Hp + unit);
@@ -82,13 +84,13 @@ struct Crossing : CrossingBase<T> {
 
 /// The way back: from the gradients of the states that enter the next step to those that the cell made.
 template <class T>
-struct CrossingBack : CrossingBase<T> {
-  using Base = CrossingBase<T>;
-  using Base::W, Base::between, Base::Hp, Base::width, Base::rows1, Base::keep1, Base::dropout;
+struct StateTransitionBack : StateTransitionBase<T> {
+  using Base = StateTransitionBase<T>;
+  using Base::W, Base::options, Base::Hp, Base::width, Base::rows1, Base::keep1, Base::dropout;
 
   const T* left[kMaxStates] = {};
   Index left_width[kMaxStates] = {};
-  T* danew = nullptr;  // [B,kMaxStates,Hp] sums by row, or null
+  T* dreset_state = nullptr;  // [B,kMaxStates,Hp] sums by row, or null
 
   /// From the gradient of the I-th state as it enters the next step to that of what left this one (its y apart). Of h,
   /// `dproduct` is the part that came through the product, where that part is not in ds.
@@ -96,8 +98,8 @@ struct CrossingBack : CrossingBase<T> {
   BPTT_INLINE Vec<T> enter_state(Index row, Index unit, Vec<T> dproduct, Vec<T> ds) const {
     if (I == 0 && dropout) ds = fma(dproduct, Vec<T>::load(dropout + row * Hp + unit), ds);
     if (row >= rows1 || !keep1 || keep1[row] != T(0)) return ds;
-    if (danew) {
-      T* sum = danew + (row * kMaxStates + I) * Hp + unit;
+    if (dreset_state) {
+      T* sum = dreset_state + (row * kMaxStates + I) * Hp + unit;
       (Vec<T>::load(sum) + ds).store(sum);
     }
     return Vec<T>(T(0));
@@ -108,14 +110,14 @@ struct CrossingBack : CrossingBase<T> {
   template <int I>
   BPTT_INLINE Vec<T> leave_state(Index row, Index unit, Vec<T> m, Vec<T>& ds) const {
     Vec<T> around(T(0));
-    if (!between->mixes()) return around;
-    if (between->zoneout[I] > 0) {
+    if (!options->mixes()) return around;
+    if (options->zoneout[I] > 0) {
       around = m * ds;
       ds = ds - around;
     }
     const Index n = left_width[I] == Hp ? W : std::min<Index>(W, width[I] - unit);
     const Vec<T> s = Vec<T>::load(left[I] + row * left_width[I] + unit, n);
-    ds = select_less(Vec<T>(between->clip), abs(s), Vec<T>(T(0)), ds);
+    ds = select_less(Vec<T>(options->clip), abs(s), Vec<T>(T(0)), ds);
     return around;
   }
 };

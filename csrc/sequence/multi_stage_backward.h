@@ -2,7 +2,7 @@
 // A backward step of a cell of several stages: staged_forward.h, the other way round.
 #pragma once
 
-#include "sequence/staged_forward.h"
+#include "sequence/multi_stage_forward.h"
 
 namespace bptt::sequence {
 
@@ -25,7 +25,7 @@ void normalise_back(T* d, const T* n, T scale, int count, Index H, Index Hp) {
 }
 
 template <class Cell, class T>
-struct StagedBackward {
+struct MultiStageBackward {
   static constexpr int W = Vec<T>::kSize, A = Cell::A, S = Cell::S, P = Cell::P;
   static constexpr int L = cells::kInfo<Cell>.lines;
   using Is = cells::Traits<Cell>;
@@ -38,9 +38,9 @@ struct StagedBackward {
   const T *c0, *c1;
   T *dstates, *dvectors, *dlines, *ds;
   const Index batch;
-  const CrossingBack<T>& crossing;
+  const StateTransitionBack<T>& transition;
 
-  explicit StagedBackward(const BackwardStep<T>& s)
+  explicit MultiStageBackward(const BackwardStep<T>& s)
       : w(s.w),
         dy(s.dy),
         dg1(s.dg1),
@@ -56,7 +56,7 @@ struct StagedBackward {
         dlines(s.dlines),
         ds(s.ds),
         batch(s.batch),
-        crossing(*s.crossing) {}
+        transition(*s.transition) {}
 
   void run(const RowBlocks& rows) const {
     if (rows.count == 0) return;
@@ -85,14 +85,14 @@ struct StagedBackward {
   void leave(Index row, Index unit) const {
     const Index at = row * w.Hp + unit;
     Vec<T> m[kMaxStates];
-    crossing.masks(row, unit, m);
+    transition.masks(row, unit, m);
     if (unit < w.R) {
       const Index n = std::min<Index>(W, w.R - unit);
       const Vec<T> through = dg1 ? Vec<T>::load(ds + S * batch * w.Hp + at, n) : Vec<T>(T(0));
       Vec<T> d = Vec<T>::load(dstates + at);
-      if (!crossing.dropout) d = d + through;
-      d = crossing.template enter_state<0>(row, unit, through, d) + Vec<T>::load(dy + row * w.R + unit, n);
-      crossing.template leave_state<0>(row, unit, m[0], d).store(dstates + at);
+      if (!transition.dropout) d = d + through;
+      d = transition.template enter_state<0>(row, unit, through, d) + Vec<T>::load(dy + row * w.R + unit, n);
+      transition.template leave_state<0>(row, unit, m[0], d).store(dstates + at);
       d = first_lanes(d, n);
       if constexpr (Is::kProjects)
         d.store(line(row, Cell::kM + 1) + unit);
@@ -101,8 +101,8 @@ struct StagedBackward {
     }
     if constexpr (S > 1) {
       const Index c = batch * w.Hp + at;
-      Vec<T> d = crossing.template enter_state<1>(row, unit, Vec<T>(T(0)), Vec<T>::load(dstates + c));
-      crossing.template leave_state<1>(row, unit, m[1], d).store(dstates + c);
+      Vec<T> d = transition.template enter_state<1>(row, unit, Vec<T>(T(0)), Vec<T>::load(dstates + c));
+      transition.template leave_state<1>(row, unit, m[1], d).store(dstates + c);
       d.store(ds + c);
     }
   }
@@ -141,13 +141,13 @@ struct StagedBackward {
       s0[0] = Vec<T>::load(h0 + row * h0_width + unit, h0_width == w.Hp ? W : n);
     }
     if constexpr (S > 1) s0[1] = Vec<T>::load(c0 + at), s1[1] = Vec<T>::load(c1 + at);
-    Cell::template backward<Stage>(values, d, p, seen, s0, s1, ds1, Vec<T>(crossing.between->clip_gradient), dp, ds0,
+    Cell::template backward<Stage>(values, d, p, seen, s0, s1, ds1, Vec<T>(transition.options->clip_gradient), dp, ds0,
                                    &dh);
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i) {
       if (Cell::kWritesBack[Stage] >> i & 1) d[i].store(dline(row, i) + unit);
     }
-    if (crossing.dropout) dh = dh * Vec<T>::load(crossing.dropout + at);
+    if (transition.dropout) dh = dh * Vec<T>::load(transition.dropout + at);
     if constexpr (!Is::kProjects) add(dstates + at, ds0[0] + dh);
     if constexpr (S > 1) add(dstates + batch * w.Hp + at, ds0[1]);
 #pragma GCC unroll 16

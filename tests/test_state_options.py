@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from between import Setting, expected, run, settings
 from kernels import CELLS, DTYPES, Case, assert_close, assert_same_bits, levels
+from state_options import Setting, expected, run, settings
 
 LEVELS = levels()
 NAMES = list(settings(2, 2))

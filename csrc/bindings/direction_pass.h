@@ -6,7 +6,7 @@
 #include <atomic>
 #include <memory>
 
-#include "bindings/setup.h"
+#include "bindings/call_options.h"
 #include "bindings/states.h"
 #include "core/threads/pool.h"
 #include "sequence/masks.h"
@@ -16,13 +16,14 @@ namespace bptt::bindings {
 
 using sequence::BackwardCall;
 using sequence::ForwardCall;
+using sequence::StridedRows;
 
 /// How the arrays of a call look from outside: [steps,batch,.], or [rows,.] of packed rows.
 struct Outer {
   Index steps, batch, rows;
   bool packed;
 
-  static Outer of(const py::array& x, const sequence::Rows* order, const char* name) {
+  static Outer of(const py::array& x, const sequence::SequenceOrder* order, const char* name) {
     if (order) return {order->outer_steps(), order->batch(), order->outer_rows(), order->is_packed()};
     const Index steps = axis(x, 3, 0, name), batch = axis(x, 3, 1, name);
     return {steps, batch, steps * batch, false};
@@ -40,43 +41,35 @@ struct Outer {
   }
 };
 
-/// Rows of values, `ld` apart: in the kernels' order, or as the caller sees them.
 template <class T>
-struct Lines {
-  T* data;
-  Index ld;
-  bool ordered;
-};
-
-template <class T>
-class Pass {
+class DirectionPass {
  public:
   sequence::Tape<T> tape;
   Index owner = 0;  // id of the Recurrence whose weights the tape holds
 
-  Pass() = default;
-  Pass(const Pass&) = delete;  // the kernels point into it
+  DirectionPass() = default;
+  DirectionPass(const DirectionPass&) = delete;  // the kernels point into it
 
   /// A pass on the caller's own arrays.
   void prepare(const sequence::Recurrence<T>& r, const Outer& outer) {
     outer_ = outer, width_ = widths(r), hidden_ = r.width(1);
-    call_.time = {outer.steps, outer.batch};
+    call_.batch_sizes = {outer.steps, outer.batch};
   }
 
   /// With the GIL; initial and final states [B,.].
   void prepare(const sequence::Recurrence<T>& r, Index input, const Outer& outer, const T* const* initial,
-               T* const* final, const Setup& setup, bool training) {
+               T* const* final, const CallOptions& options, bool training) {
     prepare(r, outer);
-    rows_ = setup.rows, input_ = input;
-    if (rows_) call_.time = rows_->timeline();
+    order_ = options.order, input_ = input;
+    if (order_) call_.batch_sizes = order_->batch_sizes();
     std::copy_n(initial, states(), initial_), std::copy_n(final, states(), final_);
-    if (training) drop_ = {setup.input_dropout, Philox(setup.input_seed)};
-    if (setup.crosses(training)) prepare_between(setup, training);
+    if (training) drop_ = {options.input_dropout, Philox(options.input_seed)};
+    if (options.needs_transition(training)) prepare_options(options, training);
   }
 
   /// The arrays of a forward call: as they are where their rows are the kernels', else in copies.
-  void open(Lines<const T> x, Lines<T> y, std::atomic<bool>* stop) {
-    const Index rows = call_.time.total();
+  void open(StridedRows<const T> x, StridedRows<T> y, std::atomic<bool>* stop) {
+    const Index rows = call_.batch_sizes.total();
     call_.stop = stop, call_.x = source_ = x.data, call_.y = y.data;
     if (differs(x) || drop_.p > 0) {
       x_ = Buffer<T>(checked_mul(rows, input_));
@@ -94,10 +87,10 @@ class Pass {
     for (int i = 0; i < states(); ++i) {
       const Index n = width_[std::size_t(i)];
       call_.initial[i] = initial_[i], call_.final[i] = final_[i];
-      if (!rows_) continue;
-      initial_rows_[i] = Buffer<T>(checked_mul(call_.time.batch, n));
-      final_rows_[i] = Buffer<T>(checked_mul(call_.time.batch, n));
-      rows_->gather_states(initial_rows_[i].data(), initial_[i], n);
+      if (!order_) continue;
+      initial_rows_[i] = Buffer<T>(checked_mul(call_.batch_sizes.batch, n));
+      final_rows_[i] = Buffer<T>(checked_mul(call_.batch_sizes.batch, n));
+      order_->gather_states(initial_rows_[i].data(), initial_[i], n);
       call_.initial[i] = initial_rows_[i].data(), call_.final[i] = final_rows_[i].data();
     }
   }
@@ -111,14 +104,14 @@ class Pass {
     all_steps(threads, [&](Index begin, Index end) { feed(begin, end); });
     return r.forward(call_, training ? &tape : nullptr, segment, threads, &interrupted);
   }
-  std::unique_ptr<sequence::Run> start(const sequence::Recurrence<T>& r, bool training) {
+  std::unique_ptr<sequence::ResumableCall> start(const sequence::Recurrence<T>& r, bool training) {
     return r.start(call_, training ? &tape : nullptr, &interrupted);
   }
 
-  void close(Lines<T> y) {
+  void close(StridedRows<T> y) {
     if (copies_y_) copy_out(y, y_.data(), width_[0], width_[0]);
-    if (!rows_) return;
-    for (int i = 0; i < states(); ++i) rows_->scatter_states(final_[i], final_rows_[i].data(), width_[std::size_t(i)]);
+    if (!order_) return;
+    for (int i = 0; i < states(); ++i) order_->scatter_states(final_[i], final_rows_[i].data(), width_[std::size_t(i)]);
   }
 
   /// Whether nobody but this pass has what it reads.
@@ -126,23 +119,24 @@ class Pass {
 
   /// The arrays of a backward call, whose states and gradients of weights `call` names. `apart`: dx is to be added to
   /// what another one writes.
-  void open_back(const BackwardCall<T>& call, Lines<const T> dy, Lines<T> dx, bool apart, std::atomic<bool>* stop) {
-    const sequence::Timeline& time = call_.time;
+  void open_back(const BackwardCall<T>& call, StridedRows<const T> dy, StridedRows<T> dx, bool apart,
+                 std::atomic<bool>* stop) {
+    const sequence::BatchSizes& batch_sizes = call_.batch_sizes;
     back_ = call, back_.stop = stop, back_.dy = dy.data, back_.dx = dx.data;
     if (differs(dy) || dy.ld != width_[0]) {
-      dy_ = Buffer<T>(checked_mul(time.total(), width_[0]));
+      dy_ = Buffer<T>(checked_mul(batch_sizes.total(), width_[0]));
       copy_in(dy_.data(), dy, width_[0]);
       back_.dy = dy_.data();
     }
     copies_dx_ = differs(dx) || apart;
     if (copies_dx_) {
-      dx_ = Buffer<T>(checked_mul(time.total(), input_));
+      dx_ = Buffer<T>(checked_mul(batch_sizes.total(), input_));
       back_.dx = dx_.data();
     }
-    for (int i = 0; rows_ && i < states(); ++i) {
+    for (int i = 0; order_ && i < states(); ++i) {
       const Index n = width_[std::size_t(i)];
-      dfinal_rows_[i] = Buffer<T>(time.batch * n), dinitial_rows_[i] = Buffer<T>(time.batch * n);
-      rows_->gather_states(dfinal_rows_[i].data(), back_.dfinal[i], n);
+      dfinal_rows_[i] = Buffer<T>(batch_sizes.batch * n), dinitial_rows_[i] = Buffer<T>(batch_sizes.batch * n);
+      order_->gather_states(dfinal_rows_[i].data(), back_.dfinal[i], n);
       dinitial_[i] = std::exchange(back_.dinitial[i], dinitial_rows_[i].data());
       back_.dfinal[i] = dfinal_rows_[i].data();
     }
@@ -153,7 +147,7 @@ class Pass {
     all_steps(threads, [&](Index begin, Index end) { feed_back(begin, end); });
     return complete;
   }
-  std::unique_ptr<sequence::Run> start_back(const sequence::Recurrence<T>& r) {
+  std::unique_ptr<sequence::ResumableCall> start_back(const sequence::Recurrence<T>& r) {
     return r.start(tape, back_, &interrupted);
   }
 
@@ -162,21 +156,21 @@ class Pass {
     if (drop_.p > 0) drop(back_.dx, back_.dx, begin, end);
   }
 
-  void close_back(Lines<T> dx, bool add) {
-    for (int i = 0; rows_ && i < states(); ++i)
-      rows_->scatter_states(dinitial_[i], dinitial_rows_[i].data(), width_[std::size_t(i)]);
+  void close_back(StridedRows<T> dx, bool add) {
+    for (int i = 0; order_ && i < states(); ++i)
+      order_->scatter_states(dinitial_[i], dinitial_rows_[i].data(), width_[std::size_t(i)]);
     if (!copies_dx_) return;
     if (!add) return copy_out(dx, dx_.data(), input_, input_);
     const auto onto = [&](Index n, Index place) {
       for (Index i = 0; i < input_; ++i) dx.data[place * dx.ld + i] += dx_[n * input_ + i];
     };
-    if (rows_) return rows_->each([&](Index step, Index row, Index n) { onto(n, rows_->source(step, row)); });
-    for (Index n = 0; n < time().total(); ++n) onto(n, n);
+    if (order_) return order_->each([&](Index step, Index row, Index n) { onto(n, order_->source(step, row)); });
+    for (Index n = 0; n < batch_sizes().total(); ++n) onto(n, n);
   }
 
   int states() const { return count(width_); }
   const Outer& outer() const { return outer_; }
-  const sequence::Timeline& time() const { return call_.time; }
+  const sequence::BatchSizes& batch_sizes() const { return call_.batch_sizes; }
   Index bytes() const { return tape.bytes() + (x_.size() + y_.size() + keep_.size()) * Index(sizeof(T)); }
   /// Memory back to the arena, once nobody needs it.
   void release() {
@@ -187,57 +181,57 @@ class Pass {
   }
 
   /// Values that the tape keeps of each row, as users see rows: [T,B,H], or [sum,H].
-  py::array kept(sequence::Kept<T> from) const {
+  py::array kept(StridedRows<const T> from) const {
     py::array_t<T> out = outer_.make<T>(hidden_);
-    copy_out({out.mutable_data(), hidden_, false}, from.values, from.ld, hidden_);
+    copy_out({out.mutable_data(), hidden_, false}, from.data, from.ld, hidden_);
     return std::move(out);
   }
 
  private:
-  void prepare_between(const Setup& setup, bool training) {
-    between_ = setup.between<T>(training);
-    between_.ids = rows_ ? rows_->order() : nullptr;
-    if (!setup.resets.is_none()) {
-      const py::array resets = as_array(setup.resets, "Recurrence.forward: resets");
+  void prepare_options(const CallOptions& options, bool training) {
+    options_ = options.state_options<T>(training);
+    options_.ids = order_ ? order_->order() : nullptr;
+    if (!options.resets.is_none()) {
+      const py::array resets = as_array(options.resets, "Recurrence.forward: resets");
       read_resets(outer_.packed ? read<bool>(resets, {outer_.rows}, "Recurrence.forward: resets")
                                 : read<bool>(resets, {outer_.steps, outer_.batch}, "Recurrence.forward: resets"));
     }
-    for (int i = 0; i < states() && !setup.anew.is_none(); ++i) {
-      const py::array part = state_part(setup.anew, i, states(), "Recurrence.forward: anew");
+    for (int i = 0; i < states() && !options.reset_state.is_none(); ++i) {
+      const py::array part = state_part(options.reset_state, i, states(), "Recurrence.forward: reset_state");
       const Index n = width_[std::size_t(i)];
-      anew_[i] = Buffer<T>(n);  // a copy: parameters may change before backward
-      std::copy_n(read<T>(part, {n}, "Recurrence.forward: anew"), n, anew_[i].data());
-      between_.anew[i] = anew_[i].data();
+      reset_state_[i] = Buffer<T>(n);  // a copy: parameters may change before backward
+      std::copy_n(read<T>(part, {n}, "Recurrence.forward: reset_state"), n, reset_state_[i].data());
+      options_.reset_state[i] = reset_state_[i].data();
     }
-    call_.between = &between_;
+    call_.options = &options_;
   }
 
   /// A reset stands before a step; for a row read backward, behind it.
   void read_resets(const bool* flags) {
-    keep_ = Buffer<T>(time().total());
-    if (!rows_) {
-      for (Index n = 0; n < time().total(); ++n) keep_[n] = T(!flags[n]);
+    keep_ = Buffer<T>(batch_sizes().total());
+    if (!order_) {
+      for (Index n = 0; n < batch_sizes().total(); ++n) keep_[n] = T(!flags[n]);
     } else {
-      rows_->each([&](Index step, Index row, Index n) {
-        const bool first = rows_->reverse() && step == 0;
-        keep_[n] = T(first || !flags[rows_->source(step - Index(rows_->reverse()), row)]);
+      order_->each([&](Index step, Index row, Index n) {
+        const bool first = order_->reverse() && step == 0;
+        keep_[n] = T(first || !flags[order_->source(step - Index(order_->reverse()), row)]);
       });
     }
-    between_.keep = keep_.data();
+    options_.keep = keep_.data();
   }
 
   /// Whether rows lie in another order than the kernels'.
   template <class U>
-  bool differs(const Lines<U>& lines) const {
-    return rows_ && !lines.ordered;
+  bool differs(const StridedRows<U>& lines) const {
+    return order_ && !lines.ordered;
   }
 
   /// f(begin, end) for all steps at once, where something is dropped: on all threads where it is much.
   template <class F>
   void all_steps(int threads, const F& f) const {
     if (drop_.p == 0) return;
-    Pool::instance().run(time().total() * input_ < 65536 ? 1 : threads, [&](int thread, Barrier& barrier) {
-      const Share steps(time().steps, thread, barrier.size());
+    Pool::instance().run(batch_sizes().total() * input_ < 65536 ? 1 : threads, [&](int thread, Barrier& barrier) {
+      const Share steps(batch_sizes().steps, thread, barrier.size());
       f(steps.begin, steps.end);
     });
   }
@@ -245,28 +239,28 @@ class Pass {
   /// y = x m / (1 - p) of some steps; masks belong to the caller's rows and times.
   void drop(T* y, const T* x, Index begin, Index end) const {
     for (Index t = begin; t < end; ++t) {
-      for (Index row = 0; row < time().rows(t); ++row) {
-        const Index at = (time().begin(t) + row) * input_;
-        drop_(y + at, x + at, input_, rows_ ? rows_->order()[row] : row, rows_ ? rows_->time(t, row) : t);
+      for (Index row = 0; row < batch_sizes().rows(t); ++row) {
+        const Index at = (batch_sizes().begin(t) + row) * input_;
+        drop_(y + at, x + at, input_, order_ ? order_->order()[row] : row, order_ ? order_->time(t, row) : t);
       }
     }
   }
 
   /// Packed rows of `width` values, `ld` apart, to where the caller sees them.
-  void copy_out(Lines<T> to, const T* from, Index ld, Index width) const {
-    if (differs(to)) return rows_->scatter(to.data, to.ld, from, ld, width);
-    for (Index n = 0; n < time().total(); ++n) std::copy_n(from + n * ld, width, to.data + n * to.ld);
+  void copy_out(StridedRows<T> to, const T* from, Index ld, Index width) const {
+    if (differs(to)) return order_->scatter(to.data, to.ld, from, ld, width);
+    for (Index n = 0; n < batch_sizes().total(); ++n) std::copy_n(from + n * ld, width, to.data + n * to.ld);
   }
-  void copy_in(T* to, Lines<const T> from, Index width) const {
-    if (differs(from)) return rows_->gather(to, from.data, from.ld, width);
-    for (Index n = 0; n < time().total(); ++n) std::copy_n(from.data + n * from.ld, width, to + n * width);
+  void copy_in(T* to, StridedRows<const T> from, Index width) const {
+    if (differs(from)) return order_->gather(to, from.data, from.ld, width);
+    for (Index n = 0; n < batch_sizes().total(); ++n) std::copy_n(from.data + n * from.ld, width, to + n * width);
   }
 
   ForwardCall<T> call_{};
   BackwardCall<T> back_{};
-  sequence::Between<T> between_;
+  sequence::StateOptions<T> options_;
   sequence::InputDropout drop_;
-  std::shared_ptr<const sequence::Rows> rows_;
+  std::shared_ptr<const sequence::SequenceOrder> order_;
   Outer outer_{};
   Index input_ = 0, hidden_ = 0;
   Widths width_{};
@@ -274,7 +268,7 @@ class Pass {
   const T* source_ = nullptr;                  // x before dropout
   const T* initial_[sequence::kMaxStates];
   T *final_[sequence::kMaxStates], *dinitial_[sequence::kMaxStates];
-  Buffer<T> x_, y_, keep_, dy_, dx_, anew_[sequence::kMaxStates];
+  Buffer<T> x_, y_, keep_, dy_, dx_, reset_state_[sequence::kMaxStates];
   Buffer<T> initial_rows_[sequence::kMaxStates], final_rows_[sequence::kMaxStates];
   Buffer<T> dfinal_rows_[sequence::kMaxStates], dinitial_rows_[sequence::kMaxStates];
 };
