@@ -60,7 +60,7 @@ struct CallOptions : Own {
   std::uint64_t input_seed = 0;
   Index segment = 0;
 
-  /// Whether states do more between steps than being handed on.
+  /// Whether anything happens to states between steps.
   bool needs_transition(bool training) const {
     const double most = std::numeric_limits<double>::infinity();
     return (order && order->batch_sizes().offset) || !resets.is_none() || zoneout[0] > 0 || zoneout[1] > 0 ||

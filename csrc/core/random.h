@@ -56,7 +56,7 @@ struct Lanes {
 
 }  // namespace detail
 
-/// Numbers apart the random decisions of one seed: the last word of a counter.
+/// Separates the streams drawn from one seed: the last word of a counter.
 enum Draw : std::uint32_t { kZoneout, kRecurrentDropout, kInputDropout };
 
 struct Philox {

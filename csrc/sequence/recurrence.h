@@ -45,14 +45,14 @@ class Recurrence {
   virtual int vectors() const = 0;            // per unit, the bias of a cell that holds it there not counted
   virtual bool vectors_are_bias() const = 0;  // and absent in a layer without bias
   virtual bool projects() const = 0;
-  /// Of a state, h first: its width.
+  /// Width of state i; 0 is h.
   virtual Index width(int state) const = 0;
 
   /// How a call of this length and batch is spread over that many threads.
   virtual Plan plan(Index steps, Index batch, int threads) const = 0;
   /// Weights as in weights.h; what was packed before stays with the tapes that use it. False when called off.
   virtual bool pack(const Flat<const T>& weights, bool training, Poll::Interrupted interrupted) = 0;
-  /// Bytes that a pass takes beside its arrays: packed weights, the tape, and what backward (or inference) works in.
+  /// Bytes that a pass takes besides its arrays: packed weights, the tape, and what backward (or inference) works in.
   struct Memory {
     Index weights, tape, scratch;
   };

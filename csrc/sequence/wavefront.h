@@ -81,15 +81,15 @@ class Wavefront {
   std::unique_ptr<Layer[]> all_;
 };
 
-/// job(layer, piece) for all of them on that many threads; where one is false, or the call is interrupted, the rest is
-/// called off. `rest`, of the same, is what the next layer need not wait for.
+/// Runs job(layer, piece) for all layers and pieces on `threads` threads; the first false, or an interrupt, cancels the
+/// others. `rest(layer, piece)` runs after the piece is published; no layer waits for it.
 template <class Job, class Rest>
 bool run_wavefront(int layers, int pieces, int threads, Poll::Interrupted interrupted, std::atomic<bool>& stop,
                    const Job& job, const Rest& rest) {
   Wavefront front(layers, pieces);
   std::atomic<bool> complete{true};
   Pool::instance().run(std::min(threads, layers), [&](int thread, Barrier&) {
-    Poll poll(interrupted, &stop);  // who waits asks, too: only the caller's thread hears of an interrupt
+    Poll poll(interrupted, &stop);  // waiting threads poll too: only the calling thread can see Ctrl-C
     try {
       for (int mine = thread;;) {
         int layer = -1;

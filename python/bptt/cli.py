@@ -131,7 +131,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
     rates = ", ".join(f"{rate:g} for {name}" for name, rate in LEARNING_RATES.items())
     add = parser.add_argument
-    add("file", nargs="?", metavar="FILE", help="a UTF-8 text (default: the manual that ships inside Python)")
+    add("file", nargs="?", metavar="FILE", help="a UTF-8 text (default: the manual shipped with Python)")
     _option(parser, "--cell", _one_of("lstm", "gru", "rnn"), Architecture.cell, "lstm, gru or rnn")
     _option(parser, "--hidden", _whole(1, 65536), Architecture.hidden, "hidden units per layer")
     _option(parser, "--layers", _whole(1, 64), Architecture.layers, "recurrent layers")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all layers have in common: named parameters in one buffer, their state dict, and the two kinds of layer.
 
-A recurrent layer takes and returns a state beside its output (recurrent.py); a stateless one does not (dense.py). Both
-have `layer(x)` for inference, which keeps nothing, `layer.forward(x)` for training, which returns a tape as well, and
+A recurrent layer takes and returns a state besides its output (recurrent.py); a stateless one does not (dense.py). Both
+have `layer(x)` for inference, which stores no tape, `layer.forward(x)` for training, which also returns one, and
 `layer.backward(tape, dy)`. The tape is a value, not hidden in the layer: two forwards and then two backwards, in any
 order and from any threads, work. It refers to x and the initial state, which must stay as they are until then.
 """

@@ -131,9 +131,9 @@ class Recurrent(Layer):
                 learnt. Of packed rows in the caller's order (`Packed.sorted_indices`).
             lengths: [B] integers from 0 to T: row b has its first lengths[b] steps; the others are not looked at, cost
                 nothing, and y is zero there. The final state is that after each row's own last step.
-            resets: [T,B] booleans (as x: [B,T], [T], `Packed` or its data): where True, the row begins anew before that
-                step, from zeros or from what `learn_initial_state` learnt; no gradient passes. Read backward, it begins
-                anew behind that step, so that what a reset parts stays apart in both directions.
+            resets: [T,B] booleans (as x: [B,T], [T], `Packed` or its data): where True, the row starts again before
+                that step, from zeros or from the learnt initial state; no gradient passes. The reverse direction starts
+                again after that step, so that both directions are cut at the same place.
 
         Returns: y [T,B,D*H] (as x), the final state (as state), the tape. The tape refers to x, state and y: y may be
             read-only, and x and state must stay as they are until `backward`. The weights of this call it keeps,

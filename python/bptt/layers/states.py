@@ -55,7 +55,7 @@ class States:
         return self._learnt[k * S : (k + 1) * S]
 
     def reset_state(self, k: int) -> Any:
-        """What kernel k begins anew with, [H] each, or None for zeros."""
+        """The state that a reset gives the rows of kernel k, [H] each, or None for zeros."""
         if not self._learnt:
             return None
         learnt = tuple(self._layer.params[name] for name in self._named(k))

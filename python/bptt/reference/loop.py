@@ -18,13 +18,13 @@ from bptt.reference.common import Array, Arrays, check_shapes, f64
 
 @dataclass(frozen=True)
 class StateOptions:
-    """What is asked of the states between two steps; the defaults hand them on.
+    """What happens to the states between two steps; by default, nothing.
 
         enter   s0 = reset ? reset_state : s;   the product sees h0 d
         leave   s = m s0 + (1 - m) clip(s1)
 
-    lengths [B], default all T; reverse: rows are read backward; resets bool [T,B]: a row begins anew before time t
-    (read backward: on its way from t to t-1); reset_state: what it begins with, each [H], default zeros; zoneout: m for
+    lengths [B], default all T; reverse: rows are read backward; resets bool [T,B]: a row starts again before time t
+    (read backward: on its way from t to t-1); reset_state: what it starts with, each [H], default zeros; zoneout: m for
     each state, a number or [T,B,H] by step; dropout: d [B,H]; clip: bound on states; clip_gradient: on gradients of
     pre-activations.
     Source: Krueger et al. 2017 (zoneout); Gal & Ghahramani 2016 (dropout); Graves 2013 (clipping).
@@ -61,7 +61,7 @@ def _times(options: StateOptions, T: int, B: int) -> tuple[NDArray[np.bool_], ND
 
 
 def _resets(options: StateOptions, active: NDArray[np.bool_], times: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Whether row b begins anew before its step s, [T,B]."""
+    """Whether row b is reset before its step s, [T,B]."""
     T, B = active.shape
     out = np.zeros((T, B), dtype=bool)
     if options.resets is None:
