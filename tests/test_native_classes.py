@@ -135,5 +135,5 @@ def test_an_object_of_another_level_is_refused(call: str) -> None:
 
 
 def test_objects_of_no_native_class_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"^bptt: an argument has type int, expected bptt\._core_\w+\.Rows$"):
+    with pytest.raises(TypeError, match=r"^bptt: an argument has type int, expected bptt\._core_\w+\.SequenceOrder$"):
         CORE.CallOptions(order=3)
