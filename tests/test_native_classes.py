@@ -103,16 +103,11 @@ def test_the_tables_are_complete() -> None:
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_good_object_is_taken(call: str) -> None:
-    name, function = CALLS[call]
-    objects = Objects(CORE)
-    function(getattr(objects, name), objects)
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_an_empty_object_is_refused(call: str) -> None:
+def test_an_empty_object_is_refused_and_a_good_one_taken(call: str) -> None:
     name, function = CALLS[call]
     cls: Any = getattr(CORE, name.removeprefix("Stack"))
+    objects = Objects(CORE)
+    function(getattr(objects, name), objects)
     with pytest.raises(TypeError, match=r"^bptt: an argument is an empty bptt\._core_\w+\.\w+, expected"):
         function(cls.__new__(cls), Objects(CORE))
 

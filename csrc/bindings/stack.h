@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The general way into a layer: a stack of layers, each of one direction or two, with what Setups ask for. The plain
-// way is Recurrence's own.
+// The general way into a layer: a stack of layers, each of one direction or two, with what CallOptions ask for. The
+// plain way is Recurrence's own.
 //
 // Both cores, where one layer alone does not use them well: two directions run side by side; so do layers of one
 // direction, piece by piece (sequence/wavefront.h). Those hand on rows in the kernels' order; with two directions each

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A cell's facts as values: what the loops, the layouts of weights and tapes, and Python need to know of a cell without
-// its type.
+// A cell's facts as values: what the loops and the layouts of weights and tapes need to know of a cell without its
+// type.
 #pragma once
 
 #include <type_traits>
@@ -26,13 +26,7 @@ struct Info {
   int x_acc[kMaxGates], h_acc[kMaxGates];    // the accumulator of each gate, for the two products
 };
 
-/// Cells of several stages, and what they may ask for.
-template <class Cell, class = void>
-struct Traits {
-  static constexpr bool kMultiStage = false, kProjects = false, kBiasIsVectors = false;
-  static constexpr int kLines = Cell::K > Cell::A ? Cell::K : Cell::A, kProjected = 0;
-  static constexpr Link kSecond = {};
-};
+/// Whether h is projected, and from which line.
 template <class Cell, class = void>
 struct Projection {
   static constexpr bool kProjects = false;
@@ -44,6 +38,13 @@ struct Projection<Cell, std::void_t<decltype(Cell::kProjects)>> {
   static constexpr int kProjected = Cell::kM;
 };
 
+/// What only cells of several stages state, with the values that hold for the others.
+template <class Cell, class = void>
+struct Traits : Projection<Cell> {
+  static constexpr bool kMultiStage = false, kBiasIsVectors = false;
+  static constexpr int kLines = Cell::K > Cell::A ? Cell::K : Cell::A;
+  static constexpr Link kSecond = {};
+};
 template <class Cell>
 struct Traits<Cell, std::void_t<decltype(Cell::kStages)>> : Projection<Cell> {
   /// The product that is not one with h.

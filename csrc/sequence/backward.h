@@ -15,13 +15,11 @@ namespace bptt::sequence {
 
 template <class T>
 class Backward final : public ResumableCall {
-  using Packed = Weights<T>;
-
  public:
   Backward(const CellKernels<T>& kernels, Tape<T>& tape, const BackwardCall<T>& call, const Plan& plan,
            Poll::Interrupted interrupted)
       : kernels_(kernels),
-        w_(*static_cast<const Packed*>(tape.weights.get())),
+        w_(*tape.weights),
         tape_(tape),
         call_(call),
         batch_sizes_(tape.call.batch_sizes),
@@ -63,8 +61,7 @@ class Backward final : public ResumableCall {
     if (tape_.segmented()) {
       ForwardCall<T> call = tape_.call;
       call.stop = call_.stop;
-      again = std::make_unique<Forward<T>>(kernels_, std::static_pointer_cast<const Packed>(tape_.weights), call,
-                                           &tape_, plan_, interrupted_);
+      again = std::make_unique<Forward<T>>(kernels_, tape_.weights, call, &tape_, plan_, interrupted_);
     }
     for (Index i = Index(tape_.cuts.size()) - 2; i >= 0; --i) {
       const Index begin = tape_.cuts[std::size_t(i)], end = tape_.cuts[std::size_t(i + 1)];
@@ -172,6 +169,12 @@ class Backward final : public ResumableCall {
     return (options_ ? tape_.entering_c : tape_.states).data() + tape_.row(t) * w_.Hp;
   }
 
+  /// h as step t's cell makes it.
+  StridedRows<const T> left_h(Index t) const {
+    if (tape_.left_h.size() > 0) return {tape_.left_h.data() + tape_.row(t) * w_.Hp, w_.Hp};
+    return {tape_.call.y + batch_sizes_.begin(t) * w_.R, w_.R};
+  }
+
   /// The gradients of a segment's first step, which the segment before it asks for.
   void keep_first(Index t) {
     const Index size = batch_sizes_.rows(t) * row_;
@@ -238,8 +241,9 @@ class Backward final : public ResumableCall {
   }
 
   BackwardStep<T> view(Index t, const T* dg1, const StateTransitionBack<T>* transition) {
-    const bool apart = tape_.entering_h.size() > 0, left = tape_.left_h.size() > 0;
+    const bool apart = tape_.entering_h.size() > 0;
     const Index row = tape_.row(t);
+    const StridedRows<const T> left = left_h(t);
     BackwardStep<T> step{w_};
     step.dy = call_.dy + batch_sizes_.begin(t) * w_.R;
     step.dg1 = dg1;
@@ -247,8 +251,8 @@ class Backward final : public ResumableCall {
     step.h = h(t);
     step.h0 = apart ? tape_.entering_h.data() + row * w_.Hp : step.h;
     step.h0_width = apart ? w_.Hp : w_.R;
-    step.h1 = left ? tape_.left_h.data() + row * w_.Hp : tape_.call.y + batch_sizes_.begin(t) * w_.R;
-    step.h1_width = left ? w_.Hp : w_.R;
+    step.h1 = left.data;
+    step.h1_width = left.ld;
     step.c0 = c(t);
     step.c1 = S > 1 && options_ ? tape_.states.data() + row * w_.Hp : c(t + 1);
     step.dstates = dstates_.data();
@@ -264,9 +268,9 @@ class Backward final : public ResumableCall {
   StateTransitionBack<T> transition_at(Index t) {
     StateTransitionBack<T> c = common();
     c.step = t;
-    const bool left = tape_.left_h.size() > 0;
-    c.left[0] = left ? tape_.left_h.data() + tape_.row(t) * w_.Hp : tape_.call.y + batch_sizes_.begin(t) * w_.R;
-    c.left_width[0] = left ? w_.Hp : w_.R;
+    const StridedRows<const T> left = left_h(t);
+    c.left[0] = left.data;
+    c.left_width[0] = left.ld;
     if (S > 1) c.left[1] = tape_.states.data() + tape_.row(t) * w_.Hp, c.left_width[1] = w_.Hp;
     c.rows1 = batch_sizes_.rows(t + 1);
     c.keep1 = options_->keep ? options_->keep + batch_sizes_.begin(t + 1) : nullptr;
@@ -312,7 +316,7 @@ class Backward final : public ResumableCall {
   }
 
   const CellKernels<T>& kernels_;
-  const Packed& w_;
+  const Weights<T>& w_;
   const int S = w_.cell.states, P = w_.cell.vectors;
   const bool multi_stage_ = w_.cell.multi_stage;
   const Index row_ = w_.cell.lines * w_.Hp;  // values of a row of gates

@@ -65,8 +65,8 @@ struct Cuts {
 };
 inline Cuts measure_cuts(const BatchSizes& batch_sizes, Index length) {
   if (length == 0 || batch_sizes.steps == 0) return {1, batch_sizes.total()};
-  if (!batch_sizes.offset) {  // all alike but the first, which has what remains: no loop over steps, of which there may
-                              // be many
+  // Equal chunks but for the first, which has what remains: no loop over steps, of which there may be many.
+  if (!batch_sizes.offset) {
     const Index chunk = equal_chunk(batch_sizes), most = std::max<Index>(1, batch_sizes.steps);
     const Index steps = length >= most ? most : std::min(most, ceil_div(length, chunk) * chunk);
     return {ceil_div(batch_sizes.steps, steps), steps * batch_sizes.batch};

@@ -119,12 +119,19 @@ class Forward final : public ResumableCall {
 
   ForwardStep<T> view(Index t, T* gates, const StateTransition<T>* transition) {
     const BatchSizes& batch_sizes = call_.batch_sizes;
-    const T* x = plan_.hoisted ? nullptr : call_.x + batch_sizes.begin(t) * w_.I;
-    const T* h0 = call_.options ? operand(t) : t == 0 ? call_.initial[0] : call_.y + batch_sizes.begin(t - 1) * w_.R;
-    T* scales = keep_ && tape_->scales.size() > 0 ? tape_->scales.data() + tape_->row(t) * kScales : scales_.data();
-    return {w_,         x,         h0,           call_.y + batch_sizes.begin(t) * w_.R,
-            c0(t),      c0(t + 1), gates,        keep_,
-            transition, scales,    made_.data(), batch_sizes.batch};
+    ForwardStep<T> step{w_};
+    step.x = plan_.hoisted ? nullptr : call_.x + batch_sizes.begin(t) * w_.I;
+    step.h = call_.options ? operand(t) : t == 0 ? call_.initial[0] : call_.y + batch_sizes.begin(t - 1) * w_.R;
+    step.h1 = call_.y + batch_sizes.begin(t) * w_.R;
+    step.c0 = c0(t);
+    step.c1 = c0(t + 1);
+    step.gates = gates;
+    step.keep = keep_;
+    step.transition = transition;
+    step.scales = keep_ && tape_->scales.size() > 0 ? tape_->scales.data() + tape_->row(t) * kScales : scales_.data();
+    step.made = made_.data();
+    step.batch = batch_sizes.batch;
+    return step;
   }
 
   /// From step t into the next one.

@@ -26,7 +26,7 @@ struct ForwardTiles {
     if (s.x) {
       accumulate<InputMap<Cell>, G, A>(acc, s.x + row * w.I, w.I, w.x.data() + block * w.I * G * W, w.I * G * W, w.I);
     }
-    accumulate<HiddenMap<Cell>, G, A>(acc, s.h0 + row * w.H, w.H, w.h.data() + block * w.H * G * W, w.H * G * W, w.H);
+    accumulate<HiddenMap<Cell>, G, A>(acc, s.h + row * w.H, w.H, w.h.data() + block * w.H * G * W, w.H * G * W, w.H);
 
     alignas(64) T a[R][U * A][W];
     spill(acc, a);
@@ -55,7 +55,7 @@ struct ForwardTiles {
       for (int r = 0; r < R; ++r) acc[r][n] = s.x ? bias : Vec<T>::load(gate(s, row + r, n) + block * W);
     }
     if (s.x) accumulate<Identity, N, N>(acc, s.x + row * w.I, w.I, w.x.data() + block * w.I * G * W, 0, w.I);
-    accumulate<Identity, N, N>(acc, s.h0 + row * w.H, w.H, w.h.data() + block * w.H * G * W, 0, w.H);
+    accumulate<Identity, N, N>(acc, s.h + row * w.H, w.H, w.h.data() + block * w.H * G * W, 0, w.H);
     alignas(64) T a[R][N][W];
     spill(acc, a);
     cells(s, a[0][0], N * W, units, units, row, R, block, 1);
@@ -104,7 +104,7 @@ struct ForwardTiles {
     if constexpr (HasTransition)
       s0[0] = Vec<T>::load(s.transition->h0 + row * s.transition->h0_width + unit, n);
     else
-      s0[0] = Vec<T>::load(s.h0 + row * w.H + unit, n);
+      s0[0] = Vec<T>::load(s.h + row * w.H + unit, n);
     if constexpr (S > 1) s0[1] = Vec<T>::load(s.c0 + row * w.Hp + unit);
     Cell::forward(av, p, s0, s1, k);
     if (s.keep) {

@@ -44,12 +44,19 @@ template <class Cell>
 struct OwnHiddenMap {
   static constexpr int at(int g) { return Cell::h_acc(g); }
 };
+template <class Map>
+constexpr bool is_identity(int gates) {
+  for (int g = 0; g < gates; ++g) {
+    if (Map::at(g) != g) return false;
+  }
+  return true;
+}
+template <class Cell, class Map>
+using MapOf = std::conditional_t<is_identity<Map>(Cell::G), Identity, Map>;
 template <class Cell>
-constexpr bool kIsPlain = std::is_base_of_v<cells::PlainAccumulators, Cell>;
+using InputMap = MapOf<Cell, OwnInputMap<Cell>>;
 template <class Cell>
-using InputMap = std::conditional_t<kIsPlain<Cell>, Identity, OwnInputMap<Cell>>;
-template <class Cell>
-using HiddenMap = std::conditional_t<kIsPlain<Cell>, Identity, OwnHiddenMap<Cell>>;
+using HiddenMap = MapOf<Cell, OwnHiddenMap<Cell>>;
 
 /// See CellKernels.
 template <class Cell, class T>

@@ -9,34 +9,27 @@
 
 namespace bptt::sequence {
 
-template <class Cell, class T>
-void forward_step(const ForwardStep<T>& step, const RowBlocks& rows, [[maybe_unused]] const Share& units,
-                  [[maybe_unused]] Index t) {
+/// A step by tiles, or through memory for a cell of several stages.
+template <class Cell, class Tiles, class MultiStage, int kPerBlock, class Step>
+void run_step(const Step& step, const RowBlocks& rows, [[maybe_unused]] const Share& units, [[maybe_unused]] Index t) {
   if constexpr (cells::kInfo<Cell>.multi_stage)
-    MultiStageForward<Cell, T>(step).run(rows);
+    MultiStage{step}.run(rows);
   else
-    run_tiles<ForwardTiles<Cell, T>, Cell::A>(step, rows, units, t);
+    run_tiles<Tiles, kPerBlock>(step, rows, units, t);
 }
 
 template <class Cell, class T>
-void backward_step(const BackwardStep<T>& step, const RowBlocks& rows, [[maybe_unused]] const Share& units,
-                   [[maybe_unused]] Index t) {
-  if constexpr (cells::kInfo<Cell>.multi_stage)
-    MultiStageBackward<Cell, T>(step).run(rows);
-  else
-    run_tiles<BackwardTiles<Cell, T>, 1>(step, rows, units, t);
-}
-
-template <class Cell, class T>
-inline constexpr CellKernels<T> kCellKernels{cells::kInfo<Cell>, &input_products<Cell, T>, &forward_step<Cell, T>,
-                                             &backward_step<Cell, T>};
+inline constexpr CellKernels<T> kCellKernels{
+    cells::kInfo<Cell>, &input_products<Cell, T>,
+    &run_step<Cell, ForwardTiles<Cell, T>, MultiStageForward<Cell, T>, Cell::A, ForwardStep<T>>,
+    &run_step<Cell, BackwardTiles<Cell, T>, MultiStageBackward<Cell, T>, 1, BackwardStep<T>>};
 
 namespace detail {
 
 template <class T, class... Cells>
 const CellKernels<T>* find_kernels(cells::List<Cells...>, const std::string& name) {
   const CellKernels<T>* found = nullptr;
-  ((name == Cells::kName && (found = &kCellKernels<Cells, T>)), ...);
+  ((name == cells::kInfo<Cells>.name && (found = &kCellKernels<Cells, T>)), ...);
   return found;
 }
 

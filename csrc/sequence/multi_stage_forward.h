@@ -43,47 +43,32 @@ struct MultiStageForward {
   static constexpr int L = cells::kInfo<Cell>.lines, kH = cells::kInfo<Cell>.hidden_gates;
   using Is = cells::Traits<Cell>;
 
-  const Weights<T>& w;
-  const T *x, *h, *c0;
-  T *lines, *scales, *made;
-  const Index batch;
-  const StateTransition<T>& transition;
-
-  explicit MultiStageForward(const ForwardStep<T>& s)
-      : w(s.w),
-        x(s.x),
-        h(s.h0),
-        c0(s.c0),
-        lines(s.gates),
-        scales(s.scales),
-        made(s.made),
-        batch(s.batch),
-        transition(*s.transition) {}
+  const ForwardStep<T>& s;
 
   void run(const RowBlocks& rows) const {
     const Index end = rows.first + rows.total;
     if (rows.count == 0) return;
-    if (x) {
-      products<G>(Cell::x_acc(0), x, w.I, w.x.data(), w.I, rows, w.bias.data(), A);
+    if (s.x) {
+      products<G>(Cell::x_acc(0), s.x, s.w.I, s.w.x.data(), s.w.I, rows, s.w.bias.data(), A);
     }
     constexpr bool kShared = Cell::h_acc(0) == Cell::x_acc(0);
     const T zeros[kH * W] = {};
-    products<kH>(Cell::h_acc(0), h, w.R, w.h.data(), w.R, rows, kShared ? nullptr : zeros, 0);
+    products<kH>(Cell::h_acc(0), s.h, s.w.R, s.w.h.data(), s.w.R, rows, kShared ? nullptr : zeros, 0);
     stages<0>(rows, end);
     leave(rows, end);
   }
 
  private:
-  T* line(Index row, int i) const { return lines + (row * L + i) * w.Hp; }
+  T* line(Index row, int i) const { return s.gates + (row * L + i) * s.w.Hp; }
 
   /// N lines from `first` = start + from[row,:] * panels. start: registers for each line, those of the next block
   /// `next` registers further; null: what the lines hold.
   template <int N>
   void products(int first, const T* from, Index ld, const T* panels, Index K, const RowBlocks& rows, const T* start,
                 Index next) const {
-    for (Index j = 0; j < w.blocks; ++j) {
-      block_products<Identity, N, N>(line(0, first) + j * W, L * w.Hp, w.Hp, from, ld, panels + j * K * N * W, K, rows,
-                                     start ? start + j * next * W : nullptr);
+    for (Index j = 0; j < s.w.blocks; ++j) {
+      block_products<Identity, N, N>(line(0, first) + j * W, L * s.w.Hp, s.w.Hp, from, ld, panels + j * K * N * W, K,
+                                     rows, start ? start + j * next * W : nullptr);
     }
   }
 
@@ -91,15 +76,16 @@ struct MultiStageForward {
   void stages(const RowBlocks& rows, Index end) const {
     constexpr cells::Link link = Cell::kBefore[Stage];
     if constexpr (link.job == cells::Job::kProduct) {
-      products<1>(link.to, line(0, link.from), L * w.Hp, w.second.data(), w.R, rows, static_cast<const T*>(nullptr), 0);
+      products<1>(link.to, line(0, link.from), L * s.w.Hp, s.w.second.data(), s.w.R, rows,
+                  static_cast<const T*>(nullptr), 0);
     }
     for (Index row = rows.first; row < end; ++row) {
       if constexpr (link.job == cells::Job::kNormalise) {
-        scales[row * kScales + 2 * Stage] = normalise(line(row, link.from), link.count, w.H, w.Hp);
+        s.scales[row * kScales + 2 * Stage] = normalise(line(row, link.from), link.count, s.w.H, s.w.Hp);
         if constexpr (link.count2 > 0)
-          scales[row * kScales + 2 * Stage + 1] = normalise(line(row, link.from2), link.count2, w.H, w.Hp);
+          s.scales[row * kScales + 2 * Stage + 1] = normalise(line(row, link.from2), link.count2, s.w.H, s.w.Hp);
       }
-      for (Index unit = 0; unit < w.H; unit += W) stage<Stage>(row, unit);
+      for (Index unit = 0; unit < s.w.H; unit += W) stage<Stage>(row, unit);
     }
     if constexpr (Stage + 1 < Cell::kStages) stages<Stage + 1>(rows, end);
   }
@@ -108,48 +94,48 @@ struct MultiStageForward {
   BPTT_INLINE void stage(Index row, Index unit) const {
     Vec<T> values[L], p[P + 1], s0[S], s1[S];
     for (int i = 0; i < L; ++i) values[i] = Vec<T>::load(line(row, i) + unit);
-    for (int i = 0; i < P; ++i) p[i] = Vec<T>::load(w.vectors.data() + i * w.Hp + unit);
+    for (int i = 0; i < P; ++i) p[i] = Vec<T>::load(s.w.vectors.data() + i * s.w.Hp + unit);
     Vec<T> seen(T(0));
     if constexpr (!Is::kProjects) {
       s0[0] = entering(row, unit);
-      seen = Vec<T>::load(h + row * w.R + unit, std::min<Index>(W, w.R - unit));
+      seen = Vec<T>::load(s.h + row * s.w.R + unit, std::min<Index>(W, s.w.R - unit));
     } else {
       s0[0] = seen;
     }
-    if constexpr (S > 1) s0[1] = Vec<T>::load(c0 + row * w.Hp + unit);
-    for (int i = 0; i < S; ++i) s1[i] = Vec<T>::load(made + (i * batch + row) * w.Hp + unit);
+    if constexpr (S > 1) s0[1] = Vec<T>::load(s.c0 + row * s.w.Hp + unit);
+    for (int i = 0; i < S; ++i) s1[i] = Vec<T>::load(s.made + (i * s.batch + row) * s.w.Hp + unit);
     Cell::template forward<Stage>(values, p, seen, s0, s1);
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i) {
       if (Cell::kWrites[Stage] >> i & 1) values[i].store(line(row, i) + unit);
     }
-    for (int i = 0; i < S; ++i) s1[i].store(made + (i * batch + row) * w.Hp + unit);
+    for (int i = 0; i < S; ++i) s1[i].store(s.made + (i * s.batch + row) * s.w.Hp + unit);
   }
 
   Vec<T> entering(Index row, Index unit) const {
-    const Index n = transition.h0_width == w.Hp ? W : std::min<Index>(W, w.R - unit);
-    return Vec<T>::load(transition.h0 + row * transition.h0_width + unit, n);
+    const Index n = s.transition->h0_width == s.w.Hp ? W : std::min<Index>(W, s.w.R - unit);
+    return Vec<T>::load(s.transition->h0 + row * s.transition->h0_width + unit, n);
   }
 
   void leave(const RowBlocks& rows, Index end) const {
-    T* h1 = made;
+    T* h1 = s.made;
     if constexpr (Is::kProjects) {
-      h1 = made + S * batch * w.Hp;
-      product(h1, w.Hp, line(0, Cell::kM), L * w.Hp, Segments{w.H}, w.project, static_cast<const T*>(nullptr), rows, 0,
-              rows.count);
+      h1 = s.made + S * s.batch * s.w.Hp;
+      product(h1, s.w.Hp, line(0, Cell::kM), L * s.w.Hp, Segments{s.w.H}, s.w.project, static_cast<const T*>(nullptr),
+              rows, 0, rows.count);
     }
     for (Index row = rows.first; row < end; ++row) {
-      for (Index unit = 0; unit < w.H; unit += W) {
+      for (Index unit = 0; unit < s.w.H; unit += W) {
         Vec<T> m[kMaxStates];
-        transition.masks(row, unit, m);
-        if (unit < w.R) {
-          const Index n = std::min<Index>(W, w.R - unit);
-          transition.template leave_state<0>(row, unit, entering(row, unit), Vec<T>::load(h1 + row * w.Hp + unit, n),
-                                             m[0]);
+        s.transition->masks(row, unit, m);
+        if (unit < s.w.R) {
+          const Index n = std::min<Index>(W, s.w.R - unit);
+          s.transition->template leave_state<0>(row, unit, entering(row, unit),
+                                                Vec<T>::load(h1 + row * s.w.Hp + unit, n), m[0]);
         }
         if constexpr (S > 1) {
-          transition.template leave_state<1>(row, unit, Vec<T>::load(c0 + row * w.Hp + unit),
-                                             Vec<T>::load(made + (batch + row) * w.Hp + unit), m[1]);
+          s.transition->template leave_state<1>(row, unit, Vec<T>::load(s.c0 + row * s.w.Hp + unit),
+                                                Vec<T>::load(s.made + (s.batch + row) * s.w.Hp + unit), m[1]);
         }
       }
     }

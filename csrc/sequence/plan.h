@@ -117,7 +117,7 @@ struct Part {
   }
 };
 
-/// f(rows) for at most `most` rows at a batch_sizes, in order, until it is false.
+/// f(rows) for at most `most` rows at a time, in order, until it is false.
 template <class F>
 BPTT_INLINE void for_poll_rows(const RowBlocks& rows, Index most, const F& f) {
   if (rows.total <= most) {

@@ -69,7 +69,7 @@ class Recurrence {
                                                Poll::Interrupted interrupted) const = 0;
   virtual std::unique_ptr<ResumableCall> start(Tape<T>& tape, const BackwardCall<T>& call,
                                                Poll::Interrupted interrupted) const = 0;
-  /// With the weights packed last. `between` may ask for zoneout and clipping; null: for neither.
+  /// With the weights packed last. `options` may ask for zoneout and clipping; null: for neither.
   virtual std::unique_ptr<Stream<T>> stream(Index batch, const StateOptions<T>* options) const = 0;
 };
 

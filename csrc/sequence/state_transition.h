@@ -3,8 +3,8 @@
 // states are clipped or keep their old value (zoneout), the hidden state loses units on its way into the product
 // (recurrent dropout), gradients are clipped. One value per row and unit, whatever the cell; both loops call it.
 //   leave    s1' = clip(s1);  s1'' = m s0 + (1-m) s1', m ~ Bernoulli(p), or p itself at inference
-//   enter    s0 = keep s1'' + (1-keep) reset_state;  the product sees s0 d, d ~ Bernoulli(1-p) / (1-p) once per
-//   sequence
+//   enter    s0 = keep s1'' + (1-keep) reset_state
+//            the product sees s0 d, d ~ Bernoulli(1-p) / (1-p), drawn once for each sequence
 #pragma once
 
 #include "sequence/masks.h"

@@ -14,7 +14,7 @@ template <class T>
 struct ForwardStep {
   const Weights<T>& w;
   const T* x = nullptr;   // [B,I]; null: the input product stands in gates
-  const T* h0 = nullptr;  // [B,R], as the product sees it
+  const T* h = nullptr;   // [B,R], as the product sees it; without a transition the cell sees the same
   T* h1 = nullptr;        // [B,R]
   const T* c0 = nullptr;  // the other state [B,Hp]; may be c1 itself
   T* c1 = nullptr;
@@ -51,7 +51,8 @@ struct BackwardStep {
   T* ds = nullptr;            // scratch [S+1,B,Hp]
 };
 
-/// The code of one cell. Rows are those of one thread, units its blocks of W units; t is the step's number.
+/// The code of one cell. Rows are those of one thread, units its blocks of W units; only whether t is even counts.
+/// Cells of several stages take all units and need neither.
 template <class T>
 struct CellKernels {
   const cells::Info& cell;

@@ -26,7 +26,7 @@ struct Flat {
   U *weight_ih, *weight_hh, *bias, *vectors, *projection;
 };
 
-/// What is asked of the states between two steps (between.h).
+/// What happens to the states between two steps (state_transition.h).
 template <class T>
 struct StateOptions {
   const T* keep = nullptr;                // [rows of all steps], 0 where a row is reset before the step; null: nowhere
@@ -77,6 +77,9 @@ struct StridedRows {
   bool ordered = true;  // in the order of BatchSizes, or as the caller sees them
 };
 
+template <class T>
+struct Weights;
+
 /// Rows are padded to Hp = whole registers. One buffer serves as pre-activations, then kept values, then gradients of
 /// the pre-activations; that is why a tape is used once. A tape of several segments holds the steps of one at a time,
 /// which are computed again on the way back.
@@ -91,11 +94,11 @@ struct Tape {
   Buffer<T> states;
   // With StateOptions, as they enter: h of the product [rows + B,R], h of the cell where that differs [rows + B,Hp], c.
   Buffer<T> operand, entering_h, entering_c;
-  Buffer<T> left_h;                     // h as it leaves the cell [rows,Hp], where that is not y
-  Buffer<T> scales;                     // [rows,kScales] of cells that normalise
-  Buffer<T> saved;                      // c entering each segment [segments,B,Hp]
-  Buffer<T> dropout;                    // d of recurrent dropout [B,Hp], where there is some
-  std::shared_ptr<const void> weights;  // those of the forward pass, whatever has been packed since
+  Buffer<T> left_h;                           // h as it leaves the cell [rows,Hp], where that is not y
+  Buffer<T> scales;                           // [rows,kScales] of cells that normalise
+  Buffer<T> saved;                            // c entering each segment [segments,B,Hp]
+  Buffer<T> dropout;                          // d of recurrent dropout [B,Hp], where there is some
+  std::shared_ptr<const Weights<T>> weights;  // those of the forward pass, whatever has been packed since
 
   Index gates_width = 0, Hp = 0;  // of a row of gates and of states
 

@@ -99,7 +99,7 @@ struct StagedCase {
 
 /// Of a projected cell, ds1[0] is the gradient of the unprojected h, as its stage has it.
 template <class Cell>
-void check_staged() {
+void check_multi_stage() {
   const std::string name = Cell::kName;
   for (int trial = 0; trial < 50; ++trial) {
     StagedCase<Cell> c;
@@ -123,7 +123,7 @@ struct IsStaged<Cell, std::void_t<decltype(Cell::kStages)>> : std::true_type {};
 template <class Cell>
 void check() {
   if constexpr (IsStaged<Cell>::value)
-    check_staged<Cell>();
+    check_multi_stage<Cell>();
   else
     check_gradients<Cell>();
 }

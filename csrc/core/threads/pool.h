@@ -23,23 +23,23 @@
 
 namespace bptt {
 
-/// A callable job(thread, barrier), referred to and not owned: the pool is compiled once, not once for each job.
-class Job {
- public:
-  template <class F>
-  Job(const F& f)  // implicit: callers hand over a lambda
-      : context_(&f), call_([](const void* context, int thread, Barrier& barrier) {
-          (*static_cast<const F*>(context))(thread, barrier);
-        }) {}
-  void operator()(int thread, Barrier& barrier) const { call_(context_, thread, barrier); }
-
- private:
-  const void* context_;
-  void (*call_)(const void*, int, Barrier&);
-};
-
 class Pool {
  public:
+  /// A callable job(thread, barrier), referred to and not owned: the pool is compiled once, not once for each job.
+  class Job {
+   public:
+    template <class F>
+    Job(const F& f)  // implicit: callers hand over a lambda
+        : context_(&f), call_([](const void* context, int thread, Barrier& barrier) {
+            (*static_cast<const F*>(context))(thread, barrier);
+          }) {}
+    void operator()(int thread, Barrier& barrier) const { call_(context_, thread, barrier); }
+
+   private:
+    const void* context_;
+    void (*call_)(const void*, int, Barrier&);
+  };
+
   static constexpr int kMaxThreads = 256;
 
   /// The process's pool, never destroyed: workers are not joined at exit. A forked child gets a new one, since the
