@@ -20,9 +20,10 @@ MAY_INCLUDE = {
     "core": {"core"},
     "cells": {"cells"},
     "sequence": {"sequence", "cells", "core"},
+    "stack": {"stack", "sequence", "cells", "core"},
     "optim": {"optim", "core"},
     "nn": {"nn", "core"},
-    "bindings": {"bindings", "sequence", "optim", "nn", "cells", "core"},
+    "bindings": {"bindings", "stack", "sequence", "optim", "nn", "cells", "core"},
 }
 # C++ library -> the folders that may include it
 CPP_LIBRARIES = {"Eigen": {"core", "bindings"}, "pybind11": {"bindings"}}

@@ -12,8 +12,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/own.h"
-#include "sequence/sequence_order.h"
-#include "sequence/tape.h"
+#include "stack/call_options.h"
 
 namespace bptt::bindings {
 
@@ -48,36 +47,13 @@ inline PySequenceOrder packed_rows(const py::array& sizes, bool reverse) {
   return {{}, std::make_shared<sequence::SequenceOrder>(sequence::SequenceOrder::packed(n, reverse))};
 }
 
+/// stack::CallOptions, and the arrays that belong to it.
 struct CallOptions : Own {
-  std::shared_ptr<const sequence::SequenceOrder> order;  // null: all steps, forward
-  py::object resets = py::none();                        // bool [T,B], or [sum] for packed rows
-  py::object reset_state = py::none();                   // what a reset sets: None (zeros) or a state [H], (h, c)
-  std::array<double, sequence::kMaxStates> zoneout{};
-  double dropout = 0;
-  double clip = std::numeric_limits<double>::infinity(), clip_gradient = std::numeric_limits<double>::infinity();
-  std::uint64_t seed = 0;
-  double input_dropout = 0;  // of x
-  std::uint64_t input_seed = 0;
-  Index segment = 0;
+  stack::CallOptions options;
+  py::object resets = py::none();       // bool [T,B], or [sum] for packed rows
+  py::object reset_state = py::none();  // what a reset sets: None (zeros) or a state [H], (h, c)
 
-  /// Whether anything happens to states between steps.
-  bool needs_transition(bool training) const {
-    const double most = std::numeric_limits<double>::infinity();
-    return (order && order->batch_sizes().offset) || !resets.is_none() || zoneout[0] > 0 || zoneout[1] > 0 ||
-           (training && dropout > 0) || clip < most || (training && clip_gradient < most);
-  }
-
-  /// The kernels' form of it, less what points into arrays of a call.
-  template <class T>
-  sequence::StateOptions<T> state_options(bool training) const {
-    sequence::StateOptions<T> b;
-    std::copy_n(zoneout.data(), zoneout.size(), b.zoneout);
-    b.dropout = training ? dropout : 0;
-    b.clip = T(clip), b.clip_gradient = T(clip_gradient);
-    b.training = training;
-    b.random = Philox(seed);
-    return b;
-  }
+  bool needs_transition(bool training) const { return options.needs_transition(training, !resets.is_none()); }
 };
 
 inline void register_call_options(py::module_& m) {
@@ -94,18 +70,16 @@ inline void register_call_options(py::module_& m) {
                if (!(p >= 0 && p < 1)) throw py::value_error("CallOptions: a probability is outside [0, 1)");
              }
              if (!(clip >= 0 && clip_gradient >= 0)) throw py::value_error("CallOptions: a bound is below 0");
-             return CallOptions{{},
-                                order ? order->order : nullptr,
-                                std::move(resets),
-                                std::move(reset_state),
-                                zoneout,
-                                dropout,
-                                clip,
-                                clip_gradient,
-                                seed,
-                                input_dropout,
-                                input_seed,
-                                segment};
+             stack::CallOptions options{order ? order->order : nullptr,
+                                        zoneout,
+                                        dropout,
+                                        clip,
+                                        clip_gradient,
+                                        seed,
+                                        input_dropout,
+                                        input_seed,
+                                        segment};
+             return CallOptions{{}, std::move(options), std::move(resets), std::move(reset_state)};
            }),
            py::kw_only(), py::arg("order") = py::none(), py::arg("resets") = py::none(),
            py::arg("reset_state") = py::none(), py::arg("zoneout") = std::array<double, 2>{}, py::arg("dropout") = 0.0,

@@ -33,8 +33,8 @@ void register_recurrence(py::module_& m) {
       [](std::vector<PyRecurrence*> kernels, Index directions, Index steps, Index batch, const CallOptions& options,
          bool training) {
         const sequence::BatchSizes batch_sizes =
-            options.order ? options.order->batch_sizes() : sequence::BatchSizes{steps, batch};
-        const bool segmented = training && sequence::measure_cuts(batch_sizes, options.segment).segments > 1;
+            options.options.order ? options.options.order->batch_sizes() : sequence::BatchSizes{steps, batch};
+        const bool segmented = training && sequence::measure_cuts(batch_sizes, options.options.segment).segments > 1;
         return Stack(std::move(kernels), directions).beside(batch_sizes, segmented);
       },
       py::arg("kernels"), py::arg("directions"), py::arg("steps"), py::arg("batch"), py::arg("options"),

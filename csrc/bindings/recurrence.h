@@ -9,33 +9,21 @@
 #include <utility>
 #include <variant>
 
-#include "bindings/direction_pass.h"
-#include "sequence/recurrence.h"
+#include "bindings/call_options.h"
+#include "bindings/outer.h"
+#include "bindings/states.h"
+#include "stack/tape.h"
 
 namespace bptt::bindings {
 
-/// The passes of one call, layer by layer, a pass for each direction.
-template <class T>
-struct Passes {
-  std::vector<std::unique_ptr<DirectionPass<T>>> all;
-  std::vector<Buffer<T>> outputs;  // y of each layer but the last, which the next one reads
-  std::vector<py::object> arrays;  // of the caller, which tapes point into
-
-  /// Memory back to the arena, once nobody needs it.
-  void release() {
-    for (const auto& pass : all) pass->release();
-    outputs.clear();
-  }
-  Index bytes() const {
-    Index n = 0;
-    for (const auto& pass : all) n += pass->bytes();
-    for (const Buffer<T>& y : outputs) n += y.size() * Index(sizeof(T));
-    return n;
-  }
-};
+using sequence::BackwardCall;
+using sequence::ForwardCall;
+using stack::DirectionPass;
+using stack::StackTape;
 
 struct PyTape : Own {
-  std::variant<Passes<float>, Passes<double>> passes;
+  std::variant<StackTape<float>, StackTape<double>> passes;
+  std::vector<py::object> arrays;  // of the caller, which the passes point into
   bool plain = true;
   std::atomic<bool> used{false};
 
@@ -59,7 +47,9 @@ struct PyTape : Own {
     for (const int i : indices) {
       if (i < -1 || i >= most || (i < 0 && p.tape.states.size() == 0))
         throw py::value_error("Tape.kept: there is no value " + std::to_string(i));
-      values.append(p.kept(p.tape.kept(i)));
+      py::array_t<T> out = empty_rows<T>(p.outer(), p.hidden());
+      p.copy_kept(out.mutable_data(), p.tape.kept(i));
+      values.append(std::move(out));
     }
     return values;
   }
@@ -195,12 +185,12 @@ class PyRecurrence : public Own {
 
   template <class T>
   py::tuple forward_as(sequence::Recurrence<T>& r, const py::array& x, const py::object& state, bool training) const {
-    const Outer outer = Outer::of(x, nullptr, "Recurrence.forward: x");
+    const OuterShape outer = outer_shape(x, nullptr, "Recurrence.forward: x");
     const Index T_ = outer.steps, B = outer.batch;
-    ForwardCall<T> call{{T_, B}, outer.read<T>(x, input_, "Recurrence.forward: x"), {}, nullptr, {}};
+    ForwardCall<T> call{{T_, B}, read_rows<T>(outer, x, input_, "Recurrence.forward: x"), {}, nullptr, {}};
     const Widths width = widths(r);
     const States initial = read_states<T>(state, width, 1, B, call.initial, "Recurrence.forward: state");
-    py::array_t<T> y = outer.make<T>(r.width(0));
+    py::array_t<T> y = empty_rows<T>(outer, r.width(0));
     call.y = y.mutable_data();
     const States last = new_states<T>(width, 1, B, call.final);
     std::unique_ptr<PyTape> tape;
@@ -209,7 +199,7 @@ class PyRecurrence : public Own {
       tape = new_tape<T>();
       pass = &add_pass<T>(*tape);
       pass->prepare(r, outer);
-      auto& arrays = std::get<Passes<T>>(tape->passes).arrays;
+      auto& arrays = tape->arrays;
       arrays = {x, y};
       arrays.insert(arrays.end(), initial.begin(), initial.end());
     }
@@ -236,18 +226,19 @@ class PyRecurrence : public Own {
       pass.release();  // before the next layer needs as much
       return complete;
     });
-    std::get<Passes<T>>(py_tape.passes).arrays.clear();  // with the GIL
+    py_tape.arrays.clear();  // with the GIL
     return py::make_tuple(dx, as_state(initial, r.states()));
   }
 
   template <class T>
   py::dict memory_as(const sequence::Recurrence<T>& r, Index steps, Index batch, const CallOptions& options,
                      bool training, int threads) const {
-    const sequence::StateOptions<T> state_options = options.state_options<T>(training);
+    const sequence::StateOptions<T> state_options = options.options.state_options<T>(training);
     const sequence::BatchSizes batch_sizes =
-        options.order ? options.order->batch_sizes() : sequence::BatchSizes{steps, batch};
-    const auto m = r.memory(batch_sizes, options.segment, options.needs_transition(training) ? &state_options : nullptr,
-                            training, threads > 0 ? threads : Pool::size().load());
+        options.options.order ? options.options.order->batch_sizes() : sequence::BatchSizes{steps, batch};
+    const auto m =
+        r.memory(batch_sizes, options.options.segment, options.needs_transition(training) ? &state_options : nullptr,
+                 training, threads > 0 ? threads : Pool::size().load());
     py::dict d;
     d["weights"] = m.weights, d["tape"] = m.tape, d["scratch"] = m.scratch;
     return d;
@@ -256,13 +247,13 @@ class PyRecurrence : public Own {
   template <class T>
   static std::unique_ptr<PyTape> new_tape() {
     auto tape = std::make_unique<PyTape>();
-    if (!std::holds_alternative<Passes<T>>(tape->passes)) tape->passes.template emplace<Passes<T>>();
+    if (!std::holds_alternative<StackTape<T>>(tape->passes)) tape->passes.template emplace<StackTape<T>>();
     return tape;
   }
 
   template <class T>
   DirectionPass<T>& add_pass(PyTape& tape) const {
-    auto& all = std::get<Passes<T>>(tape.passes).all;
+    auto& all = std::get<StackTape<T>>(tape.passes).all;
     all.push_back(std::make_unique<DirectionPass<T>>());
     all.back()->owner = id_;
     return *all.back();
@@ -271,7 +262,7 @@ class PyRecurrence : public Own {
   /// A pass of a tape, after a check that this layer made it, in this way.
   template <class T>
   DirectionPass<T>& own(PyTape& tape, bool plain, std::size_t i) const {
-    auto* passes = std::get_if<Passes<T>>(&tape.passes);
+    auto* passes = std::get_if<StackTape<T>>(&tape.passes);
     if (!passes || tape.plain != plain || i >= passes->all.size() || passes->all[i]->owner != id_) {
       throw py::value_error("Recurrence.backward: tape is of another layer, expected one of this layer's forward");
     }

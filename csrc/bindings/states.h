@@ -5,20 +5,15 @@
 #include <array>
 
 #include "bindings/arrays.h"
-#include "sequence/recurrence.h"
+#include "stack/direction_pass.h"
 
 namespace bptt::bindings {
 
 using States = std::array<py::object, sequence::kMaxStates>;
 
-/// Widths of h, and of what else the cell has (0: nothing).
-using Widths = std::array<Index, sequence::kMaxStates>;
-
-template <class T>
-Widths widths(const sequence::Recurrence<T>& r) {
-  return {r.width(0), r.states() > 1 ? r.width(1) : 0};
-}
-inline int count(const Widths& w) { return w[1] > 0 ? 2 : 1; }
+using stack::count;
+using stack::Widths;
+using stack::widths;
 
 /// What a wrong state is, in words.
 inline std::string has(const py::object& state) {

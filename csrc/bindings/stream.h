@@ -109,7 +109,7 @@ class PyStream : public Own {
   }
   template <class T>
   void build_as(Layers<T>& layers, const std::vector<PyRecurrence*>& all) const {
-    const sequence::StateOptions<T> state_options = options_.state_options<T>(false);
+    const sequence::StateOptions<T> state_options = options_.options.state_options<T>(false);
     Layers<T> made;
     for (const PyRecurrence* kernel : all) made.push_back(kernel->as<T>("Stream").stream(batch_, &state_options));
     layers = std::move(made);

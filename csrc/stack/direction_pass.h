@@ -1,45 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 // One direction of a layer on its way through a call: the arrays it was given, in the order of the kernels' rows, and
-// what it gives back. Prepared with the GIL, run without.
+// what it gives back.
 #pragma once
 
 #include <atomic>
 #include <memory>
 
-#include "bindings/call_options.h"
-#include "bindings/states.h"
 #include "core/threads/pool.h"
 #include "sequence/masks.h"
 #include "sequence/recurrence.h"
+#include "stack/call_options.h"
 
-namespace bptt::bindings {
+namespace bptt::stack {
 
 using sequence::BackwardCall;
 using sequence::ForwardCall;
 using sequence::StridedRows;
 
-/// How the arrays of a call look from outside: [steps,batch,.], or [rows,.] of packed rows.
-struct Outer {
-  Index steps, batch, rows;
-  bool packed;
+/// Widths of h, and of what else the cell has (0: nothing).
+using Widths = std::array<Index, kMaxStates>;
 
-  static Outer of(const py::array& x, const sequence::SequenceOrder* order, const char* name) {
-    if (order) return {order->outer_steps(), order->batch(), order->outer_rows(), order->is_packed()};
-    const Index steps = axis(x, 3, 0, name), batch = axis(x, 3, 1, name);
-    return {steps, batch, steps * batch, false};
-  }
-  friend bool operator==(const Outer& a, const Outer& b) {
-    return a.steps == b.steps && a.batch == b.batch && a.rows == b.rows && a.packed == b.packed;
-  }
-  template <class T>
-  py::array_t<T> make(Index width) const {
-    return packed ? empty<T>({rows, width}) : empty<T>({steps, batch, width});
-  }
-  template <class T>
-  const T* read(const py::array& a, Index width, const char* name) const {
-    return packed ? bindings::read<T>(a, {rows, width}, name) : bindings::read<T>(a, {steps, batch, width}, name);
-  }
-};
+template <class T>
+Widths widths(const sequence::Recurrence<T>& r) {
+  return {r.width(0), r.states() > 1 ? r.width(1) : 0};
+}
+inline int count(const Widths& w) { return w[1] > 0 ? 2 : 1; }
 
 template <class T>
 class DirectionPass {
@@ -51,20 +36,21 @@ class DirectionPass {
   DirectionPass(const DirectionPass&) = delete;  // the kernels point into it
 
   /// A pass on the caller's own arrays.
-  void prepare(const sequence::Recurrence<T>& r, const Outer& outer) {
+  void prepare(const sequence::Recurrence<T>& r, const OuterShape& outer) {
     outer_ = outer, width_ = widths(r), hidden_ = r.width(1);
     call_.batch_sizes = {outer.steps, outer.batch};
   }
 
-  /// With the GIL; initial and final states [B,.].
-  void prepare(const sequence::Recurrence<T>& r, Index input, const Outer& outer, const T* const* initial,
-               T* const* final, const CallOptions& options, bool training) {
+  void prepare(const sequence::Recurrence<T>& r, Index input, const OuterShape& outer, const DirectionArrays<T>& arrays,
+               const CallOptions& options, bool training) {
     prepare(r, outer);
-    order_ = options.order, input_ = input;
+    order_ = options.order;
+    input_ = input;
     if (order_) call_.batch_sizes = order_->batch_sizes();
-    std::copy_n(initial, states(), initial_), std::copy_n(final, states(), final_);
+    std::copy_n(arrays.initial, states(), initial_);
+    std::copy_n(arrays.final, states(), final_);
     if (training) drop_ = {options.input_dropout, Philox(options.input_seed)};
-    if (options.needs_transition(training)) prepare_options(options, training);
+    if (options.needs_transition(training, arrays.resets != nullptr)) prepare_options(options, arrays, training);
   }
 
   /// The arrays of a forward call: as they are where their rows are the kernels', else in copies.
@@ -100,12 +86,14 @@ class DirectionPass {
     if (drop_.p > 0) drop(x_.data(), source_, begin, end);
   }
 
-  bool forward(const sequence::Recurrence<T>& r, bool training, Index segment, int threads) {
+  bool forward(const sequence::Recurrence<T>& r, bool training, Index segment, int threads,
+               Poll::Interrupted interrupted) {
     all_steps(threads, [&](Index begin, Index end) { feed(begin, end); });
-    return r.forward(call_, training ? &tape : nullptr, segment, threads, &interrupted);
+    return r.forward(call_, training ? &tape : nullptr, segment, threads, interrupted);
   }
-  std::unique_ptr<sequence::ResumableCall> start(const sequence::Recurrence<T>& r, bool training) {
-    return r.start(call_, training ? &tape : nullptr, &interrupted);
+  std::unique_ptr<sequence::ResumableCall> start(const sequence::Recurrence<T>& r, bool training,
+                                                 Poll::Interrupted interrupted) {
+    return r.start(call_, training ? &tape : nullptr, interrupted);
   }
 
   void close(StridedRows<T> y) {
@@ -142,13 +130,13 @@ class DirectionPass {
     }
   }
 
-  bool backward(const sequence::Recurrence<T>& r, int threads) {
-    const bool complete = r.backward(tape, back_, threads, &interrupted);
+  bool backward(const sequence::Recurrence<T>& r, int threads, Poll::Interrupted interrupted) {
+    const bool complete = r.backward(tape, back_, threads, interrupted);
     all_steps(threads, [&](Index begin, Index end) { feed_back(begin, end); });
     return complete;
   }
-  std::unique_ptr<sequence::ResumableCall> start_back(const sequence::Recurrence<T>& r) {
-    return r.start(tape, back_, &interrupted);
+  std::unique_ptr<sequence::ResumableCall> start_back(const sequence::Recurrence<T>& r, Poll::Interrupted interrupted) {
+    return r.start(tape, back_, interrupted);
   }
 
   /// dx of some steps made that of what was given; after the steps themselves.
@@ -169,38 +157,32 @@ class DirectionPass {
   }
 
   int states() const { return count(width_); }
-  const Outer& outer() const { return outer_; }
+  const OuterShape& outer() const { return outer_; }
+  Index hidden() const { return hidden_; }
   const sequence::BatchSizes& batch_sizes() const { return call_.batch_sizes; }
   Index bytes() const { return tape.bytes() + (x_.size() + y_.size() + keep_.size()) * Index(sizeof(T)); }
   /// Memory back to the arena, once nobody needs it.
   void release() {
     tape.release();
     for (Buffer<T>* b : {&x_, &y_, &keep_, &dy_, &dx_}) *b = {};
-    for (int i = 0; i < sequence::kMaxStates; ++i)
+    for (int i = 0; i < kMaxStates; ++i)
       initial_rows_[i] = {}, final_rows_[i] = {}, dfinal_rows_[i] = {}, dinitial_rows_[i] = {};
   }
 
-  /// Values that the tape keeps of each row, as users see rows: [T,B,H], or [sum,H].
-  py::array kept(StridedRows<const T> from) const {
-    py::array_t<T> out = outer_.make<T>(hidden_);
-    copy_out({out.mutable_data(), hidden_, false}, from.data, from.ld, hidden_);
-    return std::move(out);
+  /// Values that the tape keeps of each row, to rows as the caller sees them: [T,B,H], or [sum,H].
+  void copy_kept(T* to, StridedRows<const T> from) const {
+    copy_out({to, hidden_, false}, from.data, from.ld, hidden_);
   }
 
  private:
-  void prepare_options(const CallOptions& options, bool training) {
+  void prepare_options(const CallOptions& options, const DirectionArrays<T>& arrays, bool training) {
     options_ = options.state_options<T>(training);
     options_.ids = order_ ? order_->order() : nullptr;
-    if (!options.resets.is_none()) {
-      const py::array resets = as_array(options.resets, "Recurrence.forward: resets");
-      read_resets(outer_.packed ? read<bool>(resets, {outer_.rows}, "Recurrence.forward: resets")
-                                : read<bool>(resets, {outer_.steps, outer_.batch}, "Recurrence.forward: resets"));
-    }
-    for (int i = 0; i < states() && !options.reset_state.is_none(); ++i) {
-      const py::array part = state_part(options.reset_state, i, states(), "Recurrence.forward: reset_state");
+    if (arrays.resets) read_resets(arrays.resets);
+    for (int i = 0; i < states() && arrays.reset_state[i]; ++i) {
       const Index n = width_[std::size_t(i)];
       reset_state_[i] = Buffer<T>(n);  // a copy: parameters may change before backward
-      std::copy_n(read<T>(part, {n}, "Recurrence.forward: reset_state"), n, reset_state_[i].data());
+      std::copy_n(arrays.reset_state[i], n, reset_state_[i].data());
       options_.reset_state[i] = reset_state_[i].data();
     }
     call_.options = &options_;
@@ -261,16 +243,16 @@ class DirectionPass {
   sequence::StateOptions<T> options_;
   sequence::InputDropout drop_;
   std::shared_ptr<const sequence::SequenceOrder> order_;
-  Outer outer_{};
+  OuterShape outer_{};
   Index input_ = 0, hidden_ = 0;
   Widths width_{};
   bool copies_y_ = false, copies_dx_ = false;  // y, dx are made here and go to the caller's rows at the end
   const T* source_ = nullptr;                  // x before dropout
-  const T* initial_[sequence::kMaxStates];
-  T *final_[sequence::kMaxStates], *dinitial_[sequence::kMaxStates];
-  Buffer<T> x_, y_, keep_, dy_, dx_, reset_state_[sequence::kMaxStates];
-  Buffer<T> initial_rows_[sequence::kMaxStates], final_rows_[sequence::kMaxStates];
-  Buffer<T> dfinal_rows_[sequence::kMaxStates], dinitial_rows_[sequence::kMaxStates];
+  const T* initial_[kMaxStates];
+  T *final_[kMaxStates], *dinitial_[kMaxStates];
+  Buffer<T> x_, y_, keep_, dy_, dx_, reset_state_[kMaxStates];
+  Buffer<T> initial_rows_[kMaxStates], final_rows_[kMaxStates];
+  Buffer<T> dfinal_rows_[kMaxStates], dinitial_rows_[kMaxStates];
 };
 
-}  // namespace bptt::bindings
+}  // namespace bptt::stack
