@@ -3,7 +3,6 @@
 // x may be the y of the last call: what overlaps with y is copied last.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -12,40 +11,9 @@
 #include "bindings/own.h"
 #include "bindings/stream_call.h"
 #include "nn/embedding.h"
-#include "nn/linear.h"
+#include "nn/linear_stream.h"
 
 namespace bptt::bindings {
-
-/// Whether two arrays have memory in common.
-template <class X, class Y>
-bool overlap(const X* x, Index nx, const Y* y, Index ny) {
-  const std::less<const void*> less;
-  return less(x, y + ny) && less(y, x + nx);
-}
-
-template <class T>
-struct LinearStep {
-  Panels<T> panels;
-  Buffer<T> bias, overlapped;  // [O]; [B,O]
-
-  LinearStep(const T* weight, const T* b, Index I, Index O, Index batch)
-      : panels(I, O), bias(O), overlapped(checked_mul(batch, O)) {
-    panels.pack_transposed(weight, I, panels.all());
-    if (b)
-      std::copy_n(b, O, bias.data());
-    else
-      bias.clear();
-  }
-  /// Into the y of all calls, which x may lie in.
-  void step(const T* x, T* y, Index batch) {
-    const FlushDenormals flush;  // as in chunks
-    const Index I = panels.depth, O = panels.columns;
-    const RowBlocks blocks(batch);
-    T* to = overlap(x, batch * I, y, batch * O) ? overlapped.data() : y;
-    product(to, O, x, I, Segments{I}, panels, bias.data(), blocks, 0, blocks.count);
-    if (to != y) std::copy_n(to, batch * O, y);
-  }
-};
 
 class PyLinearStream : public Own {
  public:
@@ -90,26 +58,25 @@ class PyLinearStream : public Own {
   void take(const py::array& weight, const std::optional<py::array>& bias, Index I, Index O) {
     const T* w = read<T>(weight, {O, I}, "LinearStream: weight");
     const T* b = bias ? read<T>(*bias, {O}, "LinearStream: bias") : nullptr;
-    step_ = std::make_unique<LinearStep<T>>(w, b, I, O, batch_);
+    step_ = std::make_unique<nn::LinearStream<T>>(w, b, I, O, batch_);
   }
 
   template <class T>
-  void take_as(const LinearStep<T>& step, const py::array& weight, const std::optional<py::array>& bias) {
-    take<T>(weight, bias, step.panels.depth, step.panels.columns);
+  void take_as(const nn::LinearStream<T>& step, const py::array& weight, const std::optional<py::array>& bias) {
+    take<T>(weight, bias, step.inputs(), step.outputs());
   }
 
   template <class T>
-  py::object weights_of(const LinearStep<T>& step) const {
-    const Index I = step.panels.depth, O = step.panels.columns;
+  py::object weights_of(const nn::LinearStream<T>& step) const {
+    const Index I = step.inputs(), O = step.outputs();
     py::array_t<T> flat = empty<T>({O * I + (has_bias_ ? O : 0)});
-    step.panels.unpack_transposed(flat.mutable_data(), I);
-    if (has_bias_) std::copy_n(step.bias.data(), O, flat.mutable_data() + O * I);
+    step.get_weights(flat.mutable_data(), has_bias_ ? flat.mutable_data() + O * I : nullptr);
     return std::move(flat);
   }
 
   template <class T>
-  py::object call_as(LinearStep<T>& step, const py::array& x) const {
-    const Index I = step.panels.depth, O = step.panels.columns;
+  py::object call_as(nn::LinearStream<T>& step, const py::array& x) const {
+    const Index I = step.inputs(), O = step.outputs();
     if (x.ndim() == 2) {
       step.step(read<T>(x, {batch_, I}, "Stream: x"), static_cast<T*>(out_), batch_);
       return y_;
@@ -119,13 +86,13 @@ class PyLinearStream : public Own {
     const T* in = read<T>(x, {T_, batch_, I}, "Stream: x");
     py::array_t<T> y = empty<T>({T_, batch_, O});
     T* out = y.mutable_data();
-    without_gil([&](Poll& poll) { return nn::all_rows(out, in, step.panels, step.bias.data(), T_ * batch_, poll); });
+    without_gil([&](Poll& poll) { return step.chunk(in, out, T_ * batch_, poll); });
     return std::move(y);
   }
 
   Index batch_;
   bool has_bias_;
-  std::variant<std::unique_ptr<LinearStep<float>>, std::unique_ptr<LinearStep<double>>> step_;
+  std::variant<std::unique_ptr<nn::LinearStream<float>>, std::unique_ptr<nn::LinearStream<double>>> step_;
   py::array y_;
   void* out_ = nullptr;
   std::atomic<bool> busy_{false};

@@ -8,6 +8,7 @@
 
 #include "bindings/recurrence.h"
 #include "stack/stack.h"
+#include "stack/stream.h"
 
 namespace bptt::bindings {
 
@@ -50,13 +51,9 @@ class Stack {
                                 : kernels<float>().beside(batch_sizes, segmented);
   }
 
-  /// From the states of one kernel to those of the next.
-  template <class Pointer>
-  static void next(Pointer* states, const Widths& width, Index batch) {
-    for (int i = 0; i < count(width); ++i) states[i] += batch * width[std::size_t(i)];
-  }
-
  private:
+  friend class PyStream;
+
   template <class P>
   static void require(const std::vector<P*>& all, const char* what) {
     for (const P* each : all) {
@@ -67,10 +64,14 @@ class Stack {
   Index layers() const { return Index(all_.size()) / D_; }
   Index width() const { return D_ * all_[0]->output(); }
   template <class T>
+  std::vector<const sequence::Recurrence<T>*> recurrences() const {
+    std::vector<const sequence::Recurrence<T>*> all;
+    for (const PyRecurrence* r : all_) all.push_back(&r->as<T>("Stack"));
+    return all;
+  }
+  template <class T>
   stack::Stack<T> kernels() const {
-    std::vector<const sequence::Recurrence<T>*> kernels;
-    for (const PyRecurrence* r : all_) kernels.push_back(&r->as<T>("Stack"));
-    return {std::move(kernels), all_[0]->input(), D_};
+    return {recurrences<T>(), all_[0]->input(), D_};
   }
 
   template <class T>
@@ -112,7 +113,8 @@ class Stack {
       const auto& r = all_[i]->as<T>("forward");
       const stack::DirectionArrays<T> arrays = direction_arrays(r, *options[i], outer, before, after);
       all_[i]->add_pass<T>(*tape).prepare(r, all_[i]->input(), outer, arrays, options[i]->options, training);
-      next(before, width_of, outer.batch), next(after, width_of, outer.batch);
+      stack::next_states(before, width_of, outer.batch);
+      stack::next_states(after, width_of, outer.batch);
     }
     py::array_t<T> y = empty_rows<T>(outer, width());
     T* to = y.mutable_data();
@@ -146,7 +148,8 @@ class Stack {
       all_[i]->own<T>(tape, false, i);
       calls.push_back(all_[i]->gradients(r, grads[i]));
       std::copy_n(after, r.states(), calls[i].dfinal), std::copy_n(before, r.states(), calls[i].dinitial);
-      next(after, width_of, batch), next(before, width_of, batch);
+      stack::next_states(after, width_of, batch);
+      stack::next_states(before, width_of, batch);
       for (int s = 0; !dreset_state.empty() && s < r.states(); ++s) {
         py::array part = state_part(dreset_state[i], s, r.states(), "Recurrence.backward: dreset_state");
         calls[i].dreset_state[s] = write<T>(part, {r.width(s)}, "Recurrence.backward: dreset_state");

@@ -92,7 +92,7 @@ class PyStream : public Own {
 
  private:
   template <class T>
-  using Layers = std::vector<std::unique_ptr<sequence::Stream<T>>>;
+  using Layers = stack::StackStream<T>;
 
   template <class T>
   void allocate(const sequence::Recurrence<T>& r) {
@@ -109,20 +109,15 @@ class PyStream : public Own {
   }
   template <class T>
   void build_as(Layers<T>& layers, const std::vector<PyRecurrence*>& all) const {
-    const sequence::StateOptions<T> state_options = options_.options.state_options<T>(false);
-    Layers<T> made;
-    for (const PyRecurrence* kernel : all) made.push_back(kernel->as<T>("Stream").stream(batch_, &state_options));
-    layers = std::move(made);
+    layers = Layers<T>(Stack(all, 1).recurrences<T>(), all[0]->input(), batch_, options_.options);
   }
 
   template <class T>
-  py::object call_as(const Layers<T>& layers, py::handle object) {
+  py::object call_as(Layers<T>& layers, py::handle object) {
     const py::array x = as_array(object, "Stream: x");
     const Index I = all_[0]->input(), H = width_[0];
     if (x.ndim() == 2) {
-      const T* h = read<T>(x, {batch_, I}, "Stream: x");
-      for (const auto& layer : layers) h = layer->step(h);
-      std::copy_n(h, batch_ * H, static_cast<T*>(y_data_));
+      layers.step(read<T>(x, {batch_, I}, "Stream: x"), static_cast<T*>(y_data_));
       return y_;
     }
     if (x.ndim() != 3) throw step_or_chunk_error(x, {batch_, I});
@@ -132,7 +127,7 @@ class PyStream : public Own {
     T* out = y.mutable_data();
     const py::object before = get_state_now();
     try {
-      without_gil([&](Poll& poll) { return chunk(layers, in, out, T_, poll); });
+      without_gil([&](Poll& poll) { return layers.chunk(in, out, T_, poll); });
     } catch (...) {
       set_state_as(layers, before);  // the layers are at different steps
       throw;
@@ -140,28 +135,10 @@ class PyStream : public Own {
     return std::move(y);
   }
 
-  /// Layer by layer, so that the weights of one stay in the cache. False when called off, between two steps of a layer.
-  template <class T>
-  bool chunk(const Layers<T>& layers, const T* x, T* y, Index steps, Poll& poll) const {
-    Buffer<T> before;
-    for (std::size_t k = 0; k < layers.size(); ++k) {
-      const Index I = batch_ * all_[k]->input(), H = batch_ * width_[0];
-      Buffer<T> own = k + 1 < layers.size() ? Buffer<T>(checked_mul(steps, H)) : Buffer<T>();
-      T* out = k + 1 < layers.size() ? own.data() : y;
-      for (Index t = 0; t < steps; ++t) {
-        std::copy_n(layers[k]->step(x + t * I), H, out + t * H);
-        if (poll()) return false;
-      }
-      before = std::move(own);
-      x = before.data();
-    }
-    return true;
-  }
-
   template <class T>
   py::list weights_of(const Layers<T>& layers) const {
     py::list all;
-    for (std::size_t k = 0; k < layers.size(); ++k) all.append(all_[k]->unpacked(*layers[k]));
+    for (Index k = 0; k < layers.layers(); ++k) all.append(all_[std::size_t(k)]->unpacked(layers.layer(k)));
     return all;
   }
 
@@ -171,11 +148,8 @@ class PyStream : public Own {
   template <class T>
   py::object get_state_as(const Layers<T>& layers) const {
     T* values[sequence::kMaxStates];
-    const States states = new_states<T>(width_, Index(layers.size()), batch_, values);
-    for (const auto& layer : layers) {
-      layer->get_state(values);
-      Stack::next(values, width_, batch_);
-    }
+    const States states = new_states<T>(width_, layers.layers(), batch_, values);
+    layers.get_state(values);
     return as_state(states, count(width_));
   }
 
@@ -183,13 +157,10 @@ class PyStream : public Own {
     std::visit([&](auto& layers) { set_state_as(layers, state.is_none() ? initial_ : state); }, layers_);
   }
   template <class T>
-  void set_state_as(const Layers<T>& layers, const py::object& state) {
+  void set_state_as(Layers<T>& layers, const py::object& state) {
     const T* values[sequence::kMaxStates];
-    const States keep = read_states<T>(state, width_, Index(layers.size()), batch_, values, "Stream: state");
-    for (const auto& layer : layers) {
-      layer->set_state(values);
-      Stack::next(values, width_, batch_);
-    }
+    const States keep = read_states<T>(state, width_, layers.layers(), batch_, values, "Stream: state");
+    layers.set_state(values);
   }
 
   py::object part_of(const py::object& state, int i) const {
