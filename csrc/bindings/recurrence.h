@@ -12,6 +12,7 @@
 #include "bindings/call_options.h"
 #include "bindings/outer.h"
 #include "bindings/states.h"
+#include "stack/flat.h"
 #include "stack/tape.h"
 
 namespace bptt::bindings {
@@ -53,12 +54,6 @@ struct PyTape : Own {
     }
     return values;
   }
-};
-
-/// Where a layer's flat buffer has what.
-template <class T>
-struct Parts : sequence::Flat<T> {
-  Index size;
 };
 
 class PyRecurrence : public Own {
@@ -152,24 +147,9 @@ class PyRecurrence : public Own {
     return made;
   }
 
-  /// The parts of a flat buffer. Without bias a cell has no per-unit vectors but those that are no bias.
   template <class T>
-  Parts<T> parts(const sequence::Recurrence<std::remove_const_t<T>>& r, T* flat) const {
-    const Index rows = checked_mul(r.gates(), hidden_);
-    Index at = 0;
-    const auto take = [&](Index n, Index width, bool there = true) -> T* {
-      if (!there) return nullptr;
-      const Index begin = std::exchange(at, at + checked_mul(n, width));
-      return flat ? flat + begin : nullptr;
-    };
-    Parts<T> p;
-    p.weight_ih = take(rows, input_);
-    p.weight_hh = take(rows, r.width(0));
-    p.bias = take(rows, 1, bias_);
-    p.vectors = take(r.vectors(), hidden_, r.vectors() > 0 && (bias_ || !r.vectors_are_bias()));
-    p.projection = take(r.width(0), hidden_, r.projects());
-    p.size = at;
-    return p;
+  stack::FlatParts<T> parts(const sequence::Recurrence<std::remove_const_t<T>>& r, T* flat) const {
+    return stack::flat_parts(r, input_, bias_, flat);
   }
 
   template <class T>
@@ -179,7 +159,7 @@ class PyRecurrence : public Own {
 
   template <class T>
   void pack_as(sequence::Recurrence<T>& r, const py::array& params, bool training) {
-    const Parts<const T> p = parts(r, read<T>(params, {flat_size(r)}, "Recurrence.pack: params"));
+    const stack::FlatParts<const T> p = parts(r, read<T>(params, {flat_size(r)}, "Recurrence.pack: params"));
     without_gil([&] { return r.pack(p, training, &interrupted); });
   }
 
