@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "cells/all.h"
-#include "core/arena.h"
-#include "core/gemm.h"
-#include "core/math.h"
+#include "core/gemm/gemm.h"
+#include "core/memory/arena.h"
+#include "core/simd/math.h"
 
 using namespace bptt;
 

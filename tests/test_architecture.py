@@ -46,12 +46,12 @@ def make_tree(root: Path, files: dict[str, str]) -> Path:
 
 
 GOOD_CPP = {
-    "core/vec.h": "#include <Eigen/Core>\n#include <cstdint>\n",
+    "core/simd/vec.h": "#include <Eigen/Core>\n#include <cstdint>\n",
     "cells/cell.h": "#include <cmath>\n",
     "cells/lstm.h": '#include "cells/cell.h"\n',
-    "sequence/forward.h": '#include "core/vec.h"\n#include "cells/lstm.h"\n',
-    "optim/sgd.h": '#include "core/vec.h"\n',
-    "nn/linear.h": '#include "core/vec.h"\n',
+    "sequence/forward.h": '#include "core/simd/vec.h"\n#include "cells/lstm.h"\n',
+    "optim/sgd.h": '#include "core/simd/vec.h"\n',
+    "nn/linear.h": '#include "core/simd/vec.h"\n',
     "bindings/module.cpp": '#include <pybind11/pybind11.h>\n#include "arrays.h"\n#include "sequence/forward.h"\n',
     "bindings/arrays.h": "",
 }
@@ -79,7 +79,7 @@ def test_what_only_another_file_may_use(tmp_path):
         ("nn/bad.h", '#include "optim/sgd.h"\n', "nn must not know optim"),
         ("sequence/bad.h", "  #  include <pybind11/numpy.h>\n", "sequence must not know pybind11"),
         ("sequence/bad.h", "#include <Eigen/Core>\n", "sequence must not know Eigen"),
-        ("cells/bad.h", '#include "core/vec.h"\n', "cells must not know core"),
+        ("cells/bad.h", '#include "core/simd/vec.h"\n', "cells must not know core"),
         ("cells/bad.h", "#include <vector>\n", "cells include only ['cmath', 'type_traits']"),
         ("core/bad.h", '#include "core/gone.h"\n', "which is not in csrc"),
         ("core/bad.h", "#include HEADER\n", "which is no literal name"),

@@ -20,7 +20,7 @@ EPS = float(np.finfo(np.float32).eps)
 
 
 def bound(rows: int) -> float:
-    """Half a digit for each term of each level (csrc/core/sums.h), relative to a sum of terms of one sign."""
+    """Half a digit for each term of each level (csrc/core/gemm/sums.h), relative to a sum of terms of one sign."""
     return EPS / 2 * (128 + 64 + rows / 8192)
 
 

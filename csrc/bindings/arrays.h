@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "bindings/gil.h"
-#include "core/arena.h"
+#include "core/memory/arena.h"
+#include "core/simd/vec.h"
 #include "core/threads/interrupt.h"
-#include "core/vec.h"
 
 namespace bptt::bindings {
 

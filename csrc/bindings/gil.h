@@ -15,8 +15,8 @@
 #include <unistd.h>
 #endif
 
+#include "core/simd/vec.h"
 #include "core/threads/denormals.h"
-#include "core/vec.h"
 
 namespace bptt::bindings {
 

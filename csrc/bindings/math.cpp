@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // exp, sigmoid and tanh of an array, for the tests of their accuracy and for a look at them from Python.
-#include "core/math.h"
+#include "core/simd/math.h"
 
 #include "bindings/arrays.h"
 #include "bindings/register.h"

@@ -8,7 +8,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/register.h"
-#include "core/arena.h"
+#include "core/memory/arena.h"
 #include "core/threads/pool.h"
 
 namespace py = pybind11;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The orthogonal matrices of an initialiser: an array in and out of core/orthogonal.h.
-#include "core/orthogonal.h"
+// The orthogonal matrices of an initialiser: an array in and out of nn/orthogonal.h.
+#include "nn/orthogonal.h"
 
 #include "bindings/arrays.h"
 #include "bindings/register.h"

@@ -17,7 +17,7 @@ bool embedding_forward(T* y, const std::int64_t* ids, const T* weight, Index N, 
 }
 
 /// dweight[v] = sum of dy[n] over the n with ids[n] = v, in the order of n. Rows are taken id by id, so that a frequent
-/// id has a sum in two levels, as in core/sums.h.
+/// id has a sum in two levels, as in core/gemm/sums.h.
 template <class T>
 bool embedding_backward(T* dweight, const std::int64_t* ids, const T* dy, Index N, Index V, Index E, Poll& poll) {
   Buffer<Index> end(V + 1), order(N);  // the rows of id v: order[end[v-1]] to order[end[v] - 1]

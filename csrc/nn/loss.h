@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-#include "core/math.h"
+#include "core/simd/math.h"
 #include "core/threads/parallel.h"
 
 namespace bptt::nn {

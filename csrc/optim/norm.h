@@ -11,7 +11,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "core/gemm.h"
+#include "core/gemm/gemm.h"
 #include "core/threads/pool.h"
 
 namespace bptt::optim {

@@ -10,7 +10,7 @@
 #include <cmath>
 #include <limits>
 
-#include "core/vec.h"
+#include "core/simd/vec.h"
 
 namespace bptt::optim {
 

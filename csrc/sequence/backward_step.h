@@ -4,7 +4,7 @@
 // with the product in registers until the cell has it.
 #pragma once
 
-#include "core/math.h"
+#include "core/simd/math.h"
 #include "sequence/step.h"
 
 namespace bptt::sequence {

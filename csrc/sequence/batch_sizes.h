@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/gemm.h"
+#include "core/gemm/gemm.h"
 
 namespace bptt::sequence {
 

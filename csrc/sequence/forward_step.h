@@ -5,7 +5,7 @@
 // memory but a tile's worth of the first-level cache.
 #pragma once
 
-#include "core/math.h"
+#include "core/simd/math.h"
 #include "sequence/input_products.h"
 
 namespace bptt::sequence {

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
-#include "core/random.h"
-#include "core/vec.h"
+#include "core/random/philox.h"
+#include "core/simd/vec.h"
 #include "sequence/tape.h"
 
 namespace bptt::sequence {

@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "core/math.h"
+#include "core/simd/math.h"
 #include "sequence/input_products.h"
 
 namespace bptt::sequence {

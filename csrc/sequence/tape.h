@@ -9,8 +9,8 @@
 #include <memory>
 #include <vector>
 
-#include "core/arena.h"
-#include "core/random.h"
+#include "core/memory/arena.h"
+#include "core/random/philox.h"
 #include "sequence/batch_sizes.h"
 
 namespace bptt::sequence {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weight gradients dWx [G*H,I], dWh [G*H,H] and db [G*H], summed chunk by chunk of rows (b, t) as core/sums.h says.
-// A register holds neighbours of a row of dW: columns are those of x and h, rows the gates' units. Where x is narrow
-// that wastes the register, and dWx is summed transposed, with units in a register, and turned at the end; the sums are
-// the same. Threads divide the elements of dW, never a sum.
+// The weight gradients dWx [G*H,I], dWh [G*H,H] and db [G*H], summed chunk by chunk of rows (b, t) as core/gemm/sums.h
+// says. A register holds neighbours of a row of dW: columns are those of x and h, rows the gates' units. Where x is
+// narrow that wastes the register, and dWx is summed transposed, with units in a register, and turned at the end; the
+// sums are the same. Threads divide the elements of dW, never a sum.
 #pragma once
 
 #include <utility>

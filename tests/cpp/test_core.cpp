@@ -2,8 +2,8 @@
 // The arena and the products of core/, where Python cannot look.
 #include <random>
 
-#include "core/arena.h"
-#include "core/gemm.h"
+#include "core/gemm/gemm.h"
+#include "core/memory/arena.h"
 #include "test.h"
 
 using namespace bptt;

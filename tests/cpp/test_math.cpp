@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // exp, sigmoid and tanh against the next wider type: worst error in units in the last place, special values, both
-// dtypes. `test_math full` visits every 7th float and 2^26 doubles (minutes; the figures in core/math.h); without
+// dtypes. `test_math full` visits every 7th float and 2^26 doubles (minutes; the figures in core/simd/math.h); without
 // it every 997th float and 2^18 doubles, plus the neighbourhood of the points where the method changes.
-#include "core/math.h"
+#include "core/simd/math.h"
 
 #include <cstring>
 #include <random>

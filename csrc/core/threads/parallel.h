@@ -2,7 +2,7 @@
 // Loops over many independent items on all threads, which an interrupt ends.
 #pragma once
 
-#include "core/gemm.h"
+#include "core/gemm/gemm.h"
 #include "core/threads/interrupt.h"
 #include "core/threads/pool.h"
 

@@ -11,9 +11,9 @@
 #include <type_traits>
 #include <utility>
 
-#include "core/arena.h"
-#include "core/sums.h"
-#include "core/vec.h"
+#include "core/gemm/sums.h"
+#include "core/memory/arena.h"
+#include "core/simd/vec.h"
 
 namespace bptt {
 

@@ -4,8 +4,8 @@
 // 128 + 64 + n / 8192 roundings instead of n. The order depends on the rows alone, never on threads.
 #pragma once
 
-#include "core/arena.h"
-#include "core/vec.h"
+#include "core/memory/arena.h"
+#include "core/simd/vec.h"
 
 namespace bptt {
 

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "core/vec.h"
+#include "core/simd/vec.h"
 
 namespace bptt {
 

@@ -7,8 +7,8 @@
 // v2, v3 and v4, measured by `test_math full` (tests/cpp/test_math.cpp).
 #pragma once
 
-#include "core/tanh_table.h"
-#include "core/vec.h"
+#include "core/simd/tanh_table.h"
+#include "core/simd/vec.h"
 
 namespace bptt {
 namespace detail {

@@ -27,7 +27,7 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-#include "core/vec.h"
+#include "core/simd/vec.h"
 
 namespace bptt {
 

@@ -9,10 +9,10 @@
 
 #include <cmath>
 
-#include "core/arena.h"
+#include "core/memory/arena.h"
+#include "core/simd/vec.h"
 #include "core/threads/interrupt.h"
 #include "core/threads/pool.h"
-#include "core/vec.h"
 
 namespace bptt {
 
