@@ -23,10 +23,10 @@ MAY_INCLUDE = {
     "stack": {"stack", "sequence", "cells", "core"},
     "optim": {"optim", "core"},
     "nn": {"nn", "core"},
-    "bindings": {"bindings", "stack", "sequence", "optim", "nn", "cells", "core"},
+    "bindings": {"bindings", "stack", "optim", "nn", "core"},
 }
 # C++ library -> the folders that may include it
-CPP_LIBRARIES = {"Eigen": {"core", "bindings"}, "pybind11": {"bindings"}}
+CPP_LIBRARIES = {"Eigen": {"core"}, "pybind11": {"bindings"}}
 CELLS_STANDARD_HEADERS = {"cmath", "type_traits"}
 
 # Modules or packages that connect a library of the same name to ours.
@@ -88,6 +88,29 @@ def _library_problem(folder: str, library: str, other: str) -> str:
     if folder == "cells" and library not in CELLS_STANDARD_HEADERS:
         return f"but cells include only {sorted(CELLS_STANDARD_HEADERS)}"
     return ""
+
+
+def level_problems(csrc: Path) -> list[str]:
+    """Files of the bindings, which are compiled once for all levels, that reach Eigen: its types differ by level."""
+    return [
+        f"{path.relative_to(csrc)}: reaches Eigen, expected nothing that depends on the instruction set"
+        for path in cpp_files(csrc / "bindings")
+        if any(_includes_eigen(each) for each in _reached(csrc, path, set()))
+    ]
+
+
+def _includes_eigen(path: Path) -> bool:
+    return any(library.startswith("Eigen") for _, library, _ in INCLUDE.findall(path.read_text("utf-8")))
+
+
+def _reached(csrc: Path, path: Path, seen: set[Path]) -> set[Path]:
+    """A file and all of ours that it includes."""
+    seen.add(path)
+    for own, _, _ in INCLUDE.findall(path.read_text("utf-8")):
+        found = [place / own for place in (csrc, path.parent) if own and (place / own).is_file()]
+        if found and found[0] not in seen:
+            _reached(csrc, found[0], seen)
+    return seen
 
 
 def one_file_problems(root: Path) -> list[str]:

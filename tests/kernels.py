@@ -79,21 +79,21 @@ class Case:
         """The initial state as the kernels take it."""
         return as_state(self.states)
 
-    def recurrence(self, core: Any) -> Any:
-        """A native recurrence with these weights packed."""
-        recurrence = core.Recurrence(self.cell, self.dtype, self.x.shape[2], self.dy.shape[2], True)
-        recurrence.pack(self.flat, True)
-        return recurrence
+    def stack(self, core: Any) -> Any:
+        """A native stack of one kernel with these weights packed."""
+        stack = core.Stack(self.cell, self.dtype, self.x.shape[2], self.dy.shape[2], True)
+        stack.pack(self.flat, True)
+        return stack
 
     def run(self, core: Any, threads: int = 1) -> dict[str, NDArray[Any]]:
         """Forward and backward on `threads` threads: every result by name."""
         before = core.get_num_threads()
         core.set_num_threads(threads)
         try:
-            recurrence = self.recurrence(core)
-            y, finals, tape = recurrence.forward(self.x, self.state, True)
+            stack = self.stack(core)
+            y, finals, tape = stack.forward(self.x, self.state, True)
             flat = np.full_like(self.flat, np.nan)
-            dx, dinitials = recurrence.backward(tape, self.dy, as_state(self.dstates), flat)
+            dx, dinitials = stack.backward(tape, self.dy, as_state(self.dstates), flat)
         finally:
             core.set_num_threads(before)
         return by_name(y, as_tuple(finals), dx, as_tuple(dinitials), self.named(flat))

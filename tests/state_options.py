@@ -79,12 +79,12 @@ def run(core: Any, case: Case, setting: Setting, threads: int = 1) -> dict[str, 
             zoneout=setting.zoneout, dropout=setting.dropout, clip=setting.clip,
             clip_gradient=setting.clip_gradient, seed=SEED, segment=setting.segment,
         )  # fmt: skip
-        recurrence = case.recurrence(core)
-        y, final, tape = core.forward([recurrence], 1, case.x, case.state, True, [options])
+        stack = case.stack(core)
+        y, final, tape = stack.forward(case.x, case.state, True, [options])
         flat = np.full_like(case.flat, np.nan)
         dreset_state = tuple(np.full(s.shape[1], np.nan, s.dtype) for s in case.states)
         given = [dreset_state if len(dreset_state) > 1 else dreset_state[0]] if setting.reset_state else []
-        dx, dinitial = core.backward([recurrence], 1, tape, case.dy, as_state(case.dstates), [flat], given)
+        dx, dinitial = stack.backward(tape, case.dy, as_state(case.dstates), flat, given)
     finally:
         core.set_num_threads(before)
     grads = case.named(flat)

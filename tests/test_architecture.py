@@ -15,6 +15,10 @@ def test_includes_run_one_way():
     assert architecture.include_problems(ROOT / "csrc") == []
 
 
+def test_the_bindings_do_not_depend_on_the_level():
+    assert architecture.level_problems(ROOT / "csrc") == []
+
+
 def test_what_one_file_may_use():
     assert architecture.one_file_problems(ROOT) == []
 
@@ -52,13 +56,20 @@ GOOD_CPP = {
     "sequence/forward.h": '#include "core/simd/vec.h"\n#include "cells/lstm.h"\n',
     "optim/sgd.h": '#include "core/simd/vec.h"\n',
     "nn/linear.h": '#include "core/simd/vec.h"\n',
-    "bindings/module.cpp": '#include <pybind11/pybind11.h>\n#include "arrays.h"\n#include "sequence/forward.h"\n',
+    "stack/stack.h": "#include <memory>\n",
+    "bindings/module.cpp": '#include <pybind11/pybind11.h>\n#include "arrays.h"\n#include "stack/stack.h"\n',
     "bindings/arrays.h": "",
 }
 
 
 def test_includes_that_may_be(tmp_path):
     assert architecture.include_problems(make_tree(tmp_path, GOOD_CPP)) == []
+
+
+def test_bindings_that_depend_on_the_level(tmp_path):
+    tree = make_tree(tmp_path, {**GOOD_CPP, "stack/stack.h": '#include "core/simd/vec.h"\n'})
+    (problem,) = architecture.level_problems(tree)
+    assert problem.startswith("bindings/module.cpp: reaches Eigen")
 
 
 def test_what_only_another_file_may_use(tmp_path):
@@ -83,6 +94,7 @@ def test_what_only_another_file_may_use(tmp_path):
         ("cells/bad.h", "#include <vector>\n", "cells include only ['cmath', 'type_traits']"),
         ("core/bad.h", '#include "core/gone.h"\n', "which is not in csrc"),
         ("core/bad.h", "#include HEADER\n", "which is no literal name"),
+        ("bindings/bad.h", '#include "sequence/forward.h"\n', "bindings must not know sequence"),
         ("new/bad.h", "", "has no place in MAY_INCLUDE"),
         ("bad.h", "", "has no place in MAY_INCLUDE"),
     ],

@@ -23,14 +23,13 @@ class Objects:
     def __init__(self, core: Any) -> None:
         self.SequenceOrder = core.SequenceOrder(np.array([3, 2]), T, False)
         self.CallOptions = core.CallOptions()
-        self.Recurrence = core.Recurrence("gru", "float32", I, H, True)
+        self.Stack = core.Stack("gru", "float32", I, H, True)
         self.params = np.ones(3 * H * (I + H + 1) + H, np.float32)
-        self.Recurrence.pack(self.params, True)
-        self.Stream = core.Stream([self.Recurrence], B)
+        self.Stack.pack(self.params, True)
+        self.Stream = core.Stream(self.Stack, B)
         self.LinearStream = core.LinearStream(np.ones((H, I), np.float32), None, B)
         self.EmbeddingStream = core.EmbeddingStream(np.ones((I, H), np.float32), B)
-        self.Tape = self.Recurrence.forward(X, None, True)[2]
-        self.StackTape = core.forward([self.Recurrence], 1, X, None, True, [self.CallOptions])[2]
+        self.Tape = self.Stack.forward(X, None, True)[2]
 
 
 # Every method and property of each class: a call of it on `o`, an object of the class, with others from `a`.
@@ -49,12 +48,15 @@ METHODS = {
         "state": lambda o, a: (CORE.Stream.state.__get__(o), CORE.Stream.state.__set__(o, None)),
         "reset": lambda o, a: CORE.Stream.reset(o),
     },
-    "Recurrence": {
-        "plan": lambda o, a: CORE.Recurrence.plan(o, T, B),
-        "memory": lambda o, a: CORE.Recurrence.memory(o, T, B, a.CallOptions, True, 1),
-        "pack": lambda o, a: CORE.Recurrence.pack(o, a.params, True),
-        "forward": lambda o, a: CORE.Recurrence.forward(o, X, None, True),
-        "backward": lambda o, a: CORE.Recurrence.backward(o, a.Tape, DY, None, np.empty_like(a.params)),
+    "Stack": {
+        "plan": lambda o, a: CORE.Stack.plan(o, T, B),
+        "beside": lambda o, a: CORE.Stack.beside(o, T, B, None, True),
+        "memory": lambda o, a: CORE.Stack.memory(o, T, B, [a.CallOptions], True),
+        "pack": lambda o, a: CORE.Stack.pack(o, a.params, True),
+        "forward": lambda o, a: CORE.Stack.forward(o, X, None, True),
+        "forward_if_exact": lambda o, a: CORE.Stack.forward_if_exact(o, X, None, True),
+        "backward": lambda o, a: CORE.Stack.backward(o, a.Tape, DY, None, np.empty_like(a.params)),
+        "backward_if_exact": lambda o, a: CORE.Stack.backward_if_exact(o, a.Tape, DY, None, np.empty_like(a.params)),
     },
     "LinearStream": {"__call__": lambda o, a: CORE.LinearStream.__call__(o, X[0])},
     "EmbeddingStream": {"__call__": lambda o, a: CORE.EmbeddingStream.__call__(o, np.zeros(B, int))},
@@ -63,22 +65,13 @@ METHODS = {
 # Arguments that are native objects: a call with `o` in that place.
 ARGUMENTS = {
     "CallOptions(order)": ("SequenceOrder", lambda o, a: CORE.CallOptions(order=o)),
-    "memory(options)": ("CallOptions", lambda o, a: a.Recurrence.memory(T, B, o, True)),
-    "Stream(kernels)": ("Recurrence", lambda o, a: CORE.Stream([o], B, a.CallOptions)),
-    "Stream(options)": ("CallOptions", lambda o, a: CORE.Stream([a.Recurrence], B, o)),
-    "backward(tape)": ("Tape", lambda o, a: a.Recurrence.backward(o, DY, None, np.empty_like(a.params))),
-    "forward(kernels)": ("Recurrence", lambda o, a: CORE.forward([o], 1, X, None, False, [a.CallOptions])),
-    "forward(options)": ("CallOptions", lambda o, a: CORE.forward([a.Recurrence], 1, X, None, False, [o])),
-    "backward(stack: kernels)": (
-        "Recurrence",
-        lambda o, a: CORE.backward([o], 1, a.StackTape, DY, None, [np.empty_like(a.params)]),
-    ),
-    "backward(stack: tape)": (
-        "StackTape",
-        lambda o, a: CORE.backward([a.Recurrence], 1, o, DY, None, [np.empty_like(a.params)]),
-    ),
-    "beside(kernels)": ("Recurrence", lambda o, a: CORE.beside([o], 1, T, B, a.CallOptions, True)),
-    "beside(options)": ("CallOptions", lambda o, a: CORE.beside([a.Recurrence], 1, T, B, o, True)),
+    "memory(options)": ("CallOptions", lambda o, a: a.Stack.memory(T, B, [o], True)),
+    "beside(options)": ("CallOptions", lambda o, a: a.Stack.beside(T, B, [o], True)),
+    "Stream(stack)": ("Stack", lambda o, a: CORE.Stream(o, B, a.CallOptions)),
+    "Stream(options)": ("CallOptions", lambda o, a: CORE.Stream(a.Stack, B, o)),
+    "forward(options)": ("CallOptions", lambda o, a: a.Stack.forward(X, None, False, [o])),
+    "backward(tape)": ("Tape", lambda o, a: a.Stack.backward(o, DY, None, np.empty_like(a.params))),
+    "backward_if_exact(tape)": ("Tape", lambda o, a: a.Stack.backward_if_exact(o, DY, None, np.empty_like(a.params))),
 }
 CALLS = ARGUMENTS | {
     f"{name}.{method}": (name, call) for name, methods in METHODS.items() for method, call in methods.items()
@@ -105,7 +98,7 @@ def test_the_tables_are_complete() -> None:
 @pytest.mark.parametrize("call", CALLS)
 def test_an_empty_object_is_refused_and_a_good_one_taken(call: str) -> None:
     name, function = CALLS[call]
-    cls: Any = getattr(CORE, name.removeprefix("Stack"))
+    cls: Any = getattr(CORE, name)
     objects = Objects(CORE)
     function(getattr(objects, name), objects)
     with pytest.raises(TypeError, match=r"^bptt: an argument is an empty bptt\._core_\w+\.\w+, expected"):

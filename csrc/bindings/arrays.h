@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "bindings/gil.h"
+#include "core/base.h"
 #include "core/memory/arena.h"
-#include "core/simd/vec.h"
 #include "core/threads/interrupt.h"
 
 namespace bptt::bindings {
@@ -76,6 +76,20 @@ inline void refuse_masked(const py::array& a, const char* name) {
   if (known.compare_exchange_strong(none, type)) Py_INCREF(reinterpret_cast<PyObject*>(type));
 }
 
+/// Whether an object is a NumPy array, and of no subclass.
+inline bool is_plain_array(py::handle a) { return Py_TYPE(a.ptr()) == py::detail::npy_api::get().PyArray_Type_; }
+
+constexpr int kExact = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+
+/// Whether `a` can be read as it is: a plain array of dtype T and this shape, C-contiguous and aligned.
+template <class T>
+bool fits(py::handle a, Sizes shape) {
+  if (!is_plain_array(a)) return false;
+  const auto array = py::reinterpret_borrow<py::array>(a);
+  return has_dtype<T>(array) && array.ndim() == py::ssize_t(shape.size()) &&
+         std::equal(shape.begin(), shape.end(), array.shape()) && (array.flags() & kExact) == kExact;
+}
+
 /// The error for an array of another dtype.
 inline py::type_error dtype_error(const py::array& a, const char* name, const char* expected) {
   PyObject* text = nullptr;
@@ -94,7 +108,6 @@ const T* read(const py::array& a, Sizes shape, const char* name) {
     throw py::value_error(std::string(name) + " has shape " + to_string(shape_of(a)) + ", expected " +
                           to_string(shape));
   }
-  constexpr int kExact = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
   if ((a.flags() & kExact) != kExact)
     throw py::value_error(std::string(name) + " is strided or not aligned, expected C-contiguous and aligned");
   return static_cast<const T*>(a.data());

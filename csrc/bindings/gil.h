@@ -15,7 +15,7 @@
 #include <unistd.h>
 #endif
 
-#include "core/simd/vec.h"
+#include "core/base.h"
 #include "core/threads/denormals.h"
 
 namespace bptt::bindings {

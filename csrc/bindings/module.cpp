@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The extension module of one instruction-set level: a list of what it registers. Interface: python/bptt/_core.pyi.
+// What an extension module has, whatever its instruction set: a list of what it registers. Compiled once and linked
+// with the kernels of each level; level.cpp gives each module its name. Interface: python/bptt/_core.pyi.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <Eigen/Core>
 #include <string>
 
 #include "bindings/arrays.h"
 #include "bindings/register.h"
+#include "core/level.h"
 #include "core/memory/arena.h"
 #include "core/threads/pool.h"
 
@@ -29,11 +30,10 @@ std::string compiler() {
 py::dict config() {
   py::dict d;
   d["version"] = BPTT_VERSION;
-  d["level"] = BPTT_LEVEL;
+  d["level"] = level().name;
   d["compiler"] = compiler();
-  d["eigen"] = std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) + "." +
-               std::to_string(EIGEN_MINOR_VERSION);
-  d["float32_lanes"] = Vec<float>::kSize;
+  d["eigen"] = level().eigen;
+  d["float32_lanes"] = level().float32_lanes;
   d["threads"] = Pool::size().load();
   return d;
 }
@@ -56,12 +56,12 @@ void set_num_threads(Index n) {
 }  // namespace
 }  // namespace bptt::bindings
 
-PYBIND11_MODULE(BPTT_MODULE, m, py::mod_gil_not_used()) {
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   using namespace bptt;
   using namespace bptt::bindings;
   make_now();
   m.attr("version") = BPTT_VERSION;
-  m.attr("level") = BPTT_LEVEL;
+  m.attr("level") = level().name;
   m.attr("max_threads") = int(Pool::kMaxThreads);
   m.def("config", &config);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
@@ -70,7 +70,7 @@ PYBIND11_MODULE(BPTT_MODULE, m, py::mod_gil_not_used()) {
   m.def("memory_held", [] { return Arena::instance().held(); });
   m.def("release_memory", [] { return Arena::instance().release(); });
   register_math(m);
-  register_recurrence(m);
+  register_stack(m);
   register_nn(m);
   register_optim(m);
   register_orthogonal(m);

@@ -7,9 +7,7 @@
 #include "bindings/arrays.h"
 #include "bindings/nn_stream.h"
 #include "bindings/register.h"
-#include "nn/embedding.h"
-#include "nn/linear.h"
-#include "nn/loss.h"
+#include "nn/nn.h"
 
 namespace bptt::bindings {
 namespace {

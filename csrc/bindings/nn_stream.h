@@ -10,8 +10,7 @@
 
 #include "bindings/own.h"
 #include "bindings/stream_call.h"
-#include "nn/embedding.h"
-#include "nn/linear_stream.h"
+#include "nn/nn.h"
 
 namespace bptt::bindings {
 
@@ -58,7 +57,7 @@ class PyLinearStream : public Own {
   void take(const py::array& weight, const std::optional<py::array>& bias, Index I, Index O) {
     const T* w = read<T>(weight, {O, I}, "LinearStream: weight");
     const T* b = bias ? read<T>(*bias, {O}, "LinearStream: bias") : nullptr;
-    step_ = std::make_unique<nn::LinearStream<T>>(w, b, I, O, batch_);
+    step_ = nn::make_linear_stream(w, b, I, O, batch_);
   }
 
   template <class T>

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The orthogonal matrices of an initialiser: an array in and out of nn/orthogonal.h.
-#include "nn/orthogonal.h"
-
+// The orthogonal matrices of an initialiser: an array in and out of nn/nn.h.
 #include "bindings/arrays.h"
 #include "bindings/register.h"
+#include "nn/nn.h"
 
 namespace bptt::bindings {
 namespace {
@@ -15,7 +14,7 @@ py::array orthogonal(const py::array& a) {
     throw py::value_error("orthogonal: a has shape " + to_string({m, n}) + ", expected no more columns than rows");
   py::array_t<double> q = empty<double>({m, n});
   double* out = q.mutable_data();
-  without_gil([&] { return Orthogonal(m, n).run(in, out, &interrupted); });
+  without_gil([&] { return nn::orthogonal(in, out, m, n, &interrupted); });
   return q;
 }
 

@@ -7,7 +7,7 @@
 namespace bptt::bindings {
 
 void register_math(pybind11::module_& m);
-void register_recurrence(pybind11::module_& m);
+void register_stack(pybind11::module_& m);
 void register_nn(pybind11::module_& m);
 void register_optim(pybind11::module_& m);
 void register_orthogonal(pybind11::module_& m);

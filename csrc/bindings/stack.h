@@ -1,178 +1,277 @@
 // SPDX-License-Identifier: Apache-2.0
-// The general way into a layer: arrays in and out of stack::Stack. The plain way is Recurrence's own.
+// The class Stack: arrays in and out of stack::Stack, for float32 and float64 behind one type.
 #pragma once
 
 #include <atomic>
 #include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
 #include <vector>
 
-#include "bindings/recurrence.h"
+#include "bindings/call_options.h"
+#include "bindings/outer.h"
+#include "bindings/parameters.h"
+#include "bindings/states.h"
+#include "bindings/tape.h"
 #include "stack/stack.h"
-#include "stack/stream.h"
 
 namespace bptt::bindings {
 
-class Stack {
+/// One CallOptions for each kernel, or None.
+using Asked = std::optional<std::vector<const CallOptions*>>;
+
+class PyStack : public Own {
  public:
-  /// Layer by layer.
-  Stack(std::vector<PyRecurrence*> all, Index directions) : all_(std::move(all)), D_(directions) {
-    if (D_ < 1 || all_.empty() || Index(all_.size()) % D_ != 0)
-      throw py::value_error("Stack: expected at least one layer, and each with all directions");
-    require(all_, "direction");
-    for (std::size_t i = 0; i < all_.size(); ++i) {
-      const PyRecurrence& r = *all_[i];
-      if (!r.packed_) throw py::value_error("Stack: there are no weights, expected a call of pack first");
-      if (r.input() != (Index(i) < D_ ? all_[0]->input() : width()) || r.output() != all_[0]->output() ||
-          r.hidden_ != all_[0]->hidden_ || r.is_double() != all_[0]->is_double())
-        throw py::value_error("Stack: sizes or dtypes differ, expected those of one stack");
+  PyStack(const std::string& cell, const std::string& dtype, Index input, Index hidden, bool bias, Index projection,
+          Index layers, Index directions) {
+    for (const auto& [n, name] : {std::pair(input, "input_size"), std::pair(hidden, "hidden_size"),
+                                  std::pair(layers, "num_layers"), std::pair(directions, "num_directions")}) {
+      if (n < 1) {
+        throw py::value_error(std::string("Stack: ") + name + " is " + std::to_string(n) + ", expected at least 1");
+      }
     }
+    const stack::StackSizes sizes{input, hidden, projection, layers, directions, bias};
+    if (dtype == "float32")
+      impl_ = make<float>(cell, sizes);
+    else if (dtype == "float64")
+      impl_ = make<double>(cell, sizes);
+    else
+      throw py::value_error("Stack: dtype is '" + dtype + "', expected float32 or float64");
   }
 
-  py::tuple forward(const py::array& x, const py::object& state, bool training,
-                    const std::vector<CallOptions*>& options) const {
-    if (options.size() != all_.size()) throw py::value_error("forward: expected options for each direction");
-    require(options, "options");
-    return all_[0]->is_double() ? forward_as<double>(x, state, training, options)
-                                : forward_as<float>(x, state, training, options);
+  template <class F>
+  auto visit(F&& f) const {
+    return std::visit([&](auto& p) { return f(*p); }, impl_);
   }
 
-  py::tuple backward(PyTape& tape, const py::array& dy, const py::object& dstate, std::vector<py::array>& grads,
-                     const std::vector<py::object>& dreset_state) const {
-    if (grads.size() != all_.size()) throw py::value_error("backward: expected gradients for each direction");
-    if (!dreset_state.empty() && dreset_state.size() != all_.size())
-      throw py::value_error("backward: expected dreset_state for each direction, or none");
-    return all_[0]->is_double() ? backward_as<double>(tape, dy, dstate, grads, dreset_state)
-                                : backward_as<float>(tape, dy, dstate, grads, dreset_state);
+  template <class T>
+  const stack::Stack<T>& as() const {
+    return *std::get<std::unique_ptr<stack::Stack<T>>>(impl_);
   }
 
-  /// Whether the layers of a call run side by side.
-  bool beside(const sequence::BatchSizes& batch_sizes, bool segmented) const {
-    return all_[0]->is_double() ? kernels<double>().beside(batch_sizes, segmented)
-                                : kernels<float>().beside(batch_sizes, segmented);
+  py::dict plan(Index steps, Index batch) const {
+    const sequence::Plan plan = visit([&](auto& s) { return s.plan(steps, batch); });
+    const char* const names[] = {"none", "batch", "hidden"};
+    py::dict d;
+    d["split"] = names[int(plan.split)];
+    d["threads"] = plan.threads;
+    d["hoisted"] = plan.hoisted;
+    d["chunk"] = plan.chunk;
+    return d;
+  }
+
+  bool beside(Index steps, Index batch, const Asked& asked, bool training) const {
+    const std::vector<const stack::CallOptions*> options = checked(asked);
+    sequence::BatchSizes batch_sizes{steps, batch};
+    Index segment = 0;
+    if (!options.empty()) {
+      segment = training ? options[0]->segment : 0;
+      if (options[0]->order) batch_sizes = options[0]->order->batch_sizes();
+    }
+    const bool segmented = sequence::measure_cuts(batch_sizes, segment).segments > 1;
+    return visit([&](auto& s) { return s.beside(batch_sizes, segmented); });
+  }
+
+  Index memory(Index steps, Index batch, const Asked& asked, bool training) const {
+    const std::vector<const stack::CallOptions*> options = checked(asked);
+    return visit([&](auto& s) { return s.memory(OuterShape::of(steps, batch), options, training); });
+  }
+
+  void pack(const py::object& params, bool training) {
+    visit([&](auto& s) {
+      const auto weights = read_parameters(s, params, "Stack.pack: params");
+      without_gil([&] { return s.pack(weights, training, &interrupted); });
+    });
+  }
+
+  py::tuple forward(const py::array& x, const py::object& state, bool training, const Asked& options) const {
+    return visit([&](auto& s) { return forward_as(s, x, state, training, options); });
+  }
+
+  /// As forward without options. None where x or the state is not exact: not an array of this dtype, shape and layout.
+  py::object forward_if_exact(const py::object& x, const py::object& state, bool training) const {
+    return visit([&](auto& s) -> py::object {
+      if (!s.packed() || !is_exact(s, x, state)) return py::none();
+      return forward_as(s, py::reinterpret_borrow<py::array>(x), state, training, std::nullopt);
+    });
+  }
+
+  py::tuple backward(PyTape& tape, const py::array& dy, const py::object& dstate, const py::object& grads,
+                     const std::vector<py::object>& dreset_state, bool accumulate, bool retain) const {
+    return visit([&](auto& s) {
+      auto call = backward_call(s, grads, dreset_state);
+      call.accumulate = accumulate;
+      call.retain = retain;
+      return backward_as(s, tape, dy, dstate, call);
+    });
+  }
+
+  /// As backward; None where dy or dstate is not exact.
+  py::object backward_if_exact(PyTape& tape, const py::object& dy, const py::object& dstate,
+                               const py::object& grads) const {
+    return visit([&](auto& s) -> py::object {
+      const OuterShape& outer = own(s, tape).outer();
+      const stack::StackSizes& sizes = s.sizes();
+      if (!is_exact_rows(s, outer, dy, sizes.directions * s.width(0)) || !is_exact_state(s, outer.batch, dstate))
+        return py::none();
+      auto call = backward_call(s, grads, {});
+      return backward_as(s, tape, py::reinterpret_borrow<py::array>(dy), dstate, call);
+    });
   }
 
  private:
-  friend class PyStream;
-
-  template <class P>
-  static void require(const std::vector<P*>& all, const char* what) {
-    for (const P* each : all) {
-      if (!each) throw py::type_error(std::string("Stack: a ") + what + " is None");
+  template <class T>
+  static std::unique_ptr<stack::Stack<T>> make(const std::string& cell, const stack::StackSizes& sizes) {
+    auto made = stack::make_stack<T>(cell, sizes);
+    if (!made) throw py::value_error("Stack: there is no cell '" + cell + "'");
+    if (made->width(0) < 1 || made->width(0) > sizes.hidden) {
+      throw py::value_error("Stack: proj_size is " + std::to_string(sizes.projection) + ", expected 1 to " +
+                            std::to_string(sizes.hidden));
     }
+    return made;
   }
 
-  Index layers() const { return Index(all_.size()) / D_; }
-  Index width() const { return D_ * all_[0]->output(); }
+  std::vector<const stack::CallOptions*> checked(const Asked& asked) const {
+    std::vector<const stack::CallOptions*> options;
+    if (!asked) return options;
+    if (Index(asked->size()) != visit([](auto& s) { return s.kernels(); }))
+      throw py::value_error("Stack: expected options for each layer and direction");
+    for (const CallOptions* each : *asked) {
+      if (!each) throw py::type_error("Stack: an option is None, expected CallOptions");
+      options.push_back(&each->options);
+    }
+    return options;
+  }
+
   template <class T>
-  std::vector<const sequence::Recurrence<T>*> recurrences() const {
-    std::vector<const sequence::Recurrence<T>*> all;
-    for (const PyRecurrence* r : all_) all.push_back(&r->as<T>("Stack"));
+  static bool is_exact_rows(const stack::Stack<T>&, const OuterShape& outer, const py::object& a, Index width) {
+    return outer.packed ? fits<T>(a, {outer.rows, width}) : fits<T>(a, {outer.steps, outer.batch, width});
+  }
+  template <class T>
+  static bool is_exact_state(const stack::Stack<T>& s, Index batch, const py::object& state) {
+    if (state.is_none()) return true;
+    if (s.states() == 1) return fits<T>(state, {s.kernels(), batch, s.width(0)});
+    if (!PyTuple_CheckExact(state.ptr()) || PyTuple_GET_SIZE(state.ptr()) != s.states()) return false;
+    for (int i = 0; i < s.states(); ++i) {
+      if (!fits<T>(PyTuple_GET_ITEM(state.ptr(), i), {s.kernels(), batch, s.width(i)})) return false;
+    }
+    return true;
+  }
+  template <class T>
+  static bool is_exact(const stack::Stack<T>& s, const py::object& x, const py::object& state) {
+    if (!is_plain_array(x)) return false;
+    const auto a = py::reinterpret_borrow<py::array>(x);
+    return a.ndim() == 3 && fits<T>(x, {a.shape(0), a.shape(1), s.sizes().input}) &&
+           is_exact_state(s, a.shape(1), state);
+  }
+
+  template <class T>
+  std::vector<stack::DirectionOptions<T>> direction_options(const stack::Stack<T>& s, const Asked& asked,
+                                                            const OuterShape& outer) const {
+    std::vector<stack::DirectionOptions<T>> all;
+    const std::vector<const stack::CallOptions*> options = checked(asked);
+    for (std::size_t k = 0; k < options.size(); ++k) {
+      const auto& order = options[k]->order;
+      if (order != options[k % std::size_t(s.sizes().directions)]->order ||
+          !((order ? OuterShape::of(*order) : OuterShape::of(outer.steps, outer.batch)) == outer))
+        throw py::value_error("Stack: the rows of layers or directions differ, expected those of one pass");
+      const CallOptions& own = *(*asked)[k];
+      stack::DirectionOptions<T> each{options[k]};
+      if (!own.resets.is_none()) {
+        const char* name = "Stack.forward: resets";
+        each.resets = read_resets(outer, as_array(own.resets, name), name);
+      }
+      for (int i = 0; i < s.states() && !own.reset_state.is_none(); ++i) {
+        const char* name = "Stack.forward: reset_state";
+        each.reset_state[i] = read<T>(state_part(own.reset_state, i, s.states(), name), {s.width(i)}, name);
+      }
+      all.push_back(each);
+    }
     return all;
   }
-  template <class T>
-  stack::Stack<T> kernels() const {
-    return {recurrences<T>(), all_[0]->input(), D_};
-  }
 
   template <class T>
-  static stack::DirectionArrays<T> direction_arrays(const sequence::Recurrence<T>& r, const CallOptions& options,
-                                                    const OuterShape& outer, const T* const* initial, T* const* final) {
-    stack::DirectionArrays<T> arrays;
-    std::copy_n(initial, r.states(), arrays.initial);
-    std::copy_n(final, r.states(), arrays.final);
-    if (!options.resets.is_none()) {
-      const char* name = "Recurrence.forward: resets";
-      arrays.resets = read_resets(outer, as_array(options.resets, name), name);
-    }
-    for (int i = 0; i < r.states() && !options.reset_state.is_none(); ++i) {
-      const char* name = "Recurrence.forward: reset_state";
-      arrays.reset_state[i] = read<T>(state_part(options.reset_state, i, r.states(), name), {r.width(i)}, name);
-    }
-    return arrays;
-  }
-
-  template <class T>
-  py::tuple forward_as(const py::array& x, const py::object& state, bool training,
-                       const std::vector<CallOptions*>& options) const {
-    const OuterShape outer = outer_shape(x, options[0]->options.order.get(), "Recurrence.forward: x");
-    const T* from = read_rows<T>(outer, x, all_[0]->input(), "Recurrence.forward: x");
-    std::unique_ptr<PyTape> tape = PyRecurrence::new_tape<T>();
-    tape->plain = false;
-    auto& passes = std::get<StackTape<T>>(tape->passes);
-    const T* before[sequence::kMaxStates];
-    T* after[sequence::kMaxStates];
-    const Widths width_of = widths(all_[0]->as<T>("Stack"));
-    const auto n = Index(all_.size());
-    const States initial = read_states<T>(state, width_of, n, outer.batch, before, "Recurrence.forward: state");
-    const States last = new_states<T>(width_of, n, outer.batch, after);
-    for (std::size_t i = 0; i < all_.size(); ++i) {
-      const auto& order = options[i]->options.order;
-      if (!(outer_shape(x, order.get(), "Recurrence.forward: x") == outer) ||
-          order != options[i % std::size_t(D_)]->options.order)
-        throw py::value_error("Stack: the rows of layers or directions differ, expected those of one pass");
-      const auto& r = all_[i]->as<T>("forward");
-      const stack::DirectionArrays<T> arrays = direction_arrays(r, *options[i], outer, before, after);
-      all_[i]->add_pass<T>(*tape).prepare(r, all_[i]->input(), outer, arrays, options[i]->options, training);
-      stack::next_states(before, width_of, outer.batch);
-      stack::next_states(after, width_of, outer.batch);
-    }
-    py::array_t<T> y = empty_rows<T>(outer, width());
-    T* to = y.mutable_data();
-    const Index segment = options[0]->options.segment;
-    const stack::Stack<T> stack = kernels<T>();
-    without_gil([&] { return stack.forward(passes, outer, from, to, training, segment, &interrupted); });
-    const py::object final = as_state(last, count(width_of));
+  py::tuple forward_as(const stack::Stack<T>& s, const py::array& x, const py::object& state, bool training,
+                       const Asked& options) const {
+    if (!s.packed()) throw py::value_error("Stack.forward: there are no weights, expected a call of pack first");
+    const auto* order = options && !options->empty() && (*options)[0] ? (*options)[0]->options.order.get() : nullptr;
+    stack::StackForward<T> call{outer_shape(x, order, "Stack.forward: x"), nullptr, {}, nullptr, {}, {}};
+    const OuterShape& outer = call.outer;
+    const Index n = s.kernels();
+    call.options = direction_options(s, options, outer);
+    call.x = read_rows<T>(outer, x, s.sizes().input, "Stack.forward: x");
+    const States initial = read_states(s, state, n, outer.batch, call.initial, "Stack.forward: state");
+    py::array_t<T> y = empty_rows<T>(outer, s.sizes().directions * s.width(0));
+    call.y = y.mutable_data();
+    const States last = new_states(s, n, outer.batch, call.final);
+    std::unique_ptr<stack::StackTape<T>> passes;
+    without_gil([&] { return s.forward(call, training ? &passes : nullptr, &interrupted); });
+    const py::object final = as_state(last, s.states());
     if (!training) return py::make_tuple(y, final, py::none());
+    auto tape = std::make_unique<PyTape>();
+    tape->owner = id_;
     tape->arrays = {x};
-    tape->arrays.insert(tape->arrays.end(), initial.begin(), initial.end());
-    if (D_ == 1 && !options[0]->options.order) {  // the tape reads it again
+    tape->arrays.insert(tape->arrays.end(), initial.begin(), initial.begin() + s.states());
+    if (passes->reads_y()) {
       make_read_only(y);
       tape->arrays.push_back(y);
     }
+    tape->passes = std::move(passes);
     return py::make_tuple(y, final, std::move(tape));
   }
 
   template <class T>
-  py::tuple backward_as(PyTape& tape, const py::array& dy, const py::object& dstate, std::vector<py::array>& grads,
-                        const std::vector<py::object>& dreset_state) const {
-    const T* after[sequence::kMaxStates];
-    T* before[sequence::kMaxStates];
-    const Widths width_of = widths(all_[0]->as<T>("Stack"));
-    const auto n = Index(all_.size());
-    const Index batch = all_[0]->own<T>(tape, false, 0).batch_sizes().batch;
-    const States last = read_states<T>(dstate, width_of, n, batch, after, "Recurrence.backward: dstate");
-    const States initial = new_states<T>(width_of, n, batch, before);
-    std::vector<BackwardCall<T>> calls;
-    for (std::size_t i = 0; i < all_.size(); ++i) {
-      const auto& r = all_[i]->as<T>("backward");
-      all_[i]->own<T>(tape, false, i);
-      calls.push_back(all_[i]->gradients(r, grads[i]));
-      std::copy_n(after, r.states(), calls[i].dfinal), std::copy_n(before, r.states(), calls[i].dinitial);
-      stack::next_states(after, width_of, batch);
-      stack::next_states(before, width_of, batch);
-      for (int s = 0; !dreset_state.empty() && s < r.states(); ++s) {
-        py::array part = state_part(dreset_state[i], s, r.states(), "Recurrence.backward: dreset_state");
-        calls[i].dreset_state[s] = write<T>(part, {r.width(s)}, "Recurrence.backward: dreset_state");
+  stack::StackBackward<T> backward_call(const stack::Stack<T>& s, const py::object& grads,
+                                        const std::vector<py::object>& dreset_state) const {
+    stack::StackBackward<T> call{};
+    call.d = write_parameters(s, grads, "Stack.backward: grads");
+    if (!dreset_state.empty() && Index(dreset_state.size()) != s.kernels())
+      throw py::value_error("Stack.backward: expected dreset_state for each layer and direction, or none");
+    for (const py::object& each : dreset_state) {
+      call.dreset_state.push_back({});
+      for (int i = 0; i < s.states(); ++i) {
+        const char* name = "Stack.backward: dreset_state";
+        py::array part = state_part(each, i, s.states(), name);
+        call.dreset_state.back()[std::size_t(i)] = write<T>(part, {s.width(i)}, name);
       }
     }
-    auto& passes = std::get<StackTape<T>>(tape.passes);
-    const OuterShape& outer = passes.all[0]->outer();
-    const T* from = read_rows<T>(outer, dy, width(), "Recurrence.backward: dy");
-    py::array_t<T> dx = empty_rows<T>(outer, all_[0]->input());
-    T* to = dx.mutable_data();
-    PyRecurrence::use(tape);
-    const stack::Stack<T> stack = kernels<T>();
-    without_gil([&] {
-      const bool complete = stack.backward(passes, outer, calls, from, to, &interrupted);
-      passes.release();
-      return complete;
-    });
-    tape.arrays.clear();  // with the GIL
-    return py::make_tuple(dx, as_state(initial, count(width_of)));
+    return call;
   }
 
-  std::vector<PyRecurrence*> all_;
-  Index D_;
+  template <class T>
+  py::tuple backward_as(const stack::Stack<T>& s, PyTape& py_tape, const py::array& dy, const py::object& dstate,
+                        stack::StackBackward<T>& call) const {
+    stack::StackTape<T>& tape = own(s, py_tape);
+    const OuterShape outer = tape.outer();
+    const Index n = s.kernels();
+    call.dy = read_rows<T>(outer, dy, s.sizes().directions * s.width(0), "Stack.backward: dy");
+    const States last = read_states(s, dstate, n, outer.batch, call.dfinal, "Stack.backward: dstate");
+    py::array_t<T> dx = empty_rows<T>(outer, s.sizes().input);
+    call.dx = dx.mutable_data();
+    const States initial = new_states(s, n, outer.batch, call.dinitial);
+    const TapeUse use(py_tape, call.retain);
+    without_gil([&] { return s.backward(tape, call, &interrupted); });
+    return py::make_tuple(dx, as_state(initial, s.states()));
+  }
+
+  /// The passes of a tape, after a check that this stack made it.
+  template <class T>
+  stack::StackTape<T>& own(const stack::Stack<T>&, PyTape& tape) const {
+    auto* passes = std::get_if<std::unique_ptr<stack::StackTape<T>>>(&tape.passes);
+    if (!passes || tape.owner != id_)
+      throw py::value_error("backward: tape is of another layer, expected one of this layer's forward");
+    return **passes;
+  }
+
+  static Index next_id() {
+    static std::atomic<Index> id{0};
+    return ++id;
+  }
+
+  const Index id_ = next_id();
+  std::variant<std::unique_ptr<stack::Stack<float>>, std::unique_ptr<stack::Stack<double>>> impl_;
 };
 
 }  // namespace bptt::bindings

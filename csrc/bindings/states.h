@@ -5,15 +5,11 @@
 #include <array>
 
 #include "bindings/arrays.h"
-#include "stack/direction_pass.h"
+#include "stack/stack.h"
 
 namespace bptt::bindings {
 
 using States = std::array<py::object, sequence::kMaxStates>;
-
-using stack::count;
-using stack::Widths;
-using stack::widths;
 
 /// What a wrong state is, in words.
 inline std::string has(const py::object& state) {
@@ -31,16 +27,17 @@ inline py::array state_part(const py::object& state, int i, int n, const char* n
 }
 
 /// States of n kernels [n,B,.], h first. None is zeros, made here and nowhere else.
-template <class T, class Pointer>
-States read_states(const py::object& state, const Widths& width, Index n, Index B, Pointer* values, const char* name) {
+template <class T>
+States read_states(const stack::Stack<T>& stack, const py::object& state, Index n, Index B, const T** values,
+                   const char* name) {
   States states;
-  const int parts = count(width);
+  const int parts = stack.states();
   for (int i = 0; i < parts; ++i) {
     py::object& part = states[std::size_t(i)];
-    const Index H = width[std::size_t(i)];
+    const Index H = stack.width(i);
     if (!state.is_none()) {
       part = state_part(state, i, parts, name);
-    } else if (i > 0 && H == width[0]) {
+    } else if (i > 0 && H == stack.width(0)) {
       part = states[0];
     } else {
       py::array_t<T> zeros = empty<T>({n, B, H});
@@ -53,10 +50,10 @@ States read_states(const py::object& state, const Widths& width, Index n, Index 
 }
 
 template <class T>
-States new_states(const Widths& width, Index n, Index B, T** values) {
+States new_states(const stack::Stack<T>& stack, Index n, Index B, T** values) {
   States states;
-  for (int i = 0; i < count(width); ++i) {
-    py::array_t<T> made = empty<T>({n, B, width[std::size_t(i)]});
+  for (int i = 0; i < stack.states(); ++i) {
+    py::array_t<T> made = empty<T>({n, B, stack.width(i)});
     values[i] = made.mutable_data();
     states[std::size_t(i)] = std::move(made);
   }

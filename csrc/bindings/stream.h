@@ -7,7 +7,6 @@
 #include <memory>
 #include <utility>
 #include <variant>
-#include <vector>
 
 #include "bindings/own.h"
 #include "bindings/stack.h"
@@ -17,18 +16,20 @@ namespace bptt::bindings {
 
 class PyStream : public Own {
  public:
-  /// The kernels of a stack of one direction, layer by layer, with the weights packed last. Of `options`, zoneout and
-  /// clipping. `initial`: the state [L,B,.] it begins with; None is zeros.
-  PyStream(const py::list& kernels, Index batch, const CallOptions& options, py::object initial)
-      : kernels_(kernels),
-        all_(kernels.cast<std::vector<PyRecurrence*>>()),
+  /// A stack of one direction, with the weights that it packed last. Of `options`, zoneout and clipping. `initial`: the
+  /// state [L,B,.] it begins with; None is zeros.
+  PyStream(py::object stack, Index batch, const CallOptions& options, py::object initial)
+      : stack_object_(std::move(stack)),
+        stack_(stack_object_.cast<const PyStack*>()),
         options_(options),
         batch_(batch),
         initial_(std::move(initial)) {
-    const Stack check(all_, 1);
+    if (!stack_) throw py::type_error("Stream: stack is None, expected a Stack");
     if (batch < 1) throw py::value_error("Stream: batch is " + std::to_string(batch) + ", expected at least 1");
-    all_[0]->visit([&](auto& r) { allocate(r); });
-    build(all_);
+    stack_->visit([&](auto& s) {
+      build(s);
+      allocate(s);
+    });
     set_state_now(py::none());
   }
 
@@ -38,29 +39,19 @@ class PyStream : public Own {
     return std::visit([&](auto& layers) { return call_as(layers, x); }, layers_);
   }
 
-  /// Go on from the present state with kernels of the same sizes, and the weights they packed last; `initial` as above.
-  void take_weights(const py::list& kernels, const py::object& initial) {
+  /// Go on from the present state with the weights that the stack packed last; `initial` as above.
+  void take_weights(const py::object& initial) {
     const OneCall one(busy_);
-    auto all = kernels.cast<std::vector<PyRecurrence*>>();
-    const Stack check(all, 1);
-    const auto same = [](const PyRecurrence* a, const PyRecurrence* b) {
-      return a->is_double() == b->is_double() && a->input() == b->input() &&
-             a->visit([](auto& r) { return widths(r); }) == b->visit([](auto& r) { return widths(r); });
-    };
-    if (!std::equal(all.begin(), all.end(), all_.begin(), all_.end(), same))
-      throw py::value_error("Stream: kernels have other sizes than before, expected the same");
     const py::object state = get_state_now();
-    build(all);
-    all_ = std::move(all);
-    kernels_ = py::tuple(kernels);
+    stack_->visit([&](auto& s) { build(s); });
     initial_ = initial;
     set_state_now(state);
   }
 
-  /// The weights in use, as the kernels took them: a flat array for each layer.
+  /// The weights in use, as the stack took them: a flat array for each layer.
   py::list weights() {
     const OneCall one(busy_);
-    return std::visit([&](const auto& layers) { return weights_of(layers); }, layers_);
+    return stack_->visit([&](auto& s) { return weights_of(s); });
   }
 
   py::object get_state() {
@@ -80,7 +71,7 @@ class PyStream : public Own {
     if (rows.is_none()) return set_state_now(rows);
     const py::object state = get_state_now(),
                      where = py::make_tuple(py::slice(py::none(), py::none(), py::none()), rows);
-    for (int i = 0; i < count(width_); ++i) {
+    for (int i = 0; i < states(); ++i) {
       py::object part = part_of(state, i);
       if (initial_.is_none())
         part[where] = 0;
@@ -92,32 +83,38 @@ class PyStream : public Own {
 
  private:
   template <class T>
-  using Layers = stack::StackStream<T>;
+  using Layers = std::unique_ptr<stack::StackStream<T>>;
+
+  int states() const {
+    return stack_->visit([](auto& s) { return s.states(); });
+  }
 
   template <class T>
-  void allocate(const sequence::Recurrence<T>& r) {
-    width_ = widths(r);
-    py::array_t<T> y = empty<T>({batch_, width_[0]});
+  void allocate(const stack::Stack<T>& s) {
+    py::array_t<T> y = empty<T>({batch_, s.width(0)});
     y_data_ = y.mutable_data();
     make_read_only(y);
     y_ = std::move(y);
-    layers_ = Layers<T>();
   }
 
-  void build(const std::vector<PyRecurrence*>& all) {
-    std::visit([&](auto& layers) { build_as(layers, all); }, layers_);
-  }
   template <class T>
-  void build_as(Layers<T>& layers, const std::vector<PyRecurrence*>& all) const {
-    layers = Layers<T>(Stack(all, 1).recurrences<T>(), all[0]->input(), batch_, options_.options);
+  void build(const stack::Stack<T>& s) {
+    if (s.sizes().directions > 1) throw py::value_error("Stream: the stack has two directions, expected one");
+    if (!s.packed()) throw py::value_error("Stream: there are no weights, expected a call of pack first");
+    layers_ = s.stream(batch_, options_.options);
+  }
+
+  template <class T>
+  const stack::Stack<T>& stack() const {
+    return stack_->as<T>();
   }
 
   template <class T>
   py::object call_as(Layers<T>& layers, py::handle object) {
     const py::array x = as_array(object, "Stream: x");
-    const Index I = all_[0]->input(), H = width_[0];
+    const Index I = stack<T>().sizes().input, H = stack<T>().width(0);
     if (x.ndim() == 2) {
-      layers.step(read<T>(x, {batch_, I}, "Stream: x"), static_cast<T*>(y_data_));
+      layers->step(read<T>(x, {batch_, I}, "Stream: x"), static_cast<T*>(y_data_));
       return y_;
     }
     if (x.ndim() != 3) throw step_or_chunk_error(x, {batch_, I});
@@ -127,7 +124,7 @@ class PyStream : public Own {
     T* out = y.mutable_data();
     const py::object before = get_state_now();
     try {
-      without_gil([&](Poll& poll) { return layers.chunk(in, out, T_, poll); });
+      without_gil([&](Poll& poll) { return layers->chunk(in, out, T_, poll); });
     } catch (...) {
       set_state_as(layers, before);  // the layers are at different steps
       throw;
@@ -136,9 +133,13 @@ class PyStream : public Own {
   }
 
   template <class T>
-  py::list weights_of(const Layers<T>& layers) const {
+  py::list weights_of(const stack::Stack<T>& s) const {
     py::list all;
-    for (Index k = 0; k < layers.layers(); ++k) all.append(all_[std::size_t(k)]->unpacked(layers.layer(k)));
+    for (Index k = 0; k < s.sizes().layers; ++k) {
+      py::array_t<T> flat = empty<T>({s.parameters(k).size()});
+      std::get<Layers<T>>(layers_)->get_weights(k, s.parameters(k).at(flat.mutable_data()));
+      all.append(std::move(flat));
+    }
     return all;
   }
 
@@ -148,9 +149,9 @@ class PyStream : public Own {
   template <class T>
   py::object get_state_as(const Layers<T>& layers) const {
     T* values[sequence::kMaxStates];
-    const States states = new_states<T>(width_, layers.layers(), batch_, values);
-    layers.get_state(values);
-    return as_state(states, count(width_));
+    const States made = new_states(stack<T>(), stack<T>().sizes().layers, batch_, values);
+    layers->get_state(values);
+    return as_state(made, states());
   }
 
   void set_state_now(const py::object& state) {
@@ -159,21 +160,20 @@ class PyStream : public Own {
   template <class T>
   void set_state_as(Layers<T>& layers, const py::object& state) {
     const T* values[sequence::kMaxStates];
-    const States keep = read_states<T>(state, width_, layers.layers(), batch_, values, "Stream: state");
-    layers.set_state(values);
+    const States keep = read_states(stack<T>(), state, stack<T>().sizes().layers, batch_, values, "Stream: state");
+    layers->set_state(values);
   }
 
   py::object part_of(const py::object& state, int i) const {
-    return count(width_) == 1 ? state : py::object(py::reinterpret_borrow<py::tuple>(state)[std::size_t(i)]);
+    return states() == 1 ? state : py::object(py::reinterpret_borrow<py::tuple>(state)[std::size_t(i)]);
   }
 
-  py::tuple kernels_;  // keeps what all_ points to
-  std::vector<PyRecurrence*> all_;
+  py::object stack_object_;  // keeps what stack_ points to
+  const PyStack* stack_;
   CallOptions options_;
   Index batch_;
   py::object initial_;
   std::variant<Layers<float>, Layers<double>> layers_;
-  Widths width_{};
   py::array y_;
   void* y_data_ = nullptr;
   std::atomic<bool> busy_{false};

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "nn/linear.h"
+#include "nn/nn.h"
 
 namespace bptt::nn {
 
@@ -15,11 +16,10 @@ bool overlap(const X* x, Index nx, const Y* y, Index ny) {
   return less(x, y + ny) && less(y, x + nx);
 }
 
-/// y = W x + b of a few rows at a time: weight [O,I] and bias [O] (null: zeros) are packed once.
 template <class T>
-class LinearStream {
+class PackedLinear final : public LinearStream<T> {
  public:
-  LinearStream(const T* weight, const T* bias, Index I, Index O, Index batch)
+  PackedLinear(const T* weight, const T* bias, Index I, Index O, Index batch)
       : panels_(I, O), bias_(O), overlapped_(checked_mul(batch, O)) {
     panels_.pack_transposed(weight, I, panels_.all());
     if (bias)
@@ -28,11 +28,10 @@ class LinearStream {
       bias_.clear();
   }
 
-  Index inputs() const { return panels_.depth; }
-  Index outputs() const { return panels_.columns; }
+  Index inputs() const override { return panels_.depth; }
+  Index outputs() const override { return panels_.columns; }
 
-  /// x [batch,I] -> y [batch,O], which may overlap.
-  void step(const T* x, T* y, Index batch) {
+  void step(const T* x, T* y, Index batch) override {
     const FlushDenormals flush;  // as in chunks
     const Index I = inputs(), O = outputs();
     const RowBlocks blocks(batch);
@@ -41,11 +40,11 @@ class LinearStream {
     if (to != y) std::copy_n(to, batch * O, y);
   }
 
-  /// x [N,I] -> y [N,O], which may not; false when called off.
-  bool chunk(const T* x, T* y, Index N, Poll& poll) const { return all_rows(y, x, panels_, bias_.data(), N, poll); }
+  bool chunk(const T* x, T* y, Index N, Poll& poll) const override {
+    return all_rows(y, x, panels_, bias_.data(), N, poll);
+  }
 
-  /// What was packed; bias may be null.
-  void get_weights(T* weight, T* bias) const {
+  void get_weights(T* weight, T* bias) const override {
     panels_.unpack_transposed(weight, inputs());
     if (bias) std::copy_n(bias_.data(), outputs(), bias);
   }

@@ -10,7 +10,7 @@
 #include <cmath>
 #include <limits>
 
-#include "core/simd/vec.h"
+#include "core/base.h"
 
 namespace bptt::optim {
 

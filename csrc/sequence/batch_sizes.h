@@ -7,7 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/gemm/gemm.h"
+#include "core/base.h"
+#include "core/memory/arena.h"
 
 namespace bptt::sequence {
 

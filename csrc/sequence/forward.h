@@ -4,7 +4,7 @@
 
 #include "core/threads/interrupt.h"
 #include "core/threads/pool.h"
-#include "sequence/plan.h"
+#include "sequence/planner.h"
 #include "sequence/recurrence.h"
 #include "sequence/step.h"
 

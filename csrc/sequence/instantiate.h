@@ -9,6 +9,7 @@
 #include "sequence/backward.h"
 #include "sequence/forward.h"
 #include "sequence/kernels.h"
+#include "sequence/planner.h"
 #include "sequence/recurrence.h"
 #include "sequence/stream.h"
 

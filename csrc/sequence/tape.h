@@ -12,19 +12,11 @@
 #include "core/memory/arena.h"
 #include "core/random/philox.h"
 #include "sequence/batch_sizes.h"
+#include "sequence/flat.h"
 
 namespace bptt::sequence {
 
-constexpr int kMaxStates = 2;  // h, c
 constexpr int kScales = 4;     // most groups that a row normalises
-
-/// A layer's parameters, or their gradients, as users hold them: weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H],
-/// vectors [P,H] (less the bias, where that is one of them), projection [R,H]. The last three are null for zeros, or
-/// where there is no such thing.
-template <class U>
-struct Flat {
-  U *weight_ih, *weight_hh, *bias, *vectors, *projection;
-};
 
 /// What happens to the states between two steps (state_transition.h).
 template <class T>

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a call asks of one direction of a layer besides x and a state: rows of different lengths or read backward,
-// masks, clipping, segments. Plain values; arrays come with the call (DirectionArrays).
+// masks, clipping, segments. Plain values; arrays come with the call (DirectionOptions).
 #pragma once
 
 #include <array>
 #include <limits>
 #include <memory>
 
+#include "sequence/flat.h"
 #include "sequence/sequence_order.h"
-#include "sequence/tape.h"
 
 namespace bptt::stack {
 
@@ -30,19 +30,6 @@ struct CallOptions {
     return (order && order->batch_sizes().offset) || resets || zoneout[0] > 0 || zoneout[1] > 0 ||
            (training && dropout > 0) || clip < most || (training && clip_gradient < most);
   }
-
-  /// The form that the loops take, less what points into arrays of a call.
-  template <class T>
-  sequence::StateOptions<T> state_options(bool training) const {
-    sequence::StateOptions<T> options;
-    std::copy_n(zoneout.data(), zoneout.size(), options.zoneout);
-    options.dropout = training ? dropout : 0;
-    options.clip = T(clip);
-    options.clip_gradient = T(clip_gradient);
-    options.training = training;
-    options.random = Philox(seed);
-    return options;
-  }
 };
 
 /// How the arrays of a call look to the caller: [steps,batch,.], or [rows,.] of packed rows.
@@ -57,15 +44,6 @@ struct OuterShape {
   friend bool operator==(const OuterShape& a, const OuterShape& b) {
     return a.steps == b.steps && a.batch == b.batch && a.rows == b.rows && a.packed == b.packed;
   }
-};
-
-/// The arrays of one direction that every call reads or writes.
-template <class T>
-struct DirectionArrays {
-  const T* initial[kMaxStates] = {};      // [B,R], [B,H]
-  T* final[kMaxStates] = {};              // the same
-  const bool* resets = nullptr;           // of the caller's rows, [T,B] or [rows]; null: nowhere
-  const T* reset_state[kMaxStates] = {};  // [R], [H]; null: zeros
 };
 
 }  // namespace bptt::stack

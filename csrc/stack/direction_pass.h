@@ -9,7 +9,7 @@
 #include "core/threads/pool.h"
 #include "sequence/masks.h"
 #include "sequence/recurrence.h"
-#include "stack/call_options.h"
+#include "stack/stack.h"
 
 namespace bptt::stack {
 
@@ -26,11 +26,23 @@ Widths widths(const sequence::Recurrence<T>& r) {
 }
 inline int count(const Widths& w) { return w[1] > 0 ? 2 : 1; }
 
+/// What happens to states between steps, in the form that the loops take, less what points into arrays of a call.
+template <class T>
+sequence::StateOptions<T> state_options(const CallOptions& asked, bool training) {
+  sequence::StateOptions<T> options;
+  std::copy_n(asked.zoneout.data(), asked.zoneout.size(), options.zoneout);
+  options.dropout = training ? asked.dropout : 0;
+  options.clip = T(asked.clip);
+  options.clip_gradient = T(asked.clip_gradient);
+  options.training = training;
+  options.random = Philox(asked.seed);
+  return options;
+}
+
 template <class T>
 class DirectionPass {
  public:
   sequence::Tape<T> tape;
-  Index owner = 0;  // id of the Recurrence whose weights the tape holds
 
   DirectionPass() = default;
   DirectionPass(const DirectionPass&) = delete;  // the kernels point into it
@@ -41,16 +53,18 @@ class DirectionPass {
     call_.batch_sizes = {outer.steps, outer.batch};
   }
 
-  void prepare(const sequence::Recurrence<T>& r, Index input, const OuterShape& outer, const DirectionArrays<T>& arrays,
-               const CallOptions& options, bool training) {
+  /// A pass whose rows `asked` may put into another order, and on which it may act. States [B,.].
+  void prepare(const sequence::Recurrence<T>& r, Index input, const OuterShape& outer, const T* const* initial,
+               T* const* final, const DirectionOptions<T>& asked, bool training) {
+    const CallOptions& options = *asked.options;
     prepare(r, outer);
     order_ = options.order;
     input_ = input;
     if (order_) call_.batch_sizes = order_->batch_sizes();
-    std::copy_n(arrays.initial, states(), initial_);
-    std::copy_n(arrays.final, states(), final_);
+    std::copy_n(initial, states(), initial_);
+    std::copy_n(final, states(), final_);
     if (training) drop_ = {options.input_dropout, Philox(options.input_seed)};
-    if (options.needs_transition(training, arrays.resets != nullptr)) prepare_options(options, arrays, training);
+    if (options.needs_transition(training, asked.resets != nullptr)) prepare_options(asked, training);
   }
 
   /// The arrays of a forward call: as they are where their rows are the kernels', else in copies.
@@ -104,6 +118,19 @@ class DirectionPass {
 
   /// Whether nobody but this pass has what it reads.
   bool has_copied_x() const { return x_.size() > 0; }
+  /// Whether its tape reads y where the caller has it.
+  bool reads_y() const { return !copies_y_; }
+
+  /// Backward overwrites the values that the tape keeps of each row; those of a tape with checkpoints it makes itself.
+  void save_kept() {
+    if (tape.segmented()) return;
+    saved_ = Buffer<T>(tape.gates.size());
+    std::copy_n(tape.gates.data(), tape.gates.size(), saved_.data());
+  }
+  void restore_kept() {
+    if (saved_.size() > 0) tape.gates.swap(saved_);
+    saved_ = {};
+  }
 
   /// The arrays of a backward call, whose states and gradients of weights `call` names. `apart`: dx is to be added to
   /// what another one writes.
@@ -164,7 +191,7 @@ class DirectionPass {
   /// Memory back to the arena, once nobody needs it.
   void release() {
     tape.release();
-    for (Buffer<T>* b : {&x_, &y_, &keep_, &dy_, &dx_}) *b = {};
+    for (Buffer<T>* b : {&x_, &y_, &keep_, &dy_, &dx_, &saved_}) *b = {};
     for (int i = 0; i < kMaxStates; ++i)
       initial_rows_[i] = {}, final_rows_[i] = {}, dfinal_rows_[i] = {}, dinitial_rows_[i] = {};
   }
@@ -175,14 +202,14 @@ class DirectionPass {
   }
 
  private:
-  void prepare_options(const CallOptions& options, const DirectionArrays<T>& arrays, bool training) {
-    options_ = options.state_options<T>(training);
+  void prepare_options(const DirectionOptions<T>& asked, bool training) {
+    options_ = state_options<T>(*asked.options, training);
     options_.ids = order_ ? order_->order() : nullptr;
-    if (arrays.resets) read_resets(arrays.resets);
-    for (int i = 0; i < states() && arrays.reset_state[i]; ++i) {
+    if (asked.resets) read_resets(asked.resets);
+    for (int i = 0; i < states() && asked.reset_state[i]; ++i) {
       const Index n = width_[std::size_t(i)];
       reset_state_[i] = Buffer<T>(n);  // a copy: parameters may change before backward
-      std::copy_n(arrays.reset_state[i], n, reset_state_[i].data());
+      std::copy_n(asked.reset_state[i], n, reset_state_[i].data());
       options_.reset_state[i] = reset_state_[i].data();
     }
     call_.options = &options_;
@@ -250,7 +277,7 @@ class DirectionPass {
   const T* source_ = nullptr;                  // x before dropout
   const T* initial_[kMaxStates];
   T *final_[kMaxStates], *dinitial_[kMaxStates];
-  Buffer<T> x_, y_, keep_, dy_, dx_, reset_state_[kMaxStates];
+  Buffer<T> x_, y_, keep_, dy_, dx_, saved_, reset_state_[kMaxStates];
   Buffer<T> initial_rows_[kMaxStates], final_rows_[kMaxStates];
   Buffer<T> dfinal_rows_[kMaxStates], dinitial_rows_[kMaxStates];
 };

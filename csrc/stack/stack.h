@@ -1,203 +1,166 @@
 // SPDX-License-Identifier: Apache-2.0
-// A whole call: layers of one direction or two, with what CallOptions ask for.
+// A layer as its callers see it: layers x directions of one cell, behind an interface that depends neither on the cell
+// nor on the instruction set. Made once for each layer object; layer_stack.h is what stands behind it.
 //
-// Both cores, where one layer alone does not use them well: two directions run side by side; so do layers of one
-// direction, piece by piece (sequence/wavefront.h). Those hand on rows in the kernels' order; with two directions each
-// layer has its outputs as the caller sees rows, since the one behind reads them in both orders.
+//   n = L*D kernels, layer by layer, forward before reverse      states [n,B,R], [n,B,H], h first
+//   x [T,B,I] or packed [rows,I] -> y [T,B,D*R] or [rows,D*R]
 #pragma once
 
-#include <atomic>
+#include <array>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
-#include "sequence/wavefront.h"
-#include "stack/tape.h"
+#include "core/threads/interrupt.h"
+#include "sequence/flat.h"
+#include "sequence/plan.h"
+#include "stack/call_options.h"
 
 namespace bptt::stack {
+
+struct StackSizes {
+  Index input, hidden;
+  Index projection = 0;  // R of a cell that projects h
+  Index layers = 1, directions = 1;
+  bool bias = true;
+};
+
+/// A parameter [rows,columns]; no rows: the kernel has no such parameter.
+struct ParameterShape {
+  Index rows = 0, columns = 1;
+  Index size() const { return checked_mul(rows, columns); }
+};
+
+/// The parameters of one kernel, in the order in which a flat buffer has them, one after the other.
+struct KernelParameters {
+  ParameterShape weight_ih, weight_hh, bias, vectors, projection;  // [G*H,I], [G*H,R], [G*H], [P,H], [R,H]
+
+  std::array<ParameterShape, 5> all() const { return {weight_ih, weight_hh, bias, vectors, projection}; }
+  Index size() const {
+    Index n = 0;
+    for (const ParameterShape& each : all()) n += each.size();
+    return n;
+  }
+  /// Where they lie in a flat buffer.
+  template <class U>
+  sequence::Flat<U> at(U* flat) const {
+    const auto take = [&](const ParameterShape& shape) -> U* {
+      return shape.rows == 0 ? nullptr : std::exchange(flat, flat + shape.size());
+    };
+    sequence::Flat<U> parts;
+    parts.weight_ih = take(weight_ih);
+    parts.weight_hh = take(weight_hh);
+    parts.bias = take(bias);
+    parts.vectors = take(vectors);
+    parts.projection = take(projection);
+    return parts;
+  }
+};
+
+/// What one direction of a call is asked for, and the arrays that belong to it.
+template <class T>
+struct DirectionOptions {
+  const CallOptions* options;
+  const bool* resets = nullptr;           // of the caller's rows, [T,B] or [rows]; null: nowhere
+  const T* reset_state[kMaxStates] = {};  // [R], [H]; null: zeros
+};
+
+/// The arrays must outlive the call, x, initial and y also the tape.
+template <class T>
+struct StackForward {
+  OuterShape outer;
+  const T* x;
+  const T* initial[kMaxStates];
+  T* y;
+  T* final[kMaxStates];
+  std::vector<DirectionOptions<T>> options;  // one for each kernel; empty: no options
+};
+
+template <class T>
+struct StackBackward {
+  const T* dy;
+  const T* dfinal[kMaxStates];
+  T* dx;
+  T* dinitial[kMaxStates];
+  std::vector<sequence::Flat<T>> d;                      // the gradients of the parameters, for each kernel
+  std::vector<std::array<T*, kMaxStates>> dreset_state;  // [R], [H] for each kernel; empty: not wanted
+  bool accumulate = false;                               // add to `d` instead of overwriting it
+  bool retain = false;                                   // the tape will serve another backward pass
+};
+
+/// What a forward call leaves for backward.
+template <class T>
+class StackTape {
+ public:
+  virtual ~StackTape() = default;
+  virtual const OuterShape& outer() const = 0;
+  /// Whether it reads the caller's y again.
+  virtual bool reads_y() const = 0;
+  /// Whether it has checkpoints, and so no values of single steps.
+  virtual bool segmented() const = 0;
+  virtual Index bytes() const = 0;
+  /// H, the width of what a cell keeps.
+  virtual Index hidden() const = 0;
+  /// The i-th value that a cell keeps of each row and unit, or (-1) its second state as it leaves the cell; [T,B,H] or
+  /// [rows,H]. False: there is none.
+  virtual bool copy_kept(std::size_t kernel, int i, T* to) const = 0;
+};
+
+/// A stack of one direction, step by step, for a fixed number of rows: without an allocation. It has the weights that
+/// were packed last when it was made.
+template <class T>
+class StackStream {
+ public:
+  virtual ~StackStream() = default;
+  /// x [B,I] -> y [B,R], which x may be.
+  virtual void step(const T* x, T* y) = 0;
+  /// x [steps,B,I] -> y [steps,B,R]. False when called off: the layers are then at different steps.
+  virtual bool chunk(const T* x, T* y, Index steps, Poll& poll) = 0;
+  virtual void get_state(T* const* states) const = 0;
+  virtual void set_state(const T* const* states) = 0;
+  /// The weights of a layer as they were packed.
+  virtual void get_weights(Index layer, const sequence::Flat<T>& to) const = 0;
+};
 
 template <class T>
 class Stack {
  public:
-  /// The kernels layer by layer, one for each direction; they must outlive the stack. Their sizes fit: the caller has
-  /// checked.
-  Stack(std::vector<const sequence::Recurrence<T>*> kernels, Index input, Index directions)
-      : kernels_(std::move(kernels)), input_(input), D_(directions) {}
+  virtual ~Stack() = default;
 
-  Index layers() const { return Index(kernels_.size()) / D_; }
-  /// Of y: D*R.
-  Index width() const { return D_ * kernels_[0]->width(0); }
+  virtual const StackSizes& sizes() const = 0;
+  virtual int states() const = 0;
+  /// Width of state i, of one direction.
+  virtual Index width(int state) const = 0;
+  virtual KernelParameters parameters(Index kernel) const = 0;
+  Index kernels() const { return sizes().layers * sizes().directions; }
 
-  /// Whether the layers of a call, of one direction, run side by side. Tapes of several segments hold one at a time.
-  bool beside(const sequence::BatchSizes& batch_sizes, bool segmented) const {
-    const int threads = Pool::size();
-    if (D_ > 1 || layers() == 1 || segmented || threads == 1 || batch_sizes.total() == 0) return false;
-    std::vector<double> each;
-    double serial = 0;
-    for (Index k = 0; k < layers(); ++k) {
-      each.push_back(seconds(k, batch_sizes, 1));
-      serial += seconds(k, batch_sizes, threads);
-    }
-    return sequence::beside_time(each, threads, sequence::count_pieces(batch_sizes)) < serial;
-  }
+  /// How a call of the first kernel is spread over the cores.
+  virtual sequence::Plan plan(Index steps, Index batch) const = 0;
+  /// Whether the layers of a call run side by side.
+  virtual bool beside(const sequence::BatchSizes& batch_sizes, bool segmented) const = 0;
+  /// Bytes that a call holds at its peak, beside x, y, the parameters and the gradients of these three. `options`: one
+  /// for each kernel; empty: no options.
+  virtual Index memory(const OuterShape& outer, const std::vector<const CallOptions*>& options,
+                       bool training) const = 0;
 
-  /// x -> y of the prepared passes; false when called off.
-  bool forward(StackTape<T>& passes, const OuterShape& outer, const T* x, T* y, bool training, Index segment,
-               Poll::Interrupted interrupted) const {
-    std::atomic<bool> stop{false};
-    const sequence::BatchSizes& batch_sizes = passes.all[0]->batch_sizes();
-    const bool segmented = training && sequence::measure_cuts(batch_sizes, segment).segments > 1;
-    const std::vector<Index> cuts =
-        beside(batch_sizes, segmented) ? sequence::pieces(batch_sizes) : std::vector<Index>();
-    const Index L = layers(), W = width();
-    passes.outputs.resize(std::size_t(L - 1));
-    std::vector<std::unique_ptr<sequence::ResumableCall>> runs;
-    StridedRows<const T> in{x, input_, false};
-    StridedRows<T> out{};
-    for (Index k = 0; k < L; ++k) {
-      const auto pass = [&](Index d) -> DirectionPass<T>& { return *passes.all[std::size_t(k * D_ + d)]; };
-      out = {y, W, false};
-      if (k + 1 < L) {
-        Buffer<T>& own = passes.outputs[std::size_t(k)];
-        own = Buffer<T>(checked_mul(D_ == 1 ? batch_sizes.total() : outer.rows, W));
-        out = {own.data(), W, D_ == 1};
-      }
-      if (!cuts.empty()) {
-        pass(0).open(in, out, &stop);
-        runs.push_back(pass(0).start(kernel(k, 0), training, interrupted));
-        in = {out.data, out.ld, out.ordered};
-        continue;
-      }
-      const bool complete = run_directions(k, batch_sizes, [&](int d, int threads) {
-        const StridedRows<T> part{out.data + d * (W / D_), W, out.ordered};
-        pass(d).open(in, part, &stop);
-        if (!pass(d).forward(kernel(k, d), training, segment, threads, interrupted)) return false;
-        pass(d).close(part);
-        return true;
-      });
-      if (!complete) return false;
-      in = {out.data, out.ld, out.ordered};
-      bool kept = training && D_ == 1;  // the layer's input: also the y that the tape of the layer before reads again
-      for (Index d = 0; d < D_; ++d) {
-        kept = kept || (training && !pass(d).has_copied_x());
-        if (!training) pass(d).release();
-      }
-      if (k > 0 && !kept) passes.outputs[std::size_t(k - 1)] = {};
-    }
-    if (cuts.empty()) return true;
-    const bool complete = run_layers(runs, cuts, false, stop, interrupted,
-                                     [&](std::size_t k, sequence::ResumableCall& run, Index begin, Index end) {
-                                       passes.all[k]->feed(begin, end);
-                                       return run.advance(begin, end);
-                                     });
-    for (std::size_t k = 0; complete && k < runs.size(); ++k) passes.all[k]->close(out);
-    return complete;
-  }
+  /// Takes weights at any address, of all kernels; `training` adds the layout of backward. What was packed before stays
+  /// with the tapes and streams that use it. False when called off.
+  virtual bool pack(const std::vector<sequence::Flat<const T>>& weights, bool training,
+                    Poll::Interrupted interrupted) = 0;
+  virtual bool packed() const = 0;
 
-  /// dy -> dx, and what `calls` name; false when called off.
-  bool backward(StackTape<T>& passes, const OuterShape& outer, const std::vector<BackwardCall<T>>& calls, const T* dy,
-                T* dx, Poll::Interrupted interrupted) const {
-    std::atomic<bool> stop{false};
-    const sequence::BatchSizes& batch_sizes = passes.all[0]->batch_sizes();
-    const bool together = beside(batch_sizes, passes.all[0]->tape.segmented());
-    const std::vector<Index> cuts = together ? sequence::pieces(batch_sizes) : std::vector<Index>();
-    const Index L = layers(), W = width();
-    std::vector<std::unique_ptr<sequence::ResumableCall>> runs;
-    // From layer to layer. In one direction a step's dx takes the place of its dy, which nobody needs any more.
-    Buffer<T> handed;
-    StridedRows<const T> in{dy, W, false};
-    StridedRows<T> out{};
-    for (Index k = L - 1; k >= 0; --k) {
-      const auto pass = [&](Index d) -> DirectionPass<T>& { return *passes.all[std::size_t(k * D_ + d)]; };
-      Buffer<T> read;
-      out = {dx, input_, false};
-      if (k > 0) {
-        if (D_ > 1 || handed.size() == 0) {
-          read = std::move(handed);
-          handed = Buffer<T>(checked_mul(D_ == 1 ? batch_sizes.total() : outer.rows, W));
-        }
-        out = {handed.data(), W, D_ == 1};
-      }
-      const auto open = [&](Index d) {
-        const StridedRows<const T> part{in.data + d * (W / D_), W, in.ordered};
-        pass(d).open_back(calls[std::size_t(k * D_ + d)], part, out, d > 0, &stop);
-      };
-      if (!cuts.empty()) {
-        open(0);
-        runs.insert(runs.begin(), pass(0).start_back(kernel(k, 0), interrupted));
-        in = {out.data, out.ld, out.ordered};
-        continue;
-      }
-      const bool complete = run_directions(k, batch_sizes, [&](int d, int threads) {
-        open(d);
-        return pass(d).backward(kernel(k, d), threads, interrupted);
-      });
-      if (!complete) return false;
-      in = {out.data, out.ld, out.ordered};
-      for (Index d = 0; d < D_; ++d) {
-        pass(d).close_back(out, d > 0);
-        pass(d).release();
-      }
-      const Index unread = D_ == 1 ? k : k - 1;  // in one direction the tape of the layer that wrote it reads it, too
-      if (unread >= 0 && unread + 1 < L) passes.outputs[std::size_t(unread)] = {};
-    }
-    if (cuts.empty()) return true;
-    const bool complete = run_layers(runs, cuts, true, stop, interrupted,
-                                     [&](std::size_t k, sequence::ResumableCall& run, Index begin, Index end) {
-                                       const bool done = run.advance(begin, end);
-                                       if (done) passes.all[k]->feed_back(begin, end);
-                                       return done;
-                                     });
-    for (std::size_t k = 0; complete && k < runs.size(); ++k) passes.all[k]->close_back(out, false);
-    return complete;
-  }
-
- private:
-  double seconds(Index layer, const sequence::BatchSizes& batch_sizes, int threads) const {
-    const Index rows = batch_sizes.steps > 0 ? ceil_div(batch_sizes.total(), batch_sizes.steps) : batch_sizes.batch;
-    return double(batch_sizes.steps) * kernel(layer, 0).plan(batch_sizes.steps, rows, threads).step_time_s;
-  }
-  const sequence::Recurrence<T>& kernel(Index layer, Index direction) const {
-    return *kernels_[std::size_t(layer * D_ + direction)];
-  }
-
-  /// job(direction, threads) for the directions of a layer: side by side on a core each where that is estimated to be
-  /// no slower than one after the other on all of them. False where one was called off.
-  template <class Job>
-  bool run_directions(Index layer, const sequence::BatchSizes& batch_sizes, const Job& job) const {
-    const int threads = Pool::size(), D = int(D_);
-    bool complete = true;
-    if (D == 1 || threads < D || seconds(layer, batch_sizes, 1) > D * seconds(layer, batch_sizes, threads)) {
-      for (int d = 0; d < D; ++d) complete = complete && job(d, threads);
-      return complete;
-    }
-    std::atomic<bool> all{true};
-    Pool::instance().run(D, [&](int thread, Barrier& barrier) {
-      for (int d = thread; d < D && all; d += barrier.size()) {
-        if (!job(d, 1)) all = false;
-      }
-    });
-    return all;
-  }
-
-  /// The layers of one direction side by side: job(layer, run, first step, end) for all pieces. Going back, the last
-  /// layer and the last steps are the first.
-  template <class Job>
-  static bool run_layers(const std::vector<std::unique_ptr<sequence::ResumableCall>>& runs,
-                         const std::vector<Index>& cuts, bool back, std::atomic<bool>& stop,
-                         Poll::Interrupted interrupted, const Job& job) {
-    const int L = int(runs.size()), pieces = int(cuts.size()) - 1;
-    const auto layer_at = [&](int place) { return std::size_t(back ? L - 1 - place : place); };
-    return sequence::run_wavefront(
-        L, pieces, Pool::size(), interrupted, stop,
-        [&](int place, int n) {
-          const std::size_t layer = layer_at(place), piece = std::size_t(back ? pieces - 1 - n : n);
-          return job(layer, *runs[layer], cuts[piece], cuts[piece + 1]);
-        },
-        [&](int place, int n) { runs[layer_at(place)]->settle(n + 1 == pieces); });
-  }
-
-  std::vector<const sequence::Recurrence<T>*> kernels_;
-  Index input_, D_;
+  /// With `tape`, makes one for backward. False when called off.
+  virtual bool forward(const StackForward<T>& call, std::unique_ptr<StackTape<T>>* tape,
+                       Poll::Interrupted interrupted) const = 0;
+  /// `tape` is of this stack's forward. It is used up, unless the call retains it.
+  virtual bool backward(StackTape<T>& tape, const StackBackward<T>& call, Poll::Interrupted interrupted) const = 0;
+  /// Of `options`, zoneout and clipping.
+  virtual std::unique_ptr<StackStream<T>> stream(Index batch, const CallOptions& options) const = 0;
 };
+
+/// A stack of the cell called `cell`; null where there is none.
+template <class T>
+std::unique_ptr<Stack<T>> make_stack(const std::string& cell, const StackSizes& sizes);
 
 }  // namespace bptt::stack

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "stack/direction_pass.h"
+#include "stack/stack.h"
 
 namespace bptt::stack {
 
@@ -17,29 +18,22 @@ void next_states(Pointer* states, const Widths& width, Index batch) {
 }
 
 template <class T>
-class StackStream {
+class LayerStream final : public StackStream<T> {
  public:
-  StackStream() = default;
-  /// Of `options`, zoneout and clipping; with the weights packed last.
-  StackStream(const std::vector<const sequence::Recurrence<T>*>& kernels, Index input, Index batch,
+  LayerStream(const std::vector<std::unique_ptr<sequence::Recurrence<T>>>& kernels, Index input, Index batch,
               const CallOptions& options)
       : input_(input), batch_(batch), width_(widths(*kernels[0])) {
-    const sequence::StateOptions<T> state_options = options.state_options<T>(false);
-    for (const auto* kernel : kernels) layers_.push_back(kernel->stream(batch, &state_options));
+    const sequence::StateOptions<T> asked = state_options<T>(options, false);
+    for (const auto& kernel : kernels) layers_.push_back(kernel->stream(batch, &asked));
   }
 
-  Index layers() const { return Index(layers_.size()); }
-  const sequence::Stream<T>& layer(Index k) const { return *layers_[std::size_t(k)]; }
-
-  /// x [B,I] -> y [B,R], which x may be.
-  void step(const T* x, T* y) {
+  void step(const T* x, T* y) override {
     for (const auto& layer : layers_) x = layer->step(x);
     std::copy_n(x, batch_ * width_[0], y);
   }
 
-  /// x [steps,B,I] -> y [steps,B,R], layer by layer, so that the weights of one stay in the cache. False when called
-  /// off, between two steps of a layer: the layers are then at different steps.
-  bool chunk(const T* x, T* y, Index steps, Poll& poll) {
+  /// Layer by layer, so that the weights of one stay in the cache.
+  bool chunk(const T* x, T* y, Index steps, Poll& poll) override {
     Buffer<T> before;
     for (std::size_t k = 0; k < layers_.size(); ++k) {
       const Index I = batch_ * (k == 0 ? input_ : width_[0]), H = batch_ * width_[0];
@@ -56,8 +50,7 @@ class StackStream {
     return true;
   }
 
-  /// States [L,B,.], h first.
-  void get_state(T* const* states) const {
+  void get_state(T* const* states) const override {
     T* at[kMaxStates];
     std::copy_n(states, count(width_), at);
     for (const auto& layer : layers_) {
@@ -65,13 +58,17 @@ class StackStream {
       next_states(at, width_, batch_);
     }
   }
-  void set_state(const T* const* states) {
+  void set_state(const T* const* states) override {
     const T* at[kMaxStates];
     std::copy_n(states, count(width_), at);
     for (const auto& layer : layers_) {
       layer->set_state(at);
       next_states(at, width_, batch_);
     }
+  }
+
+  void get_weights(Index layer, const sequence::Flat<T>& to) const override {
+    layers_[std::size_t(layer)]->get_weights(to);
   }
 
  private:

@@ -1,30 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a call of a stack leaves for backward.
+// What a call of a LayerStack leaves for backward.
 #pragma once
 
 #include <memory>
 #include <vector>
 
 #include "stack/direction_pass.h"
+#include "stack/stack.h"
 
 namespace bptt::stack {
 
-/// The passes of one call, layer by layer, one for each direction. They point into arrays of the caller.
 template <class T>
-struct StackTape {
-  std::vector<std::unique_ptr<DirectionPass<T>>> all;
-  std::vector<Buffer<T>> outputs;  // y of each layer but the last, which the next one reads
+struct LayerTape final : StackTape<T> {
+  std::vector<std::unique_ptr<DirectionPass<T>>> all;  // one for each kernel; they point into arrays of the caller
+  std::vector<Buffer<T>> outputs;                      // y of each layer but the last, which the next one reads
+  bool plain = false;                                  // one kernel on the caller's own arrays
 
-  /// Memory back to the arena, once nobody needs it.
-  void release() {
-    for (const auto& pass : all) pass->release();
-    outputs.clear();
-  }
-  Index bytes() const {
+  const OuterShape& outer() const override { return all[0]->outer(); }
+  bool reads_y() const override { return all.back()->reads_y(); }
+  bool segmented() const override { return all[0]->tape.segmented(); }
+  Index bytes() const override {
     Index n = 0;
     for (const auto& pass : all) n += pass->bytes();
     for (const Buffer<T>& y : outputs) n += y.size() * Index(sizeof(T));
     return n;
+  }
+  Index hidden() const override { return all[0]->hidden(); }
+  bool copy_kept(std::size_t kernel, int i, T* to) const override {
+    const DirectionPass<T>& pass = *all.at(kernel);
+    const Index most = pass.tape.gates_width / std::max<Index>(1, pass.tape.Hp);
+    if (i < -1 || i >= most || (i < 0 && pass.tape.states.size() == 0)) return false;
+    pass.copy_kept(to, pass.tape.kept(i));
+    return true;
+  }
+  /// Gives its memory back.
+  void release() {
+    for (const auto& pass : all) pass->release();
+    outputs.clear();
   }
 };
 

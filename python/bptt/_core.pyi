@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 _T = TypeVar("_T", np.float32, np.float64)
 _State: TypeAlias = NDArray[Any] | tuple[NDArray[Any], ...]
+_Parameters: TypeAlias = NDArray[Any] | list[NDArray[Any] | tuple[NDArray[Any] | None, ...]] | list[NDArray[Any]]
 
 version: str
 level: str
@@ -33,7 +34,7 @@ def vector_function(name: str, x: NDArray[_T]) -> NDArray[_T]: ...
 
 @final
 class Tape:
-    """What a forward pass keeps for its backward pass; used once."""
+    """What a forward pass keeps for its backward pass."""
 
     @property
     def nbytes(self) -> int: ...
@@ -79,7 +80,7 @@ class CallOptions:
 class Stream:
     """The layers of a stack of one direction, step by step, without an allocation: `batch` rows.
 
-    It has the weights that the kernels packed last, zoneout and clip of `options`, and begins with `initial`, h [L,B,H]
+    It has the weights that the stack packed last, zoneout and clip of `options`, and begins with `initial`, h [L,B,H]
     or (h, c), None for zeros. Each method raises RuntimeError while another call is not over.
     """
 
@@ -88,9 +89,7 @@ class Stream:
     def stale(self) -> bool: ...
     def refresh(self) -> None: ...
     def __reduce__(self) -> tuple[Any, ...]: ...
-    def __init__(
-        self, kernels: list[Recurrence], batch: int, options: CallOptions = ..., initial: _State | None = None
-    ) -> None: ...
+    def __init__(self, stack: Stack, batch: int, options: CallOptions = ..., initial: _State | None = None) -> None: ...
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
         """x [B,I] -> y [B,H], the same read-only array each time, overwritten by the next call; x may be that array.
 
@@ -106,71 +105,76 @@ class Stream:
     def reset(self, rows: Any = None) -> None:
         """Begin again: all rows, or those an index selects (an integer, slice, mask or list)."""
 
-    def _take_weights(self, kernels: list[Recurrence], initial: _State | None) -> None:
-        """Go on with kernels of the same sizes and the weights they packed last; resets begin with `initial`."""
+    def _take_weights(self, initial: _State | None) -> None:
+        """Go on with the weights that the stack packed last; resets begin with `initial`."""
 
     def _weights(self) -> list[NDArray[Any]]:
-        """The weights in use, of each layer a flat array as `Recurrence.pack` takes it."""
+        """The weights in use, of each layer a flat array as `Stack.pack` takes it."""
 
 @final
-class Recurrence:
-    """One cell run over time: `cell` is a name of csrc/cells/all.h; `dtype` float32 or float64."""
+class Stack:
+    """The kernels of a layer: L layers x D directions of one cell over time, made once for each layer object.
+
+    `cell` is a name of csrc/cells/all.h, `dtype` float32 or float64. `options` is one CallOptions for each layer and
+    direction, None for calls that ask for nothing. States are h [L*D,B,R], or a tuple with h first; R is the width of
+    h, H but for a projected one.
+
+    Parameters and their gradients are one flat array for all kernels, or a list with one entry for each: a flat array,
+    or a tuple of its parts at any address: weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H], vectors [P,H], weight_hr
+    [R,H], None for those that a kernel lacks. A flat array has them in this order.
+    """
 
     def __init__(
-        self, cell: str, dtype: str, input_size: int, hidden_size: int, bias: bool, proj_size: int = 0
+        self,
+        cell: str,
+        dtype: str,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        proj_size: int = 0,
+        num_layers: int = 1,
+        num_directions: int = 1,
     ) -> None: ...
     def plan(self, steps: int, batch: int) -> dict[str, Any]:
         """How a call is spread: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""
 
-    def memory(self, steps: int, batch: int, options: CallOptions, training: bool, threads: int = 0) -> dict[str, int]:
-        """Bytes of a pass beside its arrays: weights (packed), tape, scratch; threads: 0 for all that calls may use."""
+    def beside(self, steps: int, batch: int, options: list[CallOptions] | None, training: bool) -> bool:
+        """Whether the layers of a call that long and wide will run in parallel."""
 
-    def pack(self, params: NDArray[Any], training: bool) -> None:
-        """The flat parameters into the kernels' layout; `training` adds the backward layout.
+    def memory(self, steps: int, batch: int, options: list[CallOptions] | None, training: bool) -> int:
+        """Bytes that a call holds at its peak beside x, y, the parameters and the gradients of these three."""
 
-        Flat: weight_ih [G*H,I], weight_hh [G*H,R], with bias: bias [G*H]; per-unit vectors [P,H] (b_hn only with bias);
-        of a cell that projects weight_hr [R,H]. R is the width of h and y, H for the others.
-        """
+    def pack(self, params: _Parameters, training: bool) -> None:
+        """The parameters into the kernels' layout; `training` adds the backward layout."""
 
     def forward(
-        self, x: NDArray[Any], state: _State | None, training: bool
+        self, x: NDArray[Any], state: _State | None, training: bool, options: list[CallOptions] | None = None
     ) -> tuple[NDArray[Any], _State, Tape | None]:
-        """x [T,B,I], state h or (h, c), [1,B,H] each -> y [T,B,H], final state, tape (None unless training)."""
+        """x [T,B,I] or packed [sum,I] -> y [T,B,D*R], final state, tape (None unless training)."""
+
+    def forward_if_exact(self, x: Any, state: Any, training: bool) -> tuple[NDArray[Any], _State, Tape | None] | None:
+        """As forward without options; None where x or state is no plain array of the dtype, shape and layout."""
 
     def backward(
-        self, tape: Tape, dy: NDArray[Any], dstate: _State | None, grads: NDArray[Any]
+        self,
+        tape: Tape,
+        dy: NDArray[Any],
+        dstate: _State | None,
+        grads: _Parameters,
+        dreset_state: list[Any] = ...,
+        *,
+        accumulate: bool = False,
+        retain: bool = False,
     ) -> tuple[NDArray[Any], _State]:
-        """dy [T,B,H] and dstate -> dx and the initial state's gradient; overwrites grads, flat as in `pack`."""
+        """dy and dstate -> dx and the initial state's gradient; overwrites grads, and dreset_state (of `reset_state`).
 
-def forward(
-    kernels: list[Recurrence],
-    directions: int,
-    x: NDArray[Any],
-    state: _State | None,
-    training: bool,
-    options: list[CallOptions],
-) -> tuple[NDArray[Any], _State, Tape | None]:
-    """A stack, layer by layer, each with its directions: x [T,B,I] or packed [sum,I] -> y [T,B,D*R], state, tape.
+        accumulate: adds to grads instead. retain: the tape can be used again.
+        """
 
-    A state is h [L*D,B,R], or (h, c). Layers of one direction run side by side, on a core each, where that is estimated
-    to be faster.
-    """
-
-def backward(
-    kernels: list[Recurrence],
-    directions: int,
-    tape: Tape,
-    dy: NDArray[Any],
-    dstate: _State | None,
-    grads: list[NDArray[Any]],
-    dreset_state: list[Any] = ...,
-) -> tuple[NDArray[Any], _State]:
-    """dy and dstate -> dx and the initial state's gradient; overwrites grads, and dreset_state (of `reset_state`)."""
-
-def beside(
-    kernels: list[Recurrence], directions: int, steps: int, batch: int, options: CallOptions, training: bool
-) -> bool:
-    """Whether the layers of a call that long and wide will run side by side."""
+    def backward_if_exact(
+        self, tape: Tape, dy: Any, dstate: Any, grads: _Parameters
+    ) -> tuple[NDArray[Any], _State] | None:
+        """As backward; None where dy or dstate is no plain array of the dtype, shape and layout."""
 
 @final
 class LinearStream:

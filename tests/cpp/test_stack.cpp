@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A stack without Python: two layers of an LSTM in both directions. Its gradients against central differences, with
 // rows of different lengths and without, and its training.
+#include <array>
 #include <cmath>
 #include <memory>
 #include <vector>
 
 #include "sequence/instantiate.h"
-#include "stack/flat.h"
-#include "stack/stack.h"
+#include "stack/layer_stack.h"
 #include "test.h"
 
 namespace {
@@ -31,78 +31,67 @@ std::vector<double> numbers(Index n, std::uint32_t seed) {
 
 class Model {
  public:
-  explicit Model(std::vector<Index> lengths) {
+  explicit Model(const std::vector<Index>& lengths) : stack_(kernels(), {I, H, 0, kLayers, kDirections, true}) {
     for (Index k = 0; k < kKernels; ++k) {
-      const Index input = k < kDirections ? I : kDirections * H;
-      kernels.push_back(
-          std::make_unique<CellRecurrence<double>>(sequence::kCellKernels<cells::LSTM, double>, input, H, H));
-      const Index size = stack::flat_parts(*kernels.back(), input, true, static_cast<double*>(nullptr)).size;
-      params.push_back(numbers(size, std::uint32_t(k + 1)));
-      grads.emplace_back(std::size_t(size), 0.0);
+      params.push_back(numbers(stack_.parameters(k).size(), std::uint32_t(k + 1)));
+      grads.emplace_back(params.back().size(), 0.0);
     }
     for (const bool reverse : {false, true}) {
-      stack::CallOptions each;
+      stack::CallOptions& each = options_[std::size_t(reverse)];
       if (reverse || !lengths.empty()) {
         const std::vector<Index> n = lengths.empty() ? std::vector<Index>(std::size_t(B), T) : lengths;
         each.order = std::make_shared<sequence::SequenceOrder>(sequence::SequenceOrder::padded(n, T, reverse));
       }
-      options.push_back(each);
     }
   }
 
-  /// The squared distance of y to `target`, halved; with `backward`, its gradients.
+  /// The squared distance of y to the target, halved; with `backward`, its gradients.
   double loss(bool backward) {
-    std::vector<const sequence::Recurrence<double>*> all;
+    std::vector<sequence::Flat<const double>> weights;
     for (Index k = 0; k < kKernels; ++k) {
-      const auto i = std::size_t(k);
-      test::check(kernels[i]->pack(stack::flat_parts(*kernels[i], inputs(k), true, (const double*)params[i].data()),
-                                   true, &never),
-                  "pack");
-      all.push_back(kernels[i].get());
+      weights.push_back(stack_.parameters(k).at(static_cast<const double*>(params[std::size_t(k)].data())));
     }
-    const stack::Stack<double> model(all, I, kDirections);
-    const stack::OuterShape outer = stack::OuterShape::of(T, B);
-    stack::StackTape<double> tape;
+    test::check(stack_.pack(weights, true, &never), "pack");
     std::vector<double> zeros(std::size_t(kKernels * B * H), 0.0), final_h(zeros), final_c(zeros);
-    for (Index k = 0; k < kKernels; ++k) {
-      stack::DirectionArrays<double> arrays;
-      arrays.initial[0] = arrays.initial[1] = zeros.data();
-      arrays.final[0] = final_h.data() + k * B * H;
-      arrays.final[1] = final_c.data() + k * B * H;
-      tape.all.push_back(std::make_unique<stack::DirectionPass<double>>());
-      tape.all.back()->prepare(*kernels[std::size_t(k)], inputs(k), outer, arrays,
-                               options[std::size_t(k % kDirections)], true);
-    }
     std::vector<double> y(std::size_t(T * B * kDirections * H)), dy(y.size()), dx(std::size_t(T * B * I));
-    test::check(model.forward(tape, outer, x.data(), y.data(), true, 0, &never), "forward");
+    stack::StackForward<double> call{stack::OuterShape::of(T, B),      x.data(), {zeros.data(), zeros.data()}, y.data(),
+                                     {final_h.data(), final_c.data()}, {}};
+    for (Index k = 0; k < kKernels; ++k) call.options.push_back({&options_[std::size_t(k % kDirections)]});
+    std::unique_ptr<stack::StackTape<double>> tape;
+    test::check(stack_.forward(call, &tape, &never), "forward");
     double sum = 0;
     for (std::size_t i = 0; i < y.size(); ++i) {
       dy[i] = y[i] - target[i];
       sum += 0.5 * dy[i] * dy[i];
     }
     if (!backward) return sum;
-    std::vector<sequence::BackwardCall<double>> calls;
-    std::vector<double> dinitial(zeros);
-    for (Index k = 0; k < kKernels; ++k) {
-      const auto i = std::size_t(k);
-      sequence::BackwardCall<double> call{};
-      call.d = stack::flat_parts(*kernels[i], inputs(k), true, grads[i].data());
-      for (int s = 0; s < 2; ++s) {
-        call.dfinal[s] = zeros.data();
-        call.dinitial[s] = dinitial.data() + k * B * H;
-      }
-      calls.push_back(call);
-    }
-    test::check(model.backward(tape, outer, calls, dy.data(), dx.data(), &never), "backward");
+    std::vector<double> dinitial_h(zeros), dinitial_c(zeros);
+    stack::StackBackward<double> back{};
+    back.dy = dy.data();
+    back.dx = dx.data();
+    back.dfinal[0] = back.dfinal[1] = zeros.data();
+    back.dinitial[0] = dinitial_h.data();
+    back.dinitial[1] = dinitial_c.data();
+    for (Index k = 0; k < kKernels; ++k) back.d.push_back(stack_.parameters(k).at(grads[std::size_t(k)].data()));
+    test::check(stack_.backward(*tape, back, &never), "backward");
     return sum;
   }
 
-  static Index inputs(Index k) { return k < kDirections ? I : kDirections * H; }
-
-  std::vector<std::unique_ptr<CellRecurrence<double>>> kernels;
   std::vector<std::vector<double>> params, grads;
-  std::vector<stack::CallOptions> options;
   std::vector<double> x = numbers(T * B * I, 7), target = numbers(T * B * kDirections * H, 8);
+
+ private:
+  static stack::LayerStack<double>::Kernels kernels() {
+    stack::LayerStack<double>::Kernels all;
+    for (Index k = 0; k < kKernels; ++k) {
+      const Index input = k < kDirections ? I : kDirections * H;
+      all.push_back(std::make_unique<CellRecurrence<double>>(sequence::kCellKernels<cells::LSTM, double>, input, H, H));
+    }
+    return all;
+  }
+
+  stack::LayerStack<double> stack_;
+  std::array<stack::CallOptions, kDirections> options_;
 };
 
 void test_gradients(const std::vector<Index>& lengths) {

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/gemm/sums.h"
+#include "core/base.h"
 #include "core/memory/arena.h"
 #include "core/simd/vec.h"
 
@@ -34,8 +35,6 @@ constexpr int tile_blocks(int rows, int per_block) {
 
 /// Rows of a weight-gradient tile of `columns` registers.
 constexpr int outer_rows(int columns) { return kAccumulators / columns > 8 ? 8 : kAccumulators / columns; }
-
-inline Index ceil_div(Index a, Index b) { return a / b + (a % b != 0); }
 
 /// Rows cut into blocks of at most kTileRows, as evenly as they go; depends on the number of rows only.
 struct RowBlocks {

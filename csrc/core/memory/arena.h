@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <mutex>
 #include <new>
@@ -27,7 +28,7 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-#include "core/simd/vec.h"
+#include "core/base.h"
 
 namespace bptt {
 

@@ -8,21 +8,9 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(_MSC_VER)
-#define BPTT_INLINE __forceinline
-#define BPTT_NOINLINE __declspec(noinline)
-#else
-#define BPTT_INLINE inline __attribute__((always_inline))
-#if defined(__clang__)
-#define BPTT_NOINLINE __attribute__((noinline))
-#else
-#define BPTT_NOINLINE __attribute__((noinline, noclone))  // nor a copy for each constant it is called with
-#endif
-#endif
+#include "core/base.h"
 
 namespace bptt {
-
-using Index = std::int64_t;
 
 /// The cache line at p, soon to be used; p may be anywhere.
 template <class T>

@@ -59,13 +59,13 @@ class NativeOptions:
             self._last = ((steps, B), made)
         return made
 
-    def planned(self, where: str, steps: int, B: int, lengths: ArrayIn | None) -> tuple[list[_core.CallOptions], int]:
-        """The options of a call to come, and the steps of all its rows together."""
+    def planned(self, where: str, steps: int, B: int, lengths: ArrayIn | None) -> list[_core.CallOptions]:
+        """The options of a call to come."""
         # Without lengths no order of rows is made: it takes memory and time, and nothing is counted by it.
         orders: Orders = [None] * self._directions
         if lengths is not None:
             orders = self._orders(where, steps, B, lengths, None)
-        return self._made(orders, None, steps, 0), orders[0].total if orders[0] else steps * B
+        return self._made(orders, None, steps, 0)
 
     def _made(self, orders: Orders, resets: Array | None, steps: int, seed: int) -> list[_core.CallOptions]:
         D = self._directions

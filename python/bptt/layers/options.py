@@ -100,9 +100,9 @@ class StateOptions:
 
     @property
     def plain(self) -> bool:
-        """Whether one layer hands its states on as they are, and computes nothing twice."""
+        """Whether a layer hands on its states and its outputs as they are, and computes nothing twice."""
         return (
-            not (self.recurrent_dropout or any(self.zoneout))
+            not (self.dropout or self.recurrent_dropout or any(self.zoneout))
             and math.isinf(self.clip_state)
             and math.isinf(self.clip_grad_per_step)
             and self.checkpoint is None

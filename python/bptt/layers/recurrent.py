@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 
 from bptt._arrays import as_array, as_floats, check_bool, check_dtype, check_shape, check_size, shape_error
-from bptt._dispatch import core
 from bptt.init import fill
 from bptt.layers.base import Layer
 from bptt.layers.call_options import NativeOptions
 from bptt.layers.kernels import Kernels
 from bptt.layers.layout import lay_out
-from bptt.layers.memory import estimate
 from bptt.layers.options import LayerOptions, StateOptions
 from bptt.layers.states import States
 from bptt.layers.stream import recurrent_stream
@@ -87,17 +85,16 @@ class Recurrent(Layer):
         )  # fmt: skip
         self.params = Params(shapes, dtype)
         fill(where, self.params, options.init, options.seed, default, gates=self._gates, size=self.hidden_size)
-        sizes = [
-            (cell, dtype.name, self._input_of(k // self.num_directions), self.hidden_size, bias, self.proj_size)
-            for k in range(len(blocks))
-        ]
-        self._kernels = Kernels(sizes, [self.params.span(names[0], names[-1]) for names in blocks])
+        sizes = (cell, dtype.name, self.input_size, self.hidden_size, bias, self.proj_size, self.num_layers)
+        spans = [self.params.span(names[0], names[-1]) for names in blocks]
+        self._kernels = Kernels((*sizes, self.num_directions), spans)
         widths = (self.output_size, self.hidden_size)[: len(self._states)]
         self._states_of = States(self, dict(zip(self._states, widths, strict=True)), len(blocks))
         self._native_options = NativeOptions(
             self._state_options, self._states_of, self.num_layers, self.num_directions, self.batch_first
         )
-        self._plain = len(blocks) == 1 and self._state_options.plain and not self.learn_initial_state
+        # Whether a call without lengths and resets asks for nothing that CallOptions say.
+        self._plain = not self.bidirectional and self._state_options.plain and not self.learn_initial_state
 
     @property
     def output_size(self) -> int:
@@ -162,10 +159,9 @@ class Recurrent(Layer):
         tape = self._own(tape, RecurrentTape)
         grads = self._gradients(grads)
         if tape.plain and not self.batch_first:
-            try:
-                return (*tape.recurrences[0].backward(tape.native, dy, dstate, grads.flat), grads)
-            except (TypeError, ValueError):
-                pass  # not exact: converted below, or named
+            found = tape.stack.backward_if_exact(tape.native, dy, dstate, grads.flat)
+            if found is not None:
+                return (*found, grads)
         shown = tape.shown or Shape(len(tape.shape) == 3)
         sizes = shown.sizes
         dy = as_array(where, "dy", rows_like(where, "dy", dy, shown))
@@ -173,10 +169,7 @@ class Recurrent(Layer):
         dy = as_floats(where, "dy", dy if sizes is not None else self._time_major(dy), self.params.dtype)
         B = dy.shape[1] if sizes is None else int(sizes[:1].sum())
         dstate = self._states_of.native(where, "dstate", dstate, B, shown)
-        if tape.plain:
-            dx, dinitial = tape.recurrences[0].backward(tape.native, dy, dstate, grads.flat)
-        else:
-            dx, dinitial = self._backward(tape, dy, dstate, grads)
+        dx, dinitial = self._backward(tape, dy, dstate, grads)
         given = self._as_given(dx, shown.batched) if sizes is None else shown.packed(dx)
         return given, self._states_of.given(dinitial, shown), grads
 
@@ -195,9 +188,8 @@ class Recurrent(Layer):
         """
         where = self._where("estimate_memory")
         T, B = check_size(where, "steps", steps, 0), check_size(where, "batch_size", batch_size, 0)
-        call_options, rows = self._native_options.planned(where, T, B, lengths)
-        natives = self._kernels.packed(self.params, training)
-        return estimate(natives, call_options, self, T, B, rows, lengths is not None, training)
+        call_options = self._native_options.planned(where, T, B, lengths)
+        return self._kernels.packed(self.params, training).memory(T, B, call_options, training)
 
     def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
         if not any(name.startswith("bias_ih_l") for name in state):
@@ -246,14 +238,13 @@ class Recurrent(Layer):
     def _run(
         self, x: Any, state: Any, lengths: ArrayIn | None, resets: ArrayIn | None, *, training: bool
     ) -> tuple[Any, State, RecurrentTape | None]:
-        recurrences = self._kernels.packed(self.params, training)
+        stack = self._kernels.packed(self.params, training)
         plain = self._plain and lengths is None and resets is None
         if plain and not self.batch_first:
-            try:
-                y, final, native = recurrences[0].forward(x, state, training)
-                return y, final, None if native is None else RecurrentTape(self, recurrences, native, y.shape)
-            except (TypeError, ValueError):
-                pass  # not exact: converted below, or named
+            found = stack.forward_if_exact(x, state, training)
+            if found is not None:
+                y, final, native = found
+                return y, final, None if native is None else RecurrentTape(self, stack, native, y.shape)
         where, given, shown = self._where(), x, None
         if hasattr(x, "batch_sizes"):
             plain = False
@@ -267,14 +258,14 @@ class Recurrent(Layer):
         B = x.shape[1] if sizes is None else int(sizes[:1].sum())
         native_state = self._states_of.native(where, "state", state, B, shown)
         if plain:
-            y, final, native = recurrences[0].forward(x, native_state, training)
+            y, final, native = stack.forward(x, native_state, training)
         else:
-            y, final, native = self._forward(where, recurrences, x, native_state, lengths, resets, shown, training)
+            y, final, native = self._forward(where, stack, x, native_state, lengths, resets, shown, training)
         y = y if sizes is not None else self._as_given(y, shown.batched)
         tape = None
         if native is not None:
             learnt = state is None and self.learn_initial_state
-            tape = RecurrentTape(self, recurrences, native, y.shape, plain=plain, shown=shown, learnt=learnt)
+            tape = RecurrentTape(self, stack, native, y.shape, plain=plain, shown=shown, learnt=learnt)
         y = y if sizes is None else returned_like(given, shown.packed(y))
         return y, self._states_of.given(final, shown), tape
 
@@ -286,7 +277,7 @@ class Recurrent(Layer):
     def _forward(
         self,
         where: str,
-        recurrences: list[_core.Recurrence],
+        stack: _core.Stack,
         x: Array,
         state: Any,
         lengths: ArrayIn | None,
@@ -299,15 +290,12 @@ class Recurrent(Layer):
             state = self._states_of.learnt(x.shape[1] if shown.sizes is None else int(shown.sizes[:1].sum()))
         seed = self._state_options.next_call() if training and self._state_options.random else 0
         call_options = self._native_options.make(where, x, shown, lengths, resets, seed)
-        return core.forward(recurrences, self.num_directions, x, state, training, call_options)
+        return stack.forward(x, state, training, call_options)
 
     def _backward(self, tape: RecurrentTape, dy: Array, dstate: Any, grads: Params) -> tuple[Array, Any]:
-        states, flat = self._states_of, grads.flat
-        windows = [flat[start:stop] for start, stop in self._kernels.spans]
-        dreset_state = [states.new_reset_states(grads.dtype) for _ in windows] if self.learn_initial_state else []
-        dx, dinitial = core.backward(
-            tape.recurrences, self.num_directions, tape.native, dy, dstate, windows, dreset_state
-        )
+        states, parts = self._states_of, self._kernels.parts(grads.flat)
+        dreset_state = [states.new_reset_states(grads.dtype) for _ in parts] if self.learn_initial_state else []
+        dx, dinitial = tape.stack.backward(tape.native, dy, dstate, parts, dreset_state)
         if self.learn_initial_state:
             states.add_learnt(grads, dreset_state, dinitial if tape.learnt else None)
         return dx, dinitial

@@ -75,13 +75,15 @@ class _RecurrentSource(Source):
         super().__init__(layer, batch_size)
         self.initial = layer._learnt_state(batch_size)
 
-    def kernels(self) -> list[_core.Recurrence]:
-        kernels: list[_core.Recurrence] = self.layer._kernels.packed(self.layer.params, training=False)
-        return kernels
+    def stack(self) -> _core.Stack:
+        """The layer's, with the present weights."""
+        stack: _core.Stack = self.layer._kernels.packed(self.layer.params, training=False)
+        return stack
 
     def take(self, stream: _core.Stream) -> None:
         self.initial = self.layer._learnt_state(self.batch_size)
-        stream._take_weights(self.kernels(), self.initial)
+        self.stack()
+        stream._take_weights(self.initial)
 
     def flat(self, stream: _core.Stream) -> Array:
         flat, initial = stream._weights(), self.initial
@@ -111,7 +113,7 @@ def recurrent_stream(layer: Recurrent, batch_size: int) -> _core.Stream:
     """The stream of a recurrent layer of one direction."""
     source = _RecurrentSource(layer, batch_size)
     options = core.CallOptions(zoneout=layer._state_options.zoneout, clip=layer._state_options.clip_state)
-    stream = core.Stream(source.kernels(), batch_size, options, source.initial)
+    stream = core.Stream(source.stack(), batch_size, options, source.initial)
     stream._source = source
     return stream
 

@@ -125,12 +125,12 @@ def rows_like(where: str, name: str, value: Any, shown: Shape) -> Any:
 class RecurrentTape(Tape):
     """What one forward pass keeps, of all layers and directions; used up by one backward."""
 
-    __slots__ = ("learnt", "native", "plain", "recurrences", "shape", "shown")
+    __slots__ = ("learnt", "native", "plain", "shape", "shown", "stack")
 
     def __init__(
         self,
         layer: Any,
-        recurrences: list[_core.Recurrence],
+        stack: _core.Stack,
         native: _core.Tape,
         shape: tuple[int, ...],
         *,
@@ -139,7 +139,7 @@ class RecurrentTape(Tape):
         learnt: bool = False,
     ) -> None:
         self.layer = layer
-        self.recurrences, self.native, self.shape, self.plain = recurrences, native, shape, plain
+        self.stack, self.native, self.shape, self.plain = stack, native, shape, plain
         self.shown, self.learnt = shown, learnt
 
     @property
@@ -165,7 +165,7 @@ class RecurrentTape(Tape):
         at = check_size("gates", "layer", layer, 0) * owner.num_directions + check_size(
             "gates", "direction", direction, 0
         )
-        if direction >= owner.num_directions or at >= len(self.recurrences):
+        if direction >= owner.num_directions or at >= owner.num_layers * owner.num_directions:
             has = f"{owner.num_layers} layers and {owner.num_directions} directions"
             raise ValueError(f"gates: there is no layer {layer}, direction {direction}, expected one of {has}")
         places = {name: i for i, name in enumerate(owner._kept)} | ({"c": -1} if "c" in owner._states else {})

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// What Python sees of a layer's kernels. Interface: python/bptt/_core.pyi.
+#include "bindings/stack.h"
+
+#include <pybind11/stl.h>
+
+#include "bindings/register.h"
+#include "bindings/stream.h"
+
+namespace bptt::bindings {
+
+void register_stack(py::module_& m) {
+  register_call_options(m);
+  py::class_<PyTape>(m, "Tape", py::is_final(), py::module_local())
+      .def_property_readonly("nbytes", &PyTape::bytes)
+      .def("kept", &PyTape::kept, py::arg("indices"), py::arg("kernel") = 0);
+  py::class_<PyStack>(m, "Stack", py::is_final(), py::module_local())
+      .def(py::init<const std::string&, const std::string&, Index, Index, bool, Index, Index, Index>(), py::arg("cell"),
+           py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("bias"), py::arg("proj_size") = 0,
+           py::arg("num_layers") = 1, py::arg("num_directions") = 1)
+      .def("plan", &PyStack::plan, py::arg("steps"), py::arg("batch"))
+      .def("beside", &PyStack::beside, py::arg("steps"), py::arg("batch"), py::arg("options").none(true),
+           py::arg("training"))
+      .def("memory", &PyStack::memory, py::arg("steps"), py::arg("batch"), py::arg("options").none(true),
+           py::arg("training"))
+      .def("pack", &PyStack::pack, py::arg("params"), py::arg("training"))
+      .def("forward", &PyStack::forward, py::arg("x"), py::arg("state").none(true), py::arg("training"),
+           py::arg("options") = py::none())
+      .def("forward_if_exact", &PyStack::forward_if_exact, py::arg("x"), py::arg("state").none(true),
+           py::arg("training"))
+      .def("backward", &PyStack::backward, py::arg("tape"), py::arg("dy"), py::arg("dstate").none(true),
+           py::arg("grads"), py::arg("dreset_state") = std::vector<py::object>(), py::kw_only(),
+           py::arg("accumulate") = false, py::arg("retain") = false)
+      .def("backward_if_exact", &PyStack::backward_if_exact, py::arg("tape"), py::arg("dy"),
+           py::arg("dstate").none(true), py::arg("grads"));
+  py::class_<PyStream> stream(m, "Stream", py::is_final(), py::module_local(), py::dynamic_attr());
+  answer_by_source(stream)
+      .def(py::init<py::object, Index, const CallOptions&, py::object>(), py::arg("stack"), py::arg("batch"),
+           py::arg("options") = CallOptions(), py::arg("initial") = py::none())
+      .def("__call__", &PyStream::call, py::arg("x"))
+      .def("_take_weights", &PyStream::take_weights, py::arg("initial").none(true))
+      .def("_weights", &PyStream::weights)
+      .def_property("state", &PyStream::get_state, &PyStream::set_state)
+      .def("reset", &PyStream::reset, py::arg("rows") = py::none());
+}
+
+}  // namespace bptt::bindings

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// The parameters of one kernel where users hold them.
+#pragma once
+
+namespace bptt::sequence {
+
+constexpr int kMaxStates = 2;  // h, c
+
+/// A layer's parameters, or their gradients, as users hold them: weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H],
+/// vectors [P,H] (less the bias, where that is one of them), projection [R,H]. The last three are null for zeros, or
+/// where there is no such thing.
+template <class U>
+struct Flat {
+  U *weight_ih, *weight_hh, *bias, *vectors, *projection;
+};
+
+}  // namespace bptt::sequence
