@@ -46,8 +46,7 @@ struct PyTape : Own {
     const Index most = p.tape.gates_width / std::max<Index>(1, p.tape.Hp);
     py::list values;
     for (const int i : indices) {
-      if (i < -1 || i >= most || (i < 0 && p.tape.states.size() == 0))
-        throw py::value_error("Tape.kept: there is no value " + std::to_string(i));
+      if (i <= -p.tape.S || i >= most) throw py::value_error("Tape.kept: there is no value " + std::to_string(i));
       py::array_t<T> out = empty_rows<T>(p.outer(), p.hidden());
       p.copy_kept(out.mutable_data(), p.tape.kept(i));
       values.append(std::move(out));

@@ -16,8 +16,8 @@ using sequence::kMaxStates;
 
 struct CallOptions {
   std::shared_ptr<const sequence::SequenceOrder> order;  // null: all steps, forward
-  std::array<double, kMaxStates> zoneout{};
-  double dropout = 0;  // recurrent
+  std::array<double, 2> zoneout{};                       // of h, of every other state
+  double dropout = 0;                                    // recurrent
   double clip = std::numeric_limits<double>::infinity(), clip_gradient = std::numeric_limits<double>::infinity();
   std::uint64_t seed = 0;
   double input_dropout = 0;  // of x
@@ -62,10 +62,10 @@ struct OuterShape {
 /// The arrays of one direction that every call reads or writes.
 template <class T>
 struct DirectionArrays {
-  const T* initial[kMaxStates] = {};      // [B,R], [B,H]
+  const T* initial[kMaxStates] = {};      // [B,R], then [B,H] each
   T* final[kMaxStates] = {};              // the same
   const bool* resets = nullptr;           // of the caller's rows, [T,B] or [rows]; null: nowhere
-  const T* reset_state[kMaxStates] = {};  // [R], [H]; null: zeros
+  const T* reset_state[kMaxStates] = {};  // [R], then [H] each; null: zeros
 };
 
 }  // namespace bptt::stack
