@@ -51,7 +51,7 @@ inline PySequenceOrder packed_rows(const py::array& sizes, bool reverse) {
 struct CallOptions : Own {
   stack::CallOptions options;
   py::object resets = py::none();       // bool [T,B], or [sum] for packed rows
-  py::object reset_state = py::none();  // what a reset sets: None (zeros) or a state [H], (h, c)
+  py::object reset_state = py::none();  // what a reset sets: None (zeros) or a state, [H] each
 
   bool needs_transition(bool training) const { return options.needs_transition(training, !resets.is_none()); }
 };

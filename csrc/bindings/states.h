@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A recurrent state as users hold it, h [1,B,H] or the tuple (h, c), and as the kernels take it: one pointer each.
+// A recurrent state as users hold it, h [1,B,H] or a tuple of several, and as the kernels take it: one pointer each.
 #pragma once
 
 #include <array>
@@ -62,7 +62,9 @@ States new_states(const stack::Stack<T>& stack, Index n, Index B, T** values) {
 
 inline py::object as_state(const States& states, int count) {
   if (count == 1) return states[0];
-  return py::make_tuple(states[0], states[1]);
+  py::tuple parts(static_cast<std::size_t>(count));
+  for (int i = 0; i < count; ++i) parts[std::size_t(i)] = states[std::size_t(i)];
+  return std::move(parts);
 }
 
 }  // namespace bptt::bindings

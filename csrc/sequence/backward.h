@@ -21,6 +21,8 @@ class Backward final : public ResumableCall {
       : kernels_(kernels),
         w_(*tape.weights),
         tape_(tape),
+        entering_(tape.rows_of(tape.call.options ? tape.entering_others : tape.others)),
+        left_(tape.rows_of(tape.others)),
         call_(call),
         batch_sizes_(tape.call.batch_sizes),
         options_(tape.call.options),
@@ -48,7 +50,7 @@ class Backward final : public ResumableCall {
       return;
     }
     if (call.dreset_state[0])
-      dreset_state_ = SumsByRow<T>(batch_sizes_.batch, checked_mul(kMaxStates, w_.Hp), batch_sizes_.steps);
+      dreset_state_ = SumsByRow<T>(batch_sizes_.batch, checked_mul(S, w_.Hp), batch_sizes_.steps);
   }
 
   /// False when it was called off; the gradients are then incomplete.
@@ -125,13 +127,15 @@ class Backward final : public ResumableCall {
         const Vec<T> share = Vec<T>::load(products.data() + row * w_.Hp + unit);
         Vec<T> d = Vec<T>::load(dstates_.data() + row * w_.Hp + unit);
         if (!transition.dropout) d = share + d;
-        d = transition.template enter_state<0>(row, unit, share, d);
+        d = transition.enter_h(row, unit, share, d);
         d.store(call_.dinitial[0] + row * w_.R + unit, std::min<Index>(W, w_.R - unit));
       }
-      for (Index unit = 0; S > 1 && unit < w_.H; unit += W) {
-        Vec<T> d = Vec<T>::load(dstates_.data() + (B + row) * w_.Hp + unit);
-        d = transition.template enter_state<1>(row, unit, d, d);
-        d.store(call_.dinitial[1] + row * w_.H + unit, std::min<Index>(W, w_.H - unit));
+      for (int i = 1; i < S; ++i) {
+        for (Index unit = 0; unit < w_.H; unit += W) {
+          Vec<T> d = Vec<T>::load(dstates_.data() + (i * B + row) * w_.Hp + unit);
+          d = transition.enter_other(i, row, unit, d);
+          d.store(call_.dinitial[i] + row * w_.H + unit, std::min<Index>(W, w_.H - unit));
+        }
       }
     }
     dweights_.write();
@@ -164,9 +168,10 @@ class Backward final : public ResumableCall {
     if (options_) return tape_.operand.data() + tape_.row(t) * w_.R;
     return t == 0 ? tape_.call.initial[0] : tape_.call.y + batch_sizes_.begin(t - 1) * w_.H;
   }
-  const T* c(Index t) const {
-    if (S == 1) return nullptr;
-    return (options_ ? tape_.entering_c : tape_.states).data() + tape_.row(t) * w_.Hp;
+  /// Every state but h, as those of the rows of step t among `rows`.
+  OtherStates<const T> at(Index t, const OtherStates<T>& rows) const {
+    if (S == 1) return {};
+    return {rows.data + tape_.row(t) * w_.Hp, rows.next};
   }
 
   /// h as step t's cell makes it.
@@ -265,18 +270,16 @@ class Backward final : public ResumableCall {
     step.h = h(t);
     step.h0 = tape_.entering_h.size() > 0 ? tape_.entering_h.data() + row * w_.Hp : step.h;
     step.h1 = left_h(t).data;
-    step.c0 = c(t);
-    step.c1 = S > 1 && options_ ? tape_.states.data() + row * w_.Hp : c(t + 1);
+    step.others0 = at(t, entering_);
+    step.others1 = options_ ? at(t, left_) : at(t + 1, entering_);
     if (multi_stage_) step.scales = tape_.scales.data() + row * kScales;
   }
 
   StateTransitionBack<T> transition_at(Index t) {
     StateTransitionBack<T> c = common();
     c.step = t;
-    const StridedRows<const T> left = left_h(t);
-    c.left[0] = left.data;
-    c.left_width[0] = left.ld;
-    if (S > 1) c.left[1] = tape_.states.data() + tape_.row(t) * w_.Hp, c.left_width[1] = w_.Hp;
+    c.left_h = left_h(t);
+    c.left_others = at(t, left_);
     c.rows1 = batch_sizes_.rows(t + 1);
     c.keep1 = options_->keep ? options_->keep + batch_sizes_.begin(t + 1) : nullptr;
     return c;
@@ -285,8 +288,8 @@ class Backward final : public ResumableCall {
   /// What all transitions of the call have in common.
   StateTransitionBack<T> common() {
     StateTransitionBack<T> c;
-    c.options = options_, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp;
-    c.dreset_state = dreset_state_.recent();
+    c.options = options_, c.R = w_.R, c.H = w_.H, c.Hp = w_.Hp;
+    c.dreset_state = dreset_state_.recent(), c.S = S;
     c.dropout = tape_.dropout.data();
     return c;
   }
@@ -326,6 +329,7 @@ class Backward final : public ResumableCall {
   const bool multi_stage_ = w_.cell.multi_stage;
   const Index row_ = w_.cell.lines * w_.Hp;  // values of a row of gates
   Tape<T>& tape_;
+  OtherStates<T> entering_, left_;  // every state but h on the tape; the second one with StateOptions
   const BackwardCall<T> call_;
   const BatchSizes batch_sizes_;
   const StateOptions<T>* options_;
@@ -335,7 +339,7 @@ class Backward final : public ResumableCall {
   Index since_ = 0;         // see WeightGradient::add
   Index reached_, summed_;  // in pieces: the first step that is done, and the first that the weights' gradients have
   Buffer<T> dstates_;
-  SumsByRow<T> dvectors_, dreset_state_;  // [B,P,Hp], [B,kMaxStates,Hp]
+  SumsByRow<T> dvectors_, dreset_state_;  // [B,P,Hp], [B,S,Hp]
   Buffer<T> first_;                       // the hidden states before the steps of the first chunk, in one piece
   Buffer<T> next_;                        // see keep_first
   Buffer<T> dlines_, ds_;                 // of cells of several stages

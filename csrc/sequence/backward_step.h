@@ -75,23 +75,26 @@ struct BackwardTiles {
     s0[0] = Vec<T>::load(s.h0 + row * s.h0_width + unit, s.h0_width == w.Hp ? W : n);
     s1[0] = Vec<T>::load(s.h1 + row * s.h1_width + unit, s.h1_width == w.Hp ? W : n);
     ds1[0] = Vec<T>::load(dh);
-    if constexpr (S > 1) {
-      s0[1] = Vec<T>::load(s.c0 + at);
-      s1[1] = Vec<T>::load(s.c1 + at);
-      ds1[1] = Vec<T>::load(s.dstates + s.batch * w.Hp + at);
+#pragma GCC unroll 4
+    for (int i = 1; i < S; ++i) {
+      s0[i] = Vec<T>::load(s.others0.of(i) + at);
+      s1[i] = Vec<T>::load(s.others1.of(i) + at);
+      ds1[i] = Vec<T>::load(s.dstates + i * s.batch * w.Hp + at);
     }
     if constexpr (HasTransition) {
       const Vec<T> product = ds1[0];
       if (s.transition->dropout) ds1[0] = Vec<T>::load(s.dstates + at);
-      ds1[0] = s.transition->template enter_state<0>(row, unit, product, ds1[0]);
-      if constexpr (S > 1) ds1[1] = s.transition->template enter_state<1>(row, unit, product, ds1[1]);
+      ds1[0] = s.transition->enter_h(row, unit, product, ds1[0]);
+#pragma GCC unroll 4
+      for (int i = 1; i < S; ++i) ds1[i] = s.transition->enter_other(i, row, unit, ds1[i]);
     }
     ds1[0] = ds1[0] + Vec<T>::load(s.dy + row * w.H + unit, n);
     if constexpr (HasTransition) {
-      Vec<T> m[kMaxStates];
+      Vec<T> m[2];
       s.transition->masks(row, unit, m);
-      around[0] = s.transition->template leave_state<0>(row, unit, m[0], ds1[0]);
-      if constexpr (S > 1) around[1] = s.transition->template leave_state<1>(row, unit, m[1], ds1[1]);
+      around[0] = s.transition->leave_h(row, unit, m[0], ds1[0]);
+#pragma GCC unroll 4
+      for (int i = 1; i < S; ++i) around[i] = s.transition->leave_other(i, row, unit, m[1], ds1[i]);
     }
     Cell::backward(k, p, s0, s1, ds1, da, dp, ds0);
     if constexpr (HasTransition) {

@@ -4,7 +4,7 @@
 
 namespace bptt::sequence {
 
-constexpr int kMaxStates = 2;  // h, c
+constexpr int kMaxStates = 4;  // h first
 
 /// A layer's parameters, or their gradients, as users hold them: weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H],
 /// vectors [P,H] (less the bias, where that is one of them), projection [R,H]. The last three are null for zeros, or

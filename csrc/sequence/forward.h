@@ -32,7 +32,7 @@ class Forward final : public ResumableCall {
       if (!steps(0, call_.batch_sizes.steps)) return false;
     } else {
       for (std::size_t i = 0; i + 1 < tape_->cuts.size(); ++i) {
-        if (S > 1) std::copy_n(c0(tape_->cuts[i]), saved_size(), tape_->saved.data() + Index(i) * saved_size());
+        for (int j = 1; j < S; ++j) std::copy_n(others(tape_->cuts[i]).of(j), state_size(), saved(i).of(j));
         if (!steps(tape_->cuts[i], tape_->cuts[i + 1])) return false;
       }
     }
@@ -66,7 +66,7 @@ class Forward final : public ResumableCall {
     ended_ = Buffer<T>(checked_mul(S * call_.batch_sizes.batch, w_.H));  // the caller has the final states already
     for (int j = 0; j < S; ++j) final_[j] = ended_.data() + j * call_.batch_sizes.batch * w_.H;
     if (call_.options) enter(begin, false);
-    if (S > 1) std::copy_n(tape_->saved.data() + i * saved_size(), saved_size(), c0(begin));
+    for (int j = 1; j < S; ++j) std::copy_n(saved(std::size_t(i)).of(j), state_size(), others(begin).of(j));
     return steps(begin, tape_->cuts[std::size_t(i + 1)]);
   }
 
@@ -74,9 +74,15 @@ class Forward final : public ResumableCall {
   void allocate() {
     const Index B = call_.batch_sizes.batch;
     if (multi_stage_) made_ = Buffer<T>(checked_mul((S + 1) * B, w_.Hp)), scales_ = Buffer<T>(B * kScales);
-    if (keep_) return;
+    if (keep_) {
+      others_ = tape_->rows_of(call_.options ? tape_->entering_others : tape_->others);
+      return;
+    }
     if (plan_.hoisted || multi_stage_) scratch_ = Buffer<T>(checked_mul((plan_.hoisted ? plan_.chunk : 1) * B, row_));
-    if (S > 1) states_ = Buffer<T>(checked_mul(B, w_.Hp));
+    if (S > 1) {
+      states_ = Buffer<T>(checked_mul(S - 1, checked_mul(B, w_.Hp)));
+      others_ = {states_.data(), state_size()};
+    }
     if (call_.options) operand_ = Buffer<T>(checked_mul(2 * B, w_.R));
     if (dropout()) entering_h_ = Buffer<T>(checked_mul(B, w_.Hp));
   }
@@ -123,8 +129,9 @@ class Forward final : public ResumableCall {
     step.x = plan_.hoisted ? nullptr : call_.x + batch_sizes.begin(t) * w_.I;
     step.h = call_.options ? operand(t) : t == 0 ? call_.initial[0] : call_.y + batch_sizes.begin(t - 1) * w_.R;
     step.h1 = call_.y + batch_sizes.begin(t) * w_.R;
-    step.c0 = c0(t);
-    step.c1 = c0(t + 1);
+    const OtherStates<T> before = others(t);
+    step.others0 = {before.data, before.next};
+    step.others1 = others(t + 1);
     step.gates = gates;
     step.keep = keep_;
     step.transition = transition;
@@ -141,9 +148,12 @@ class Forward final : public ResumableCall {
     c.h0 = dropout() ? entering_h(t) : operand(t);  // h of the cell, which dropout parts from that of the product
     c.h0_width = dropout() ? w_.Hp : w_.R;
     c.out = call_.y + call_.batch_sizes.begin(t) * w_.R;
-    if (keep_ && tape_->left_h.size() > 0) c.left[0] = tape_->left_h.data() + tape_->row(t) * w_.Hp;
-    if (keep_ && S > 1) c.left[1] = tape_->states.data() + tape_->row(t) * w_.Hp;
-    for (int i = 0; i < S; ++i) c.final[i] = final_[i];
+    if (keep_ && tape_->left_h.size() > 0) c.left_h = tape_->left_h.data() + tape_->row(t) * w_.Hp;
+    if (keep_ && S > 1) {
+      c.left_others = tape_->rows_of(tape_->others);
+      c.left_others.data += tape_->row(t) * w_.Hp;
+    }
+    c.final = final_;
     return c;
   }
 
@@ -151,13 +161,13 @@ class Forward final : public ResumableCall {
   StateTransition<T> into(Index t) {
     const BatchSizes& batch_sizes = call_.batch_sizes;
     StateTransition<T> c;
-    c.options = call_.options, c.width[0] = w_.R, c.width[1] = w_.H, c.Hp = w_.Hp;
+    c.options = call_.options, c.R = w_.R, c.H = w_.H, c.Hp = w_.Hp;
     c.rows1 = batch_sizes.rows(t);
     c.keep1 = call_.options->keep ? call_.options->keep + batch_sizes.begin(t) : nullptr;
     c.operand1 = operand(t);
     c.dropout = dropout();
     c.h1 = dropout() ? entering_h(t) : nullptr;
-    c.c1 = c0(t);
+    c.others1 = others(t);
     return c;
   }
 
@@ -174,24 +184,26 @@ class Forward final : public ResumableCall {
   /// d of recurrent dropout, which only training has; or null.
   const T* dropout() const { return tape_ ? tape_->dropout.data() : nullptr; }
   T* entering_h(Index t) { return keep_ ? tape_->entering_h.data() + tape_->row(t) * w_.Hp : entering_h_.data(); }
-  /// The second state as it enters step t.
-  T* c0(Index t) {
-    if (S == 1) return nullptr;
-    if (!keep_) return states_.data();
-    return (call_.options ? tape_->entering_c : tape_->states).data() + tape_->row(t) * w_.Hp;
+  /// Every state but h as it enters step t.
+  OtherStates<T> others(Index t) const {
+    if (S == 1 || !keep_) return others_;
+    return {others_.data + tape_->row(t) * w_.Hp, others_.next};
   }
-  Index saved_size() const { return call_.batch_sizes.batch * w_.Hp; }
+  /// The same as it enters the i-th segment.
+  OtherStates<T> saved(std::size_t i) const {
+    return {tape_->saved.data() + Index(i) * (S - 1) * state_size(), state_size()};
+  }
+  Index state_size() const { return call_.batch_sizes.batch * w_.Hp; }
 
   void copy_states_in() {
-    if (call_.options)
-      enter(0, true);
-    else if (S > 1)
-      copy_rows(c0(0), w_.Hp, call_.initial[1], w_.H, call_.batch_sizes.batch, w_.H);
+    if (call_.options) return enter(0, true);
+    for (int i = 1; i < S; ++i)
+      copy_rows(others(0).of(i), w_.Hp, call_.initial[i], w_.H, call_.batch_sizes.batch, w_.H);
   }
 
-  /// The states before step t: h from y of the step before it, or at t = 0 the initial one; c, only where asked, from
-  /// the initial one.
-  void enter(Index t, bool with_c) {
+  /// The states before step t: h from y of the step before it, or at t = 0 the initial one; the others, only where
+  /// asked, from the initial ones.
+  void enter(Index t, bool with_others) {
     constexpr int W = Vec<T>::kSize;
     const BatchSizes& batch_sizes = call_.batch_sizes;
     const StateTransition<T> c = into(t);
@@ -200,10 +212,10 @@ class Forward final : public ResumableCall {
       return Vec<T>::load(from + row * width + unit, std::min<Index>(W, width - unit));
     };
     for (Index row = 0; row < batch_sizes.rows(t); ++row) {
-      for (Index unit = 0; unit < w_.R; unit += W) c.template enter_state<0>(row, unit, load(h, w_.R, row, unit));
-      if (S > 1) {
-        for (Index unit = 0; with_c && unit < w_.H; unit += W)
-          c.template enter_state<1>(row, unit, load(call_.initial[1], w_.H, row, unit));
+      for (Index unit = 0; unit < w_.R; unit += W) c.enter_h(row, unit, load(h, w_.R, row, unit));
+      for (int i = 1; with_others && i < S; ++i) {
+        for (Index unit = 0; unit < w_.H; unit += W)
+          c.enter_other(i, row, unit, load(call_.initial[i], w_.H, row, unit));
       }
     }
   }
@@ -221,7 +233,7 @@ class Forward final : public ResumableCall {
     }
     const T* h = batch_sizes.steps == 0 ? call_.initial[0] : call_.y + (batch_sizes.steps - 1) * B * w_.H;
     std::copy_n(h, B * w_.H, call_.final[0]);
-    if (S > 1) copy_rows(call_.final[1], w_.H, c0(batch_sizes.steps), w_.Hp, B, w_.H);
+    for (int i = 1; i < S; ++i) copy_rows(call_.final[i], w_.H, others(batch_sizes.steps).of(i), w_.Hp, B, w_.H);
   }
 
   const CellKernels<T>& kernels_;
@@ -237,6 +249,7 @@ class Forward final : public ResumableCall {
   bool keep_ = false;  // this pass writes the tape's buffers
   Buffer<T> scratch_, states_, operand_, entering_h_, ended_;
   Buffer<T> made_, scales_;  // of cells of several stages
+  OtherStates<T> others_;    // as they enter step 0, or any step where none is kept
   T* final_[kMaxStates];
 };
 

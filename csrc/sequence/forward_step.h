@@ -105,7 +105,8 @@ struct ForwardTiles {
       s0[0] = Vec<T>::load(s.transition->h0 + row * s.transition->h0_width + unit, n);
     else
       s0[0] = Vec<T>::load(s.h + row * w.H + unit, n);
-    if constexpr (S > 1) s0[1] = Vec<T>::load(s.c0 + row * w.Hp + unit);
+#pragma GCC unroll 4
+    for (int i = 1; i < S; ++i) s0[i] = Vec<T>::load(s.others0.of(i) + row * w.Hp + unit);
     Cell::forward(av, p, s0, s1, k);
     if (s.keep) {
       for (int i = 0; i < K; ++i) k[i].store(gate(s, row, i) + unit);
@@ -114,7 +115,8 @@ struct ForwardTiles {
       s.transition->leave(row, unit, s0, s1);
     } else {
       s1[0].store(s.h1 + row * w.H + unit, n);
-      if constexpr (S > 1) s1[1].store(s.c1 + row * w.Hp + unit);
+#pragma GCC unroll 4
+      for (int i = 1; i < S; ++i) s1[i].store(s.others1.of(i) + row * w.Hp + unit);
     }
   }
 };

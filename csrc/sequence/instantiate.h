@@ -82,7 +82,7 @@ class CellRecurrence final : public Recurrence<T> {
     if (!training || cuts.segments > 1) {  // a forward pass without a tape, or with one of another segment
       const Plan p = plan(batch_sizes, threads);
       if (p.hoisted || cell_.multi_stage) add(2, (p.hoisted ? p.chunk : 1) * checked_mul(B, L * Hp));
-      if (cell_.states > 1) add(2, checked_mul(B, Hp));
+      add(2, checked_mul(cell_.states - 1, checked_mul(B, Hp)));
       if (options) add(2, checked_mul(2 * B, recurrent_));
       if (cell_.multi_stage) add(2, checked_mul(B, (cell_.states + 1) * Hp)), add(2, checked_mul(B, kScales));
     }
@@ -93,7 +93,7 @@ class CellRecurrence final : public Recurrence<T> {
     if (cell_.second) add(0, hidden_ * padded(recurrent_));
     if (cell_.projects) add(0, recurrent_ * Hp);
     const Sizes s = sizes(batch_sizes, cuts, options);
-    for (const Index n : {s.gates, s.states, s.operand, s.entering_h, s.entering_c, s.left_h, s.scales, s.saved})
+    for (const Index n : {s.gates, s.others, s.operand, s.entering_h, s.entering_others, s.left_h, s.scales, s.saved})
       add(1, n);
     add(2, checked_mul(B, cell_.states * Hp)), add(2, checked_mul(B, Hp));
     const auto vectors = SumsByRow<T>::sizes(B, cell_.vectors * Hp, batch_sizes.steps);
@@ -140,7 +140,7 @@ class CellRecurrence final : public Recurrence<T> {
 
   /// Values in each buffer of a tape.
   struct Sizes {
-    Index gates = 0, states = 0, operand = 0, entering_h = 0, entering_c = 0, left_h = 0, scales = 0, saved = 0;
+    Index gates = 0, others = 0, operand = 0, entering_h = 0, entering_others = 0, left_h = 0, scales = 0, saved = 0;
   };
 
   static Index padded(Index n) { return ceil_div(n, Vec<T>::kSize) * Vec<T>::kSize; }
@@ -150,14 +150,13 @@ class CellRecurrence final : public Recurrence<T> {
     const Index more = rows + batch_sizes.batch;  // and what enters the step after it
     Sizes s;
     s.gates = checked_mul(rows, Index(cell_.lines) * Hp);
-    if (cell_.states > 1) {
-      s.states = checked_mul(options ? rows : more, Hp);
-      if (segments > 1) s.saved = checked_mul(checked_mul(segments, batch_sizes.batch), Hp);
-    }
+    const Index others = checked_mul(cell_.states - 1, Hp);  // of a row
+    s.others = checked_mul(options ? rows : more, others);
+    if (segments > 1) s.saved = checked_mul(checked_mul(segments, batch_sizes.batch), others);
     if (!options) return s;
     s.operand = checked_mul(more, recurrent_);
     if (cell_.multi_stage) s.scales = checked_mul(rows, kScales);
-    if (cell_.states > 1) s.entering_c = checked_mul(more, Hp);
+    s.entering_others = checked_mul(more, others);
     if (options->dropout > 0) s.entering_h = checked_mul(more, Hp);
     if (options->mixes()) s.left_h = checked_mul(rows, Hp);
     return s;
@@ -165,13 +164,13 @@ class CellRecurrence final : public Recurrence<T> {
 
   void allocate(Tape<T>& tape, Index segment, Index Hp) const {
     tape.cuts = cut(tape.call.batch_sizes, segment);
-    tape.gates_width = Index(cell_.lines) * Hp, tape.Hp = Hp;
+    tape.gates_width = Index(cell_.lines) * Hp, tape.Hp = Hp, tape.S = cell_.states;
     const Sizes s = sizes(tape.call.batch_sizes, measure_cuts(tape.call.batch_sizes, segment), tape.call.options);
     const auto make = [](Buffer<T>& buffer, Index size) {
       if (size > 0) buffer = Buffer<T>(size);
     };
-    make(tape.gates, s.gates), make(tape.states, s.states), make(tape.operand, s.operand);
-    make(tape.entering_h, s.entering_h), make(tape.entering_c, s.entering_c), make(tape.left_h, s.left_h);
+    make(tape.gates, s.gates), make(tape.others, s.others), make(tape.operand, s.operand);
+    make(tape.entering_h, s.entering_h), make(tape.entering_others, s.entering_others), make(tape.left_h, s.left_h);
     make(tape.scales, s.scales), make(tape.saved, s.saved);
   }
 

@@ -51,18 +51,18 @@ Buffer<T> dropout_mask(const StateOptions<T>& options, Index batch, Index Hp) {
   return mask;
 }
 
-/// m of zoneout for a register of units of a row, for both states.
+/// m of zoneout for a register of units of a row: of h, and of every other state, which a unit keeps together.
 template <class T>
-inline void zoneout_masks(const StateOptions<T>& options, Index step, Index row, Index unit, Vec<T> (&m)[kMaxStates]) {
+inline void zoneout_masks(const StateOptions<T>& options, Index step, Index row, Index unit, Vec<T> (&m)[2]) {
   constexpr int W = Vec<T>::kSize;
   if (!options.training || !options.zones()) {
-    for (int i = 0; i < kMaxStates; ++i) m[i] = Vec<T>(T(options.zoneout[i]));
+    for (int i = 0; i < 2; ++i) m[i] = Vec<T>(T(options.zoneout[i]));
     return;
   }
-  std::uint32_t word[kMaxStates][W];
+  std::uint32_t word[2][W];
   alignas(64) T values[W];
   options.random(std::uint32_t(unit), std::uint32_t(options.id(row)), std::uint32_t(step), kZoneout, word[0], word[1]);
-  for (int i = 0; i < kMaxStates; ++i) {
+  for (int i = 0; i < 2; ++i) {
     choose(word[i], options.zoneout[i], T(1), T(0), values);
     m[i] = Vec<T>::load(values);
   }

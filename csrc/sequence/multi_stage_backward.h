@@ -58,26 +58,26 @@ struct MultiStageBackward {
   /// The gradients of the states that the cell made, into ds; what went around it, into dstates.
   void leave(Index row, Index unit) const {
     const Index at = row * s.w.Hp + unit;
-    Vec<T> m[kMaxStates];
+    Vec<T> m[2];
     s.transition->masks(row, unit, m);
     if (unit < s.w.R) {
       const Index n = std::min<Index>(W, s.w.R - unit);
       const Vec<T> through = s.dg1 ? Vec<T>::load(s.ds + S * s.batch * s.w.Hp + at, n) : Vec<T>(T(0));
       Vec<T> d = Vec<T>::load(s.dstates + at);
       if (!s.transition->dropout) d = d + through;
-      d = s.transition->template enter_state<0>(row, unit, through, d) + Vec<T>::load(s.dy + row * s.w.R + unit, n);
-      s.transition->template leave_state<0>(row, unit, m[0], d).store(s.dstates + at);
+      d = s.transition->enter_h(row, unit, through, d) + Vec<T>::load(s.dy + row * s.w.R + unit, n);
+      s.transition->leave_h(row, unit, m[0], d).store(s.dstates + at);
       d = first_lanes(d, n);
       if constexpr (Is::kProjects)
         d.store(line(row, Cell::kM + 1) + unit);
       else
         d.store(s.ds + at);
     }
-    if constexpr (S > 1) {
-      const Index c = s.batch * s.w.Hp + at;
-      Vec<T> d = s.transition->template enter_state<1>(row, unit, Vec<T>(T(0)), Vec<T>::load(s.dstates + c));
-      s.transition->template leave_state<1>(row, unit, m[1], d).store(s.dstates + c);
-      d.store(s.ds + c);
+    for (int i = 1; i < S; ++i) {
+      const Index other = i * s.batch * s.w.Hp + at;
+      Vec<T> d = s.transition->enter_other(i, row, unit, Vec<T>::load(s.dstates + other));
+      s.transition->leave_other(i, row, unit, m[1], d).store(s.dstates + other);
+      d.store(s.ds + other);
     }
   }
 
@@ -114,7 +114,7 @@ struct MultiStageBackward {
       seen = Vec<T>::load(s.h + row * s.w.R + unit, n);
       s0[0] = Vec<T>::load(s.h0 + row * s.h0_width + unit, s.h0_width == s.w.Hp ? W : n);
     }
-    if constexpr (S > 1) s0[1] = Vec<T>::load(s.c0 + at), s1[1] = Vec<T>::load(s.c1 + at);
+    for (int i = 1; i < S; ++i) s0[i] = Vec<T>::load(s.others0.of(i) + at), s1[i] = Vec<T>::load(s.others1.of(i) + at);
     Cell::template backward<Stage>(values, d, p, seen, s0, s1, ds1, Vec<T>(s.transition->options->clip_gradient), dp,
                                    ds0, &dh);
 #pragma GCC unroll 16
@@ -123,7 +123,7 @@ struct MultiStageBackward {
     }
     if (s.transition->dropout) dh = dh * Vec<T>::load(s.transition->dropout + at);
     if constexpr (!Is::kProjects) add(s.dstates + at, ds0[0] + dh);
-    if constexpr (S > 1) add(s.dstates + s.batch * s.w.Hp + at, ds0[1]);
+    for (int i = 1; i < S; ++i) add(s.dstates + i * s.batch * s.w.Hp + at, ds0[i]);
 #pragma GCC unroll 16
     for (int i = 0; i < P; ++i) {
       if (Cell::kVectorsBack[Stage] >> i & 1) add(s.dvectors + (row * P + i) * s.w.Hp + unit, dp[i]);

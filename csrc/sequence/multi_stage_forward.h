@@ -102,7 +102,7 @@ struct MultiStageForward {
     } else {
       s0[0] = seen;
     }
-    if constexpr (S > 1) s0[1] = Vec<T>::load(s.c0 + row * s.w.Hp + unit);
+    for (int i = 1; i < S; ++i) s0[i] = Vec<T>::load(s.others0.of(i) + row * s.w.Hp + unit);
     for (int i = 0; i < S; ++i) s1[i] = Vec<T>::load(s.made + (i * s.batch + row) * s.w.Hp + unit);
     Cell::template forward<Stage>(values, p, seen, s0, s1);
 #pragma GCC unroll 16
@@ -126,16 +126,15 @@ struct MultiStageForward {
     }
     for (Index row = rows.first; row < end; ++row) {
       for (Index unit = 0; unit < s.w.H; unit += W) {
-        Vec<T> m[kMaxStates];
+        Vec<T> m[2];
         s.transition->masks(row, unit, m);
         if (unit < s.w.R) {
           const Index n = std::min<Index>(W, s.w.R - unit);
-          s.transition->template leave_state<0>(row, unit, entering(row, unit),
-                                                Vec<T>::load(h1 + row * s.w.Hp + unit, n), m[0]);
+          s.transition->leave_h(row, unit, entering(row, unit), Vec<T>::load(h1 + row * s.w.Hp + unit, n), m[0]);
         }
-        if constexpr (S > 1) {
-          s.transition->template leave_state<1>(row, unit, Vec<T>::load(s.c0 + row * s.w.Hp + unit),
-                                                Vec<T>::load(s.made + (s.batch + row) * s.w.Hp + unit), m[1]);
+        for (int i = 1; i < S; ++i) {
+          s.transition->leave_other(i, row, unit, Vec<T>::load(s.others0.of(i) + row * s.w.Hp + unit),
+                                    Vec<T>::load(s.made + (i * s.batch + row) * s.w.Hp + unit), m[1]);
         }
       }
     }

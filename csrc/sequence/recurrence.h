@@ -21,7 +21,7 @@ class Stream {
   virtual const T* step(const T* x) = 0;
   /// The values that were packed, to where `to` points.
   virtual void get_weights(const Flat<T>& to) const = 0;
-  /// h [B,R], and what else the cell has, [B,H].
+  /// h [B,R], and what else the cell has, [B,H] each.
   virtual void get_state(T* const* states) const = 0;
   virtual void set_state(const T* const* states) = 0;
 };

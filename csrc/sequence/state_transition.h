@@ -11,74 +11,94 @@
 
 namespace bptt::sequence {
 
-/// What both ways know of the transition behind a step. Rows are those of the step. The two states may differ in width
-/// (a projected h is narrower than c); what is padded has Hp for both.
+/// What both ways know of the transition behind a step. Rows are those of the step. A projected h is narrower than the
+/// other states; what is padded has Hp for all.
 template <class T>
 struct StateTransitionBase {
   static constexpr int W = Vec<T>::kSize;
 
   const StateOptions<T>* options = nullptr;
-  Index step = 0, Hp = 0;
-  Index width[kMaxStates] = {};
+  Index step = 0, R = 0, H = 0, Hp = 0;
   Index rows1 = 0;             // rows that go on
   const T* keep1 = nullptr;    // [rows1] or null: all
   const T* dropout = nullptr;  // [B,Hp] or null
 
-  void masks(Index row, Index unit, Vec<T> (&m)[kMaxStates]) const { zoneout_masks(*options, step, row, unit, m); }
+  /// Of h, and of every other state.
+  void masks(Index row, Index unit, Vec<T> (&m)[2]) const { zoneout_masks(*options, step, row, unit, m); }
+  bool is_reset(Index row) const { return keep1 && keep1[row] == T(0); }
 };
 
 /// The states of one step on their way into the next.
 template <class T>
 struct StateTransition : StateTransitionBase<T> {
   using Base = StateTransitionBase<T>;
-  using Base::W, Base::options, Base::Hp, Base::width, Base::rows1, Base::keep1, Base::dropout, Base::masks;
+  using Base::W, Base::options, Base::R, Base::H, Base::Hp, Base::rows1, Base::dropout, Base::masks, Base::is_reset;
 
   const T* h0 = nullptr;  // the entering states: h [rows,h0_width]
   Index h0_width = 0;
-  T* left[kMaxStates] = {};   // as the cell leaves them, [rows,Hp]; null where nobody asks later
-  T* out = nullptr;           // y [rows,width]
-  T* operand1 = nullptr;      // h as the next product takes it [rows1,width]
-  T* h1 = nullptr;            // h as the next cell takes it [rows1,Hp]; null: the operand
-  T* c1 = nullptr;            // [rows1,Hp]
-  T* final[kMaxStates] = {};  // [B,width]
+  T* left_h = nullptr;         // as the cell leaves them, [rows,Hp]; null where nobody asks later
+  OtherStates<T> left_others;  // [S-1,rows,Hp]
+  T* out = nullptr;            // y [rows,R]
+  T* operand1 = nullptr;       // h as the next product takes it [rows1,R]
+  T* h1 = nullptr;             // h as the next cell takes it [rows1,Hp]; null: the operand
+  OtherStates<T> others1;      // [S-1,rows1,Hp]
+  T* const* final = nullptr;   // [S] arrays: [B,R], then [B,H] each
 
   /// A register of units of a row: the states that entered and those that the cell made of them.
   template <int S>
   BPTT_INLINE void leave(Index row, Index unit, const Vec<T> (&s0)[S], const Vec<T> (&s1)[S]) const {
-    Vec<T> m[kMaxStates];
+    Vec<T> m[2];
     masks(row, unit, m);
-    leave_state<0>(row, unit, s0[0], s1[0], m[0]);
-    if constexpr (S > 1) leave_state<1>(row, unit, s0[1], s1[1], m[1]);
+    leave_h(row, unit, s0[0], s1[0], m[0]);
+#pragma GCC unroll 4
+    for (int i = 1; i < S; ++i) leave_other(i, row, unit, s0[i], s1[i], m[1]);
   }
 
-  template <int I>
-  BPTT_INLINE void leave_state(Index row, Index unit, Vec<T> s0, Vec<T> s1, Vec<T> m) const {
-    const Index n = std::min<Index>(W, width[I] - unit);
-    if (left[I]) s1.store(left[I] + row * Hp + unit);
-    if (options->mixes()) {
-      s1 = clamp(s1, Vec<T>(options->clip));
-      if (options->zoneout[I] > 0) s1 = fma(m, s0, (Vec<T>(T(1)) - m) * s1);
-    }
-    if constexpr (I == 0) s1.store(out + row * width[0] + unit, n);
+  BPTT_INLINE void leave_h(Index row, Index unit, Vec<T> s0, Vec<T> s1, Vec<T> m) const {
+    const Index n = std::min<Index>(W, R - unit);
+    if (left_h) s1.store(left_h + row * Hp + unit);
+    s1 = mixed(s0, s1, m, options->zoneout[0]);
+    s1.store(out + row * R + unit, n);
     if (row >= rows1)
-      s1.store(final[I] + row * width[I] + unit, n);
+      s1.store(final[0] + row * R + unit, n);
     else
-      enter_state<I>(row, unit, s1);
+      enter_h(row, unit, s1);
   }
 
-  /// A state before the next step.
-  template <int I>
-  BPTT_INLINE void enter_state(Index row, Index unit, Vec<T> s) const {
-    const Index n = std::min<Index>(W, width[I] - unit);
-    if (keep1 && keep1[row] == T(0))
-      s = options->reset_state[I] ? Vec<T>::load(options->reset_state[I] + unit, n) : Vec<T>(T(0));
-    if constexpr (I == 0) {
-      if (h1) s.store(h1 + row * Hp + unit);
-      if (dropout) s = s * Vec<T>::load(dropout + row * Hp + unit);
-      s.store(operand1 + row * width[0] + unit, n);
-    } else {
-      s.store(c1 + row * Hp + unit);
-    }
+  /// State i, i > 0.
+  BPTT_INLINE void leave_other(int i, Index row, Index unit, Vec<T> s0, Vec<T> s1, Vec<T> m) const {
+    if (left_others.data) s1.store(left_others.of(i) + row * Hp + unit);
+    s1 = mixed(s0, s1, m, options->zoneout[1]);
+    if (row >= rows1)
+      s1.store(final[i] + row * H + unit, std::min<Index>(W, H - unit));
+    else
+      enter_other(i, row, unit, s1);
+  }
+
+  /// h before the next step.
+  BPTT_INLINE void enter_h(Index row, Index unit, Vec<T> s) const {
+    const Index n = std::min<Index>(W, R - unit);
+    if (is_reset(row)) s = reset_state(0, unit, n);
+    if (h1) s.store(h1 + row * Hp + unit);
+    if (dropout) s = s * Vec<T>::load(dropout + row * Hp + unit);
+    s.store(operand1 + row * R + unit, n);
+  }
+
+  /// State i, i > 0, before the next step.
+  BPTT_INLINE void enter_other(int i, Index row, Index unit, Vec<T> s) const {
+    if (is_reset(row)) s = reset_state(i, unit, std::min<Index>(W, H - unit));
+    s.store(others1.of(i) + row * Hp + unit);
+  }
+
+ private:
+  /// What leaves the step, of the old value and the one that the cell made.
+  BPTT_INLINE Vec<T> mixed(Vec<T> s0, Vec<T> s1, Vec<T> m, double zoneout) const {
+    if (!options->mixes()) return s1;
+    s1 = clamp(s1, Vec<T>(options->clip));
+    return zoneout > 0 ? fma(m, s0, (Vec<T>(T(1)) - m) * s1) : s1;
+  }
+  BPTT_INLINE Vec<T> reset_state(int i, Index unit, Index n) const {
+    return options->reset_state[i] ? Vec<T>::load(options->reset_state[i] + unit, n) : Vec<T>(T(0));
   }
 };
 
@@ -86,38 +106,55 @@ struct StateTransition : StateTransitionBase<T> {
 template <class T>
 struct StateTransitionBack : StateTransitionBase<T> {
   using Base = StateTransitionBase<T>;
-  using Base::W, Base::options, Base::Hp, Base::width, Base::rows1, Base::keep1, Base::dropout;
+  using Base::W, Base::options, Base::R, Base::H, Base::Hp, Base::rows1, Base::dropout, Base::is_reset;
 
-  const T* left[kMaxStates] = {};
-  Index left_width[kMaxStates] = {};
-  T* dreset_state = nullptr;  // [B,kMaxStates,Hp] sums by row, or null
+  StridedRows<const T> left_h{};     // [rows,R] or [rows,Hp]
+  OtherStates<const T> left_others;  // [S-1,rows,Hp]
+  T* dreset_state = nullptr;         // [B,S,Hp] sums by row, or null
+  int S = 0;
 
-  /// From the gradient of the I-th state as it enters the next step to that of what left this one (its y apart). Of h,
-  /// `dproduct` is the part that came through the product, where that part is not in ds.
-  template <int I>
-  BPTT_INLINE Vec<T> enter_state(Index row, Index unit, Vec<T> dproduct, Vec<T> ds) const {
-    if (I == 0 && dropout) ds = fma(dproduct, Vec<T>::load(dropout + row * Hp + unit), ds);
-    if (row >= rows1 || !keep1 || keep1[row] != T(0)) return ds;
+  /// From the gradient of h as it enters the next step to that of what left this one (its y apart). `dproduct` is the
+  /// part that came through the product, where that part is not in ds.
+  BPTT_INLINE Vec<T> enter_h(Index row, Index unit, Vec<T> dproduct, Vec<T> ds) const {
+    if (dropout) ds = fma(dproduct, Vec<T>::load(dropout + row * Hp + unit), ds);
+    return entered(0, row, unit, ds);
+  }
+
+  /// The same of state i, i > 0.
+  BPTT_INLINE Vec<T> enter_other(int i, Index row, Index unit, Vec<T> ds) const { return entered(i, row, unit, ds); }
+
+  /// ds: in, the gradient of h that left; out, of the one that the cell made. Returns the share that went to the
+  /// entering state directly.
+  BPTT_INLINE Vec<T> leave_h(Index row, Index unit, Vec<T> m, Vec<T>& ds) const {
+    const Index n = left_h.ld == Hp ? W : std::min<Index>(W, R - unit);
+    return leave(options->zoneout[0], m, ds, left_h.data + row * left_h.ld + unit, n);
+  }
+
+  /// The same of state i, i > 0.
+  BPTT_INLINE Vec<T> leave_other(int i, Index row, Index unit, Vec<T> m, Vec<T>& ds) const {
+    return leave(options->zoneout[1], m, ds, left_others.of(i) + row * Hp + unit, W);
+  }
+
+ private:
+  /// A row that is reset hands its gradient to the reset state.
+  BPTT_INLINE Vec<T> entered(int i, Index row, Index unit, Vec<T> ds) const {
+    if (row >= rows1 || !is_reset(row)) return ds;
     if (dreset_state) {
-      T* sum = dreset_state + (row * kMaxStates + I) * Hp + unit;
+      T* sum = dreset_state + (row * S + i) * Hp + unit;
       (Vec<T>::load(sum) + ds).store(sum);
     }
     return Vec<T>(T(0));
   }
 
-  /// ds: in, the gradient of the I-th state that left; out, of the one that the cell made. Returns the share that went
-  /// to the entering state directly.
-  template <int I>
-  BPTT_INLINE Vec<T> leave_state(Index row, Index unit, Vec<T> m, Vec<T>& ds) const {
+  /// `left`: n lanes of the state as the cell made it.
+  BPTT_INLINE Vec<T> leave(double zoneout, Vec<T> m, Vec<T>& ds, const T* left, Index n) const {
     Vec<T> around(T(0));
     if (!options->mixes()) return around;
-    if (options->zoneout[I] > 0) {
+    if (zoneout > 0) {
       around = m * ds;
       ds = ds - around;
     }
-    const Index n = left_width[I] == Hp ? W : std::min<Index>(W, width[I] - unit);
-    const Vec<T> s = Vec<T>::load(left[I] + row * left_width[I] + unit, n);
-    ds = select_less(Vec<T>(options->clip), abs(s), Vec<T>(T(0)), ds);
+    ds = select_less(Vec<T>(options->clip), abs(Vec<T>::load(left, n)), Vec<T>(T(0)), ds);
     return around;
   }
 };

@@ -13,14 +13,14 @@ namespace bptt::sequence {
 template <class T>
 struct ForwardStep {
   const Weights<T>& w;
-  const T* x = nullptr;   // [B,I]; null: the input product stands in gates
-  const T* h = nullptr;   // [B,R], as the product sees it; without a transition the cell sees the same
-  T* h1 = nullptr;        // [B,R]
-  const T* c0 = nullptr;  // the other state [B,Hp]; may be c1 itself
-  T* c1 = nullptr;
+  const T* x = nullptr;               // [B,I]; null: the input product stands in gates
+  const T* h = nullptr;               // [B,R], as the product sees it; without a transition the cell sees the same
+  T* h1 = nullptr;                    // [B,R]
+  OtherStates<const T> others0 = {};  // [S-1,B,Hp]; may be others1 themselves
+  OtherStates<T> others1 = {};
   T* gates = nullptr;                              // [B,L,Hp], or null
   bool keep = false;                               // store what backward needs there
-  const StateTransition<T>* transition = nullptr;  // null: h1 and c1 enter the next step as they are
+  const StateTransition<T>* transition = nullptr;  // null: h1 and others1 enter the next step as they are
 
   // Of cells of several stages.
   T* scales = nullptr;  // [B,kScales]
@@ -37,8 +37,7 @@ struct BackwardStep {
   const T* h0 = nullptr;   // [B,h0_width], as the cell saw it: R or Hp
   const T* h1 = nullptr;   // [B,h1_width], as it left the cell
   Index h0_width = 0, h1_width = 0;
-  const T* c0 = nullptr;  // [B,Hp]
-  const T* c1 = nullptr;
+  OtherStates<const T> others0 = {}, others1 = {};  // [S-1,B,Hp]
   T* dstates = nullptr;   // gradients of the states without the share through Wh, in and out [S,B,Hp]
   T* dvectors = nullptr;  // sums by row [B,P,Hp]
   Index batch = 0;

@@ -27,9 +27,9 @@ class CellStream final : public Stream<T> {
         units_(weights_->blocks, 0, 1),
         batch_(batch),
         h_{Buffer<T>(checked_mul(batch, weights_->R)), Buffer<T>(checked_mul(batch, weights_->R))},
-        c_(weights_->cell.states > 1 ? checked_mul(batch, weights_->Hp) : 0) {
+        others_(checked_mul(weights_->cell.states - 1, checked_mul(batch, weights_->Hp))) {
     for (auto& h : h_) h.clear();
-    c_.clear();
+    others_.clear();
   }
 
   const T* step(const T* x) override {
@@ -38,11 +38,13 @@ class CellStream final : public Stream<T> {
     now_ ^= 1;
     T* h1 = h_[now_].data();
     if (direct_) {
-      kernels_.forward({*weights_, x, h0, h1, c_.data(), c_.data()}, rows_, units_, now_);
+      const Index next = batch_ * weights_->Hp;
+      kernels_.forward({*weights_, x, h0, h1, {others_.data(), next}, {others_.data(), next}}, rows_, units_, now_);
       return h1;
     }
-    // c without padding, in the memory of the padded one. y and the final h are the same values, written to one place.
-    ForwardCall<T> call{{1, batch_}, x, {h0, c_.data()}, h1, {h1, c_.data()}, &options_};
+    // Without padding, in the memory of padded ones. y and the final h are the same values, written to one place.
+    ForwardCall<T> call{{1, batch_}, x, {h0}, h1, {h1}, &options_};
+    for (int i = 1; i < weights_->cell.states; ++i) call.initial[i] = call.final[i] = other(i);
     Plan plan;
     Forward<T>(kernels_, weights_, call, nullptr, plan, [] { return false; }).run();
     return h1;
@@ -53,17 +55,21 @@ class CellStream final : public Stream<T> {
   void get_state(T* const* states) const override {
     const Weights<T>& w = *weights_;
     std::copy_n(h_[now_].data(), batch_ * w.R, states[0]);
-    if (weights_->cell.states > 1) copy_rows(states[1], w.H, c_.data(), c_width(), batch_, w.H);
+    for (int i = 1; i < w.cell.states; ++i) copy_rows(states[i], w.H, other(i), width(), batch_, w.H);
   }
 
   void set_state(const T* const* states) override {
     const Weights<T>& w = *weights_;
     std::copy_n(states[0], batch_ * w.R, h_[now_].data());
-    if (weights_->cell.states > 1) copy_rows(c_.data(), c_width(), states[1], w.H, batch_, w.H);
+    for (int i = 1; i < w.cell.states; ++i) copy_rows(other(i), width(), states[i], w.H, batch_, w.H);
   }
 
  private:
-  Index c_width() const { return direct_ ? weights_->Hp : weights_->H; }
+  /// Of a row of the states but h.
+  Index width() const { return direct_ ? weights_->Hp : weights_->H; }
+  /// State i, i > 0.
+  T* other(int i) { return others_.data() + (i - 1) * batch_ * width(); }
+  const T* other(int i) const { return others_.data() + (i - 1) * batch_ * width(); }
 
   const CellKernels<T>& kernels_;
   std::shared_ptr<const Weights<T>> weights_;
@@ -72,8 +78,8 @@ class CellStream final : public Stream<T> {
   RowBlocks rows_;
   Share units_;
   Index batch_;
-  Buffer<T> h_[2];  // [B,R] each; the state is in h_[now_]
-  Buffer<T> c_;     // [B,Hp], or [B,H] where steps are calls
+  Buffer<T> h_[2];    // [B,R] each; the state is in h_[now_]
+  Buffer<T> others_;  // [S-1,B,Hp], or [S-1,B,H] where steps are calls
   int now_ = 0;
 };
 

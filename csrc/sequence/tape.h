@@ -3,6 +3,7 @@
 // memory: no equation and no loop over time stands here.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <limits>
@@ -16,14 +17,14 @@
 
 namespace bptt::sequence {
 
-constexpr int kScales = 4;     // most groups that a row normalises
+constexpr int kScales = 4;  // most groups that a row normalises
 
 /// What happens to the states between two steps (state_transition.h).
 template <class T>
 struct StateOptions {
   const T* keep = nullptr;                // [rows of all steps], 0 where a row is reset before the step; null: nowhere
   const T* reset_state[kMaxStates] = {};  // [H] what it begins with; null: zeros
-  double zoneout[kMaxStates] = {0, 0};    // probabilities that a unit keeps its old value
+  double zoneout[2] = {0, 0};             // probabilities that a unit keeps its old value: of h, of every other state
   double dropout = 0;                     // of units of h in the product, in training
   T clip = std::numeric_limits<T>::infinity();           // of states
   T clip_gradient = std::numeric_limits<T>::infinity();  // of the gradients of pre-activations
@@ -38,12 +39,12 @@ struct StateOptions {
 };
 
 /// Arrays over rows are packed as the batch sizes say: [T,B,.] where all rows have all steps. R is the width of h: H,
-/// or less where it is projected.
+/// or less where it is projected; every other state is H wide.
 template <class T>
 struct ForwardCall {
   BatchSizes batch_sizes;
   const T* x;                                // [rows,I]
-  const T* initial[kMaxStates];              // [B,R], [B,H]
+  const T* initial[kMaxStates];              // [B,R], then [B,H] each
   T* y;                                      // [rows,R]
   T* final[kMaxStates];                      // as initial
   const StateOptions<T>* options = nullptr;  // null: states are handed on, and all rows have all steps
@@ -53,12 +54,12 @@ struct ForwardCall {
 template <class T>
 struct BackwardCall {
   const T* dy;                        // [rows,R]
-  const T* dfinal[kMaxStates];        // [B,R], [B,H]
+  const T* dfinal[kMaxStates];        // [B,R], then [B,H] each
   T* dx;                              // [rows,I]
   T* dinitial[kMaxStates];            // as dfinal
   Flat<T> d;                          // the gradients of the parameters
   std::atomic<bool>* stop = nullptr;  // as in ForwardCall
-  T* dreset_state[kMaxStates] = {};   // [R], [H], or null
+  T* dreset_state[kMaxStates] = {};   // [R], then [H] each, or null
 };
 
 /// Rows of values, `ld` apart.
@@ -67,6 +68,16 @@ struct StridedRows {
   U* data;
   Index ld;
   bool ordered = true;  // in the order of BatchSizes, or as the caller sees them
+};
+
+/// Every state but h: the rows of one state, then those of the next, `next` values further.
+template <class U>
+struct OtherStates {
+  U* data = nullptr;
+  Index next = 0;
+
+  /// The rows of state i, i > 0.
+  U* of(int i) const { return data + (i - 1) * next; }
 };
 
 template <class T>
@@ -81,24 +92,31 @@ struct Tape {
   std::vector<Index> cuts;  // steps at which segments begin, and the end
   Index first = 0;          // the step with which the buffers begin
   Buffer<T> gates;          // [rows,max(K,A),Hp]
-  // Every state but h. Handed on: [rows + B,Hp], as it enters each step and leaves the last. With StateOptions: as it
-  // leaves the cell, [rows,Hp].
-  Buffer<T> states;
-  // With StateOptions, as they enter: h of the product [rows + B,R], h of the cell where that differs [rows + B,Hp], c.
-  Buffer<T> operand, entering_h, entering_c;
+  // Every state but h. Handed on: [S-1,rows + B,Hp], as it enters each step and leaves the last. With StateOptions: as
+  // it leaves the cell, [S-1,rows,Hp].
+  Buffer<T> others;
+  // With StateOptions, as they enter: h of the product [rows + B,R], h of the cell where that differs [rows + B,Hp],
+  // and every other state [S-1,rows + B,Hp].
+  Buffer<T> operand, entering_h, entering_others;
   Buffer<T> left_h;                           // h as it leaves the cell [rows,Hp], where that is not y
   Buffer<T> scales;                           // [rows,kScales] of cells that normalise
-  Buffer<T> saved;                            // c entering each segment [segments,B,Hp]
+  Buffer<T> saved;                            // every state but h entering each segment [segments,S-1,B,Hp]
   Buffer<T> dropout;                          // d of recurrent dropout [B,Hp], where there is some
   std::shared_ptr<const Weights<T>> weights;  // those of the forward pass, whatever has been packed since
 
   Index gates_width = 0, Hp = 0;  // of a row of gates and of states
+  int S = 1;                      // states
 
   bool segmented() const { return cuts.size() > 2; }
-  /// Until backward: the i-th value that the cell keeps of each row, or (-1) its second state as it leaves the cell.
+  /// Until backward: the i-th value that the cell keeps of each row, or (-i) its state i as it leaves the cell, i > 0.
   StridedRows<const T> kept(int i) const {
     if (i >= 0) return {gates.data() + i * Hp, gates_width};
-    return {states.data() + (call.options ? 0 : call.batch_sizes.batch * Hp), Hp};
+    return {rows_of(others).of(-i) + (call.options ? 0 : call.batch_sizes.batch * Hp), Hp};
+  }
+  /// The states that a buffer of every state but h has.
+  OtherStates<T> rows_of(Buffer<T>& buffer) const { return {buffer.data(), buffer.size() / std::max(1, S - 1)}; }
+  OtherStates<const T> rows_of(const Buffer<T>& buffer) const {
+    return {buffer.data(), buffer.size() / std::max(1, S - 1)};
   }
   /// The row of the buffers where step t begins.
   Index row(Index t) const { return call.batch_sizes.begin(t) - call.batch_sizes.begin(first); }
@@ -114,7 +132,7 @@ struct Tape {
 
  private:
   std::array<Buffer<T>*, 9> buffers() {
-    return {&gates, &states, &operand, &entering_h, &entering_c, &left_h, &scales, &saved, &dropout};
+    return {&gates, &others, &operand, &entering_h, &entering_others, &left_h, &scales, &saved, &dropout};
   }
 };
 

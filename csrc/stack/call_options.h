@@ -16,8 +16,8 @@ using sequence::kMaxStates;
 
 struct CallOptions {
   std::shared_ptr<const sequence::SequenceOrder> order;  // null: all steps, forward
-  std::array<double, kMaxStates> zoneout{};
-  double dropout = 0;  // recurrent
+  std::array<double, 2> zoneout{};                       // of h, of every other state
+  double dropout = 0;                                    // recurrent
   double clip = std::numeric_limits<double>::infinity(), clip_gradient = std::numeric_limits<double>::infinity();
   std::uint64_t seed = 0;
   double input_dropout = 0;  // of x

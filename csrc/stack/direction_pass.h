@@ -3,6 +3,7 @@
 // what it gives back.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 
@@ -22,9 +23,11 @@ using Widths = std::array<Index, kMaxStates>;
 
 template <class T>
 Widths widths(const sequence::Recurrence<T>& r) {
-  return {r.width(0), r.states() > 1 ? r.width(1) : 0};
+  Widths w{};
+  for (int i = 0; i < r.states(); ++i) w[std::size_t(i)] = r.width(i);
+  return w;
 }
-inline int count(const Widths& w) { return w[1] > 0 ? 2 : 1; }
+inline int count(const Widths& w) { return int(std::find(w.begin(), w.end(), 0) - w.begin()); }
 
 /// What happens to states between steps, in the form that the loops take, less what points into arrays of a call.
 template <class T>
@@ -275,8 +278,8 @@ class DirectionPass {
   Widths width_{};
   bool copies_y_ = false, copies_dx_ = false;  // y, dx are made here and go to the caller's rows at the end
   const T* source_ = nullptr;                  // x before dropout
-  const T* initial_[kMaxStates];
-  T *final_[kMaxStates], *dinitial_[kMaxStates];
+  const T* initial_[kMaxStates] = {};
+  T *final_[kMaxStates] = {}, *dinitial_[kMaxStates] = {};
   Buffer<T> x_, y_, keep_, dy_, dx_, saved_, reset_state_[kMaxStates];
   Buffer<T> initial_rows_[kMaxStates], final_rows_[kMaxStates];
   Buffer<T> dfinal_rows_[kMaxStates], dinitial_rows_[kMaxStates];

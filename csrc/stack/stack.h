@@ -2,7 +2,7 @@
 // A layer as its callers see it: layers x directions of one cell, behind an interface that depends neither on the cell
 // nor on the instruction set. Made once for each layer object; layer_stack.h is what stands behind it.
 //
-//   n = L*D kernels, layer by layer, forward before reverse      states [n,B,R], [n,B,H], h first
+//   n = L*D kernels, layer by layer, forward before reverse      states [n,B,R], then [n,B,H] each
 //   x [T,B,I] or packed [rows,I] -> y [T,B,D*R] or [rows,D*R]
 #pragma once
 
@@ -63,7 +63,7 @@ template <class T>
 struct DirectionOptions {
   const CallOptions* options;
   const bool* resets = nullptr;           // of the caller's rows, [T,B] or [rows]; null: nowhere
-  const T* reset_state[kMaxStates] = {};  // [R], [H]; null: zeros
+  const T* reset_state[kMaxStates] = {};  // [R], then [H] each; null: zeros
 };
 
 /// The arrays must outlive the call, x, initial and y also the tape.
@@ -102,8 +102,8 @@ class StackTape {
   virtual Index bytes() const = 0;
   /// H, the width of what a cell keeps.
   virtual Index hidden() const = 0;
-  /// The i-th value that a cell keeps of each row and unit, or (-1) its second state as it leaves the cell; [T,B,H] or
-  /// [rows,H]. False: there is none.
+  /// The i-th value that a cell keeps of each row and unit, or (-i) its state i as it leaves the cell (0 is h); [T,B,H]
+  /// or [rows,H]. False: there is none.
   virtual bool copy_kept(std::size_t kernel, int i, T* to) const = 0;
 };
 

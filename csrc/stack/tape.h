@@ -29,7 +29,7 @@ struct LayerTape final : StackTape<T> {
   bool copy_kept(std::size_t kernel, int i, T* to) const override {
     const DirectionPass<T>& pass = *all.at(kernel);
     const Index most = pass.tape.gates_width / std::max<Index>(1, pass.tape.Hp);
-    if (i < -1 || i >= most || (i < 0 && pass.tape.states.size() == 0)) return false;
+    if (i <= -pass.tape.S || i >= most) return false;
     pass.copy_kept(to, pass.tape.kept(i));
     return true;
   }

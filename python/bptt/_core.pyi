@@ -39,7 +39,7 @@ class Tape:
     @property
     def nbytes(self) -> int: ...
     def kept(self, indices: list[int], kernel: int = 0) -> list[NDArray[Any]]:
-        """Values that a cell keeps, by number, or (-1) its second state as it leaves the cell, [T,B,H] each."""
+        """Values that a cell keeps, by number, or (-i) its state i as it leaves the cell (0 is h), [T,B,H] each."""
 
 @final
 class SequenceOrder:
