@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/gemm/gemm.h"
+#include "core/memory/sizes.h"
 
 namespace bptt::sequence {
 

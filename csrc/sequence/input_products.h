@@ -3,6 +3,8 @@
 // gets before anybody computes with them.
 #pragma once
 
+#include "core/gemm/blocks.h"
+#include "core/gemm/tile.h"
 #include "sequence/step.h"
 
 namespace bptt::sequence {

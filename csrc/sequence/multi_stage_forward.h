@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "core/gemm/product.h"
 #include "core/simd/math.h"
 #include "sequence/input_products.h"
 

@@ -10,6 +10,8 @@
 #include <tuple>
 #include <vector>
 
+#include "core/gemm/blocks.h"
+#include "core/threads/share.h"
 #include "sequence/batch_sizes.h"
 
 namespace bptt::sequence {

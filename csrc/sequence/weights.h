@@ -9,6 +9,9 @@
 #pragma once
 
 #include "cells/info.h"
+#include "core/gemm/panels.h"
+#include "core/gemm/product.h"
+#include "core/gemm/transpose.h"
 #include "core/threads/parallel.h"
 #include "sequence/recurrence.h"
 

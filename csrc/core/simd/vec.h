@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/memory/sizes.h"
+
 #if defined(_MSC_VER)
 #define BPTT_INLINE __forceinline
 #define BPTT_NOINLINE __declspec(noinline)
@@ -21,8 +23,6 @@
 #endif
 
 namespace bptt {
-
-using Index = std::int64_t;
 
 /// The cache line at p, soon to be used; p may be anywhere.
 template <class T>

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// A weight matrix in the order in which products read it: panels [column block][k][W], W the register width.
+#pragma once
+
+#include <algorithm>
+
+#include "core/gemm/transpose.h"
+#include "core/memory/arena.h"
+#include "core/simd/vec.h"
+#include "core/threads/share.h"
+
+namespace bptt {
+
+/// A matrix as panels: [ceil(columns/W)][depth][W], zero beyond the last column.
+template <class T>
+struct Panels {
+  static constexpr int W = Vec<T>::kSize;
+  Index depth = 0, columns = 0;
+  Buffer<T> data;
+
+  Panels() = default;
+  Panels(Index depth, Index columns)
+      : depth(depth), columns(columns), data(checked_mul(checked_mul(blocks(), W), depth)) {}
+  Index blocks() const { return ceil_div(columns, W); }
+  Index panel() const { return depth * W; }
+  T* block(Index j) { return data.data() + j * panel(); }
+  const T* block(Index j) const { return data.data() + j * panel(); }
+
+  /// From B[depth,columns] with row stride ldb; some blocks only.
+  void pack(const T* b, Index ldb, const Share& share) {
+    for (Index j = share.begin; j < share.end; ++j) {
+      const Index n = std::min<Index>(W, columns - j * W);
+      T* out = block(j);
+      for (Index k = 0; k < depth; ++k, out += W) Vec<T>::load(b + k * ldb + j * W, n).store(out);
+    }
+  }
+
+  /// From the transpose of B[columns,depth] with row stride ldb; some blocks only.
+  void pack_transposed(const T* b, Index ldb, const Share& share) {
+    for (Index j = share.begin; j < share.end; ++j) {
+      const Index n = std::min<Index>(W, columns - j * W);
+      if (n < W) std::fill_n(block(j), panel(), T(0));
+      transpose(block(j), W, b + j * W * ldb, ldb, n, depth);
+    }
+  }
+  Share all() const { return Share(0, blocks()); }
+  /// The way back.
+  void unpack_transposed(T* b, Index ldb) const {
+    for (Index j = 0; j < columns; ++j) {
+      for (Index k = 0; k < depth; ++k) b[j * ldb + k] = block(j / W)[k * W + j % W];
+    }
+  }
+};
+
+}  // namespace bptt
