@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
+#include "core/gemm/format.h"
 #include "core/gemm/transpose.h"
 #include "core/memory/arena.h"
 #include "core/simd/vec.h"
@@ -11,27 +13,28 @@
 
 namespace bptt {
 
-/// A matrix as panels: [ceil(columns/W)][depth][W], zero beyond the last column.
-template <class T>
+/// A matrix of T as panels of stored values: [ceil(columns/W)][depth][W], zero beyond the last column.
+template <class T, class Stored = T>
 struct Panels {
+  static_assert(std::is_same_v<typename Format<Stored>::Value, T>, "the stored values stand for T");
   static constexpr int W = Vec<T>::kSize;
   Index depth = 0, columns = 0;
-  Buffer<T> data;
+  Buffer<Stored> data;
 
   Panels() = default;
   Panels(Index depth, Index columns)
       : depth(depth), columns(columns), data(checked_mul(checked_mul(blocks(), W), depth)) {}
   Index blocks() const { return ceil_div(columns, W); }
   Index panel() const { return depth * W; }
-  T* block(Index j) { return data.data() + j * panel(); }
-  const T* block(Index j) const { return data.data() + j * panel(); }
+  Stored* block(Index j) { return data.data() + j * panel(); }
+  const Stored* block(Index j) const { return data.data() + j * panel(); }
 
   /// From B[depth,columns] with row stride ldb; some blocks only.
   void pack(const T* b, Index ldb, const Share& share) {
     for (Index j = share.begin; j < share.end; ++j) {
       const Index n = std::min<Index>(W, columns - j * W);
-      T* out = block(j);
-      for (Index k = 0; k < depth; ++k, out += W) Vec<T>::load(b + k * ldb + j * W, n).store(out);
+      Stored* out = block(j);
+      for (Index k = 0; k < depth; ++k, out += W) Format<Stored>::store(out, Vec<T>::load(b + k * ldb + j * W, n), W);
     }
   }
 
@@ -39,7 +42,7 @@ struct Panels {
   void pack_transposed(const T* b, Index ldb, const Share& share) {
     for (Index j = share.begin; j < share.end; ++j) {
       const Index n = std::min<Index>(W, columns - j * W);
-      if (n < W) std::fill_n(block(j), panel(), T(0));
+      if (n < W) std::fill_n(block(j), panel(), Stored());
       transpose(block(j), W, b + j * W * ldb, ldb, n, depth);
     }
   }
@@ -47,7 +50,7 @@ struct Panels {
   /// The way back.
   void unpack_transposed(T* b, Index ldb) const {
     for (Index j = 0; j < columns; ++j) {
-      for (Index k = 0; k < depth; ++k) b[j * ldb + k] = block(j / W)[k * W + j % W];
+      for (Index k = 0; k < depth; ++k) b[j * ldb + k] = Format<Stored>::widen(block(j / W)[k * W + j % W]);
     }
   }
 };

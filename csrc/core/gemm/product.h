@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/gemm/blocks.h"
+#include "core/gemm/format.h"
 #include "core/gemm/panels.h"
 #include "core/gemm/tile.h"
 
@@ -18,8 +19,8 @@ struct Segments {
 };
 
 /// C[r,:] = bias + A[r,:] * panels for the rows [begin, end) of `blocks` and all columns. A: lda, C: ldc row strides.
-template <class T>
-void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Panels<T>& b, const T* bias,
+template <class T, class Stored>
+void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Panels<T, Stored>& b, const T* bias,
              const RowBlocks& blocks, Index begin, Index end) {
   constexpr int W = Vec<T>::kSize;
   for_block_runs<tile_blocks(kTileRows, 1)>(0, b.blocks(), [&](auto u_blocks, Index j) {
@@ -58,9 +59,9 @@ constexpr int kNarrow = 4;
 /// C[r,i] = A[r,:] * B[i,:] for the rows [begin, end) of `blocks` and the `columns` <= kNarrow rows of B
 /// [columns,count, length]. The segments have whole registers. Each lane sums its own k; the lanes are added at the
 /// end.
-template <class T>
-void narrow_product(T* c, Index columns, const T* a, Index lda, const Segments& k, const T* b, const RowBlocks& blocks,
-                    Index begin, Index end) {
+template <class T, class Stored>
+void narrow_product(T* c, Index columns, const T* a, Index lda, const Segments& k, const Stored* b,
+                    const RowBlocks& blocks, Index begin, Index end) {
   constexpr int W = Vec<T>::kSize;
   dispatch<kNarrow>(int(columns), [&](auto width) {
     constexpr int C = width;
@@ -71,7 +72,7 @@ void narrow_product(T* c, Index columns, const T* a, Index lda, const Segments& 
         Vec<T> acc[R][C];
 #pragma GCC unroll 24
         for (int n = 0; n < R * C; ++n) acc[n / C][n % C] = Vec<T>(T(0));
-        const T* weight = b;
+        const Stored* weight = b;
         for (int s = 0; s < k.count; ++s) {
           const T* value = a + row * lda + k.offset[s];
           for (Index j = 0; j < k.length; j += W, weight += W) {
@@ -80,7 +81,7 @@ void narrow_product(T* c, Index columns, const T* a, Index lda, const Segments& 
               const Vec<T> v = Vec<T>::load(value + r * lda + j);
 #pragma GCC unroll 4
               for (int n = 0; n < C; ++n) {
-                acc[r][n] = fma(v, Vec<T>::load(weight + n * k.count * k.length), acc[r][n]);
+                acc[r][n] = fma(v, Format<Stored>::load(weight + n * k.count * k.length), acc[r][n]);
               }
             }
           }

@@ -4,6 +4,7 @@
 // of threads: that is what makes results the same bits everywhere.
 #pragma once
 
+#include "core/gemm/format.h"
 #include "core/gemm/tile_shape.h"
 #include "core/memory/sizes.h"
 #include "core/simd/vec.h"
@@ -19,8 +20,8 @@ struct Identity {
 // and a product of 3 x 4 registers takes twice the time.
 
 /// acc[r][u*A + Map(n)] += sum over k of a[r*lda + k] * w[u*panel + (k*N + n)*W], k ascending, one FMA each.
-template <class Map, int N, int A, class T, int R, int UA>
-BPTT_INLINE void accumulate(Vec<T> (&acc)[R][UA], const T* a, Index lda, const T* w, Index panel, Index K) {
+template <class Map, int N, int A, class T, class Stored, int R, int UA>
+BPTT_INLINE void accumulate(Vec<T> (&acc)[R][UA], const T* a, Index lda, const Stored* w, Index panel, Index K) {
   constexpr int U = UA / A, W = Vec<T>::kSize;
   // GCC may load a weight anew for each row, as an operand of the FMA: 3 x 4 with AVX-512 on Zen 4 then reaches 0.80 of
   // the peak, not 0.98. Where registers are too few it must (3 x 4 with AVX2: 0.99, not 0.43).
@@ -31,7 +32,7 @@ BPTT_INLINE void accumulate(Vec<T> (&acc)[R][UA], const T* a, Index lda, const T
     for (int u = 0; u < U; ++u) {
 #pragma GCC unroll 16
       for (int n = 0; n < N; ++n) {
-        weight[u * N + n] = Vec<T>::load(w + u * panel + n * W);
+        weight[u * N + n] = Format<Stored>::load(w + u * panel + n * W);
         if constexpr (kHold) hold(weight[u * N + n]);
       }
     }
@@ -64,9 +65,9 @@ BPTT_INLINE void spill(const Vec<T> (&acc)[R][N], T (&to)[R][N][Vec<T>::kSize]) 
 /// acc[r][u] += for each of the S segments of a's row, in order, the sum over its k of a[r*lda + offset[s] + k] *
 /// w[u*panel + (s*K + k)*W]. The sums start at zero and run side by side where there are accumulators for them, else
 /// one after the other: the result is the same.
-template <int S, class T, int R, int U>
-BPTT_INLINE void accumulate_segments(Vec<T> (&acc)[R][U], const T* a, Index lda, const Index (&offset)[4], const T* w,
-                                     Index panel, Index K) {
+template <int S, class T, class Stored, int R, int U>
+BPTT_INLINE void accumulate_segments(Vec<T> (&acc)[R][U], const T* a, Index lda, const Index (&offset)[4],
+                                     const Stored* w, Index panel, Index K) {
   constexpr int W = Vec<T>::kSize, kSide = R * U * S <= kAccumulators ? S : 1;
   for (int s = 0; s < S; s += kSide) {
     Vec<T> sum[R][U][kSide];
@@ -77,7 +78,7 @@ BPTT_INLINE void accumulate_segments(Vec<T> (&acc)[R][U], const T* a, Index lda,
       for (int u = 0; u < U; ++u) {
 #pragma GCC unroll 16
         for (int i = 0; i < kSide; ++i) {
-          Vec<T> weight = Vec<T>::load(w + u * panel + ((s + i) * K + k) * W);
+          Vec<T> weight = Format<Stored>::load(w + u * panel + ((s + i) * K + k) * W);
           if constexpr (R > 1 && R * U * kSide + 2 <= kRegisters) hold(weight);
 #pragma GCC unroll 16
           for (int r = 0; r < R; ++r) {
