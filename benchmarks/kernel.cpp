@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cells/all.h"
-#include "core/gemm/gemm.h"
+#include "core/gemm/tile.h"
 #include "core/memory/arena.h"
 #include "core/simd/math.h"
 

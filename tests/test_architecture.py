@@ -32,7 +32,8 @@ def test_files_are_small_and_marked():
 
 
 def test_functions_are_small():
-    assert architecture.function_problems(ROOT) == []
+    problems = architecture.function_problems(ROOT, architecture.LONG_FUNCTIONS, architecture.MANY_PARAMETERS)
+    assert problems == []
 
 
 def test_the_rules_see_the_tree():
@@ -130,8 +131,56 @@ def test_functions_that_may_not_be(tmp_path):
     def function(name: str, lines: int) -> str:
         return f"def {name}():\n" + '    """One.\n\n    Two.\n    """\n' + "    pass\n" * (lines - 1)
 
-    make_tree(tmp_path, {"python/bptt/a.py": function("good", 60) + function("bad", 61)})
-    assert architecture.function_problems(tmp_path) == ["python/bptt/a.py: bad has 61 lines"]
+    def cpp(name: str, lines: int) -> str:
+        return f"void {name}() {{\n" + "  f();\n" * (lines - 2) + "}\n"
+
+    files = {
+        "python/bptt/a.py": function("good", 60) + function("bad", 61),
+        "csrc/nn/a.h": cpp("good", 60) + cpp("bad", 61),
+        "csrc/nn/b.h": "void good(int a, B<int, int> b, C c, D d, E e, F f, G g) {}\n"
+        "void bad(int a, B<int, int> b, C c, D d, E e, F f, G g, H h) {}\n",
+    }
+    many = "csrc/nn/b.h: bad"
+    too_long = ["csrc/nn/a.h: bad has 61 lines", "python/bptt/a.py: bad has 61 lines"]
+    make_tree(tmp_path, files)
+    assert architecture.function_problems(tmp_path) == [*too_long, f"{many} has 8 parameters"]
+    assert architecture.function_problems(tmp_path, (), [many]) == too_long
+    assert architecture.function_problems(tmp_path, ["csrc/nn/a.h: good"], [many]) == [
+        *too_long,
+        "csrc/nn/a.h: good: is an exception that nothing needs",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("int f(int a,\n      int b) {\n  return a;\n}\n", [("f", 1, 4, 2)]),
+        ("template <class T,\n          int N = (1 > 0)>\nvoid f() {}\n", [("f", 1, 3, 0)]),
+        ("struct A {\n public:\n  A(int a) : a_(a), b_{1, 2} {\n  }\n  int a_ = 0, b_[2]{};\n};\n", [("A", 3, 2, 1)]),
+        ("namespace a::b {\nclass alignas(64) C final : public D<int> {\n  ~C() {}\n};\n}\n", [("~C", 3, 1, 0)]),
+        ("auto f() {\n  return [&](auto x) {\n    struct S { void g() {} };\n  };\n}\n", [("f", 1, 5, 0)]),
+        ("T operator()(std::function<int(int, int)> f, A (&a)[2]) const {}\n", [("operator()", 1, 1, 2)]),
+        ("bool operator<(const A& b) const noexcept override { return x < b.x; }\n", [("operator<", 1, 1, 1)]),
+        ('// } {\n/* { */ void f(char a = \'{\') { g("}\\"", R"({)", 1); }\n', [("f", 2, 1, 1)]),
+        ("#define F(x) { \\\n  {\nvoid f() {}\n", [("f", 3, 1, 0)]),
+        (
+            "int a[] = {1, 2};\nstatic const B b{{1}, {2}};\nenum class E { kA, kB };\nvoid f();\nvoid g() {}\n",
+            [("g", 5, 1, 0)],
+        ),
+        ("template <>\nvoid A<int>::f() {}\n", [("f", 1, 2, 0)]),
+        ("PYBIND11_MODULE(NAME, m) {\n}\n", [("PYBIND11_MODULE", 1, 2, 2)]),
+        ("struct A f(struct B b) {}\n", [("f", 1, 1, 1)]),
+    ],
+)
+def test_functions_of_cpp(text, expected):
+    found = architecture.cpp_functions(text)
+    assert [(each.name, each.line, each.lines, each.parameters) for each in found] == expected
+
+
+@pytest.mark.parametrize("text", ["void f() {\n", "}\n", "#if A\nvoid f() {\n#else\nvoid f(int) {\n#endif\n}\n"])
+def test_functions_of_cpp_whose_braces_do_not_match(text):
+    with pytest.raises(ValueError, match=r"line \d"):
+        architecture.cpp_functions(text)
 
 
 GOOD_PYTHON = {

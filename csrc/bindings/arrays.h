@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "bindings/gil.h"
-#include "core/base.h"
 #include "core/memory/arena.h"
+#include "core/memory/sizes.h"
 #include "core/threads/interrupt.h"
 
 namespace bptt::bindings {

@@ -15,7 +15,7 @@
 #include <unistd.h>
 #endif
 
-#include "core/base.h"
+#include "core/inline.h"
 #include "core/threads/denormals.h"
 
 namespace bptt::bindings {

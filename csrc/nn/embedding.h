@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/gemm/sums.h"
 #include "core/threads/parallel.h"
 
 namespace bptt::nn {

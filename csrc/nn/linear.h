@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The affine map of rows, y = x W^T + b, and its gradients, on the products of core/gemm/gemm.h.
+// The affine map of rows, y = x W^T + b, and its gradients, on the products of core/gemm.
 // x [N,I], weight [O,I], bias [O], y [N,O]. Threads divide rows, or elements of dW; never a sum.
 // Each function returns false where it was called off.
 #pragma once
 
-#include "core/gemm/gemm.h"
+#include "core/gemm/outer.h"
+#include "core/gemm/product.h"
+#include "core/gemm/sums.h"
 #include "core/threads/parallel.h"
 
 namespace bptt::nn {

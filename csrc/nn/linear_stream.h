@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "core/gemm/product.h"
 #include "nn/linear.h"
 #include "nn/nn.h"
 

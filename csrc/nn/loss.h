@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "core/memory/arena.h"
 #include "core/simd/math.h"
 #include "core/threads/parallel.h"
 

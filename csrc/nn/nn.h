@@ -5,7 +5,7 @@
 
 #include <memory>
 
-#include "core/base.h"
+#include "core/memory/sizes.h"
 #include "core/threads/interrupt.h"
 
 namespace bptt::nn {

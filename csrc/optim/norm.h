@@ -11,8 +11,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "core/gemm/gemm.h"
+#include "core/memory/arena.h"
+#include "core/memory/sizes.h"
 #include "core/threads/pool.h"
+#include "core/threads/share.h"
 
 namespace bptt::optim {
 

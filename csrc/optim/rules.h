@@ -10,7 +10,7 @@
 #include <cmath>
 #include <limits>
 
-#include "core/base.h"
+#include "core/memory/sizes.h"
 
 namespace bptt::optim {
 

@@ -7,7 +7,11 @@
 // the sum of one.
 #pragma once
 
+#include "core/gemm/product.h"
+#include "core/gemm/sums.h"
+#include "core/memory/rows.h"
 #include "core/threads/parallel.h"
+#include "core/threads/share.h"
 #include "sequence/forward.h"
 #include "sequence/weight_gradient.h"
 

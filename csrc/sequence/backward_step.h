@@ -4,6 +4,8 @@
 // with the product in registers until the cell has it.
 #pragma once
 
+#include "core/gemm/product.h"
+#include "core/gemm/tile.h"
 #include "core/simd/math.h"
 #include "sequence/step.h"
 

@@ -7,8 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/base.h"
-#include "core/memory/arena.h"
+#include "core/memory/sizes.h"
 
 namespace bptt::sequence {
 

@@ -2,6 +2,8 @@
 // The forward loop over time: where each step finds its states and leaves them, with and without a tape.
 #pragma once
 
+#include "core/gemm/blocks.h"
+#include "core/memory/rows.h"
 #include "core/threads/interrupt.h"
 #include "core/threads/pool.h"
 #include "sequence/planner.h"

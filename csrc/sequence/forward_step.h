@@ -5,6 +5,8 @@
 // memory but a tile's worth of the first-level cache.
 #pragma once
 
+#include "core/gemm/blocks.h"
+#include "core/gemm/tile.h"
 #include "core/simd/math.h"
 #include "sequence/input_products.h"
 

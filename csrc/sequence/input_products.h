@@ -3,6 +3,8 @@
 // gets before anybody computes with them.
 #pragma once
 
+#include "core/gemm/blocks.h"
+#include "core/gemm/tile.h"
 #include "sequence/step.h"
 
 namespace bptt::sequence {
@@ -10,9 +12,9 @@ namespace bptt::sequence {
 /// One block of units of NA lines: start + from[row,:] * panel, where Map orders N weights for each k into the NA
 /// accumulators. `lines` points to the block in the first line of the first row, rows are `width` apart. start:
 /// [NA][W]; null: what the lines hold.
-template <class Map, int N, int NA, class T>
-BPTT_NOINLINE void block_products(T* lines, Index width, Index Hp, const T* from, Index ld, const T* panel, Index K,
-                                  const RowBlocks& rows, const T* start) {
+template <class Map, int N, int NA, class T, class Stored>
+BPTT_NOINLINE void block_products(T* lines, Index width, Index Hp, const T* from, Index ld, const Stored* panel,
+                                  Index K, const RowBlocks& rows, const T* start) {
   constexpr int W = Vec<T>::kSize;
   for (Index i = 0; i < rows.count; ++i) {
     const Index row = rows.begin(i);

@@ -5,6 +5,8 @@
 
 #include <stdexcept>
 
+#include "core/gemm/product.h"
+#include "core/gemm/sums.h"
 #include "core/threads/fork.h"
 #include "sequence/backward.h"
 #include "sequence/forward.h"

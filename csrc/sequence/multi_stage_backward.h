@@ -2,6 +2,7 @@
 // A backward step of a cell of several stages: the way of multi_stage_forward.h, back.
 #pragma once
 
+#include "core/gemm/product.h"
 #include "sequence/multi_stage_forward.h"
 
 namespace bptt::sequence {

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "core/gemm/product.h"
 #include "core/simd/math.h"
 #include "sequence/input_products.h"
 
@@ -64,8 +65,8 @@ struct MultiStageForward {
   /// N lines from `first` = start + from[row,:] * panels. start: registers for each line, those of the next block
   /// `next` registers further; null: what the lines hold.
   template <int N>
-  void products(int first, const T* from, Index ld, const T* panels, Index K, const RowBlocks& rows, const T* start,
-                Index next) const {
+  void products(int first, const T* from, Index ld, const typename Weights<T>::Stored* panels, Index K,
+                const RowBlocks& rows, const T* start, Index next) const {
     for (Index j = 0; j < s.w.blocks; ++j) {
       block_products<Identity, N, N>(line(0, first) + j * W, L * s.w.Hp, s.w.Hp, from, ld, panels + j * K * N * W, K,
                                      rows, start ? start + j * next * W : nullptr);

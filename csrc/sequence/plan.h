@@ -4,7 +4,7 @@
 
 #include <limits>
 
-#include "core/base.h"
+#include "core/memory/sizes.h"
 
 namespace bptt::sequence {
 

@@ -9,7 +9,8 @@
 #include <tuple>
 #include <vector>
 
-#include "core/gemm/gemm.h"
+#include "core/gemm/blocks.h"
+#include "core/threads/share.h"
 #include "sequence/batch_sizes.h"
 #include "sequence/plan.h"
 

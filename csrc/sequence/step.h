@@ -4,7 +4,9 @@
 //   R  width of h (H but for a projected one)     L  lines of the cell, see cells/info.h     P  vectors
 #pragma once
 
-#include "core/gemm/gemm.h"
+#include "core/gemm/blocks.h"
+#include "core/gemm/product.h"
+#include "core/threads/share.h"
 #include "sequence/state_transition.h"
 #include "sequence/weights.h"
 

@@ -9,6 +9,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/memory/rows.h"
 #include "sequence/forward.h"
 #include "sequence/recurrence.h"
 

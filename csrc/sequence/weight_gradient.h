@@ -8,6 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include "core/gemm/outer.h"
+#include "core/gemm/sums.h"
+#include "core/gemm/transpose.h"
+#include "core/threads/share.h"
 #include "sequence/weights.h"
 
 namespace bptt::sequence {

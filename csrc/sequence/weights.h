@@ -9,6 +9,10 @@
 #pragma once
 
 #include "cells/info.h"
+#include "core/gemm/format.h"
+#include "core/gemm/panels.h"
+#include "core/gemm/product.h"
+#include "core/gemm/transpose.h"
 #include "core/threads/parallel.h"
 #include "sequence/recurrence.h"
 
@@ -17,14 +21,15 @@ namespace bptt::sequence {
 template <class T>
 struct Weights {
   static constexpr int W = Vec<T>::kSize;
+  using Stored = T;  // the format of what forward steps read (core/gemm/format.h)
 
   const cells::Info& cell;
   const int G, A;
   Index I, H, R, blocks;   // blocks of W hidden units; units beyond H have zero weights and stay zero
   Index Hp;                // blocks * W
   Index tail, tail_width;  // units and registers of a last block that is packed (see above); else 0
-  Buffer<T> x, h;          // forward: [blocks][I][G][W], [blocks][R][hidden_gates][W]
-  Buffer<T> second;        // [blocks][R][1][W], the last gate where its product is not one with h
+  Buffer<Stored> x, h;     // forward: [blocks][I][G][W], [blocks][R][hidden_gates][W]
+  Buffer<Stored> second;   // [blocks][R][1][W], the last gate where its product is not one with h
   Buffer<T> bias;          // the accumulators' start: [blocks][A][W]
   Buffer<T> vectors;       // [P][Hp]
   Panels<T> project;       // H deep, R columns
@@ -50,7 +55,7 @@ struct Weights {
         bias(checked_mul(Hp, A)),
         vectors(checked_mul(Hp, cell.vectors)) {
     if (cell.multi_stage || tail_width >= G) tail = tail_width = 0;
-    if (cell.second) second = Buffer<T>(checked_mul(Hp, R));
+    if (cell.second) second = Buffer<Stored>(checked_mul(Hp, R));
   }
 
   /// False where it was called off.
@@ -105,16 +110,18 @@ struct Weights {
   /// Vectors, the bias not counted.
   int own_vectors() const { return cell.vectors - (cell.bias_is_vectors ? G : 0); }
 
-  void pack_gates(T* out, const T* weight, Index K, int gates, const Share& share, const int (&map)[cells::kMaxGates]) {
+  void pack_gates(Stored* out, const T* weight, Index K, int gates, const Share& share,
+                  const int (&map)[cells::kMaxGates]) {
     for (Index j = share.begin; j < share.end; ++j) {
-      T* panel = out + j * K * gates * W;
+      Stored* panel = out + j * K * gates * W;
       const Index lanes = std::min<Index>(W, H - j * W);
-      if (lanes < W) std::fill_n(panel, K * gates * W, T(0));
+      if (lanes < W) std::fill_n(panel, K * gates * W, Stored());
       for (int g = 0; g < gates; ++g) {
         const T* from = weight + (g * H + j * W) * K;
         if (lanes == tail) {
           for (Index i = 0; i < lanes; ++i) {
-            for (Index k = 0; k < K; ++k) panel[k * tail_width * W + map[g] * tail + i] = from[i * K + k];
+            for (Index k = 0; k < K; ++k)
+              panel[k * tail_width * W + map[g] * tail + i] = Format<Stored>::narrow(from[i * K + k]);
           }
         } else {
           transpose(panel + g * W, gates * W, from, K, lanes, K);
@@ -123,16 +130,16 @@ struct Weights {
     }
   }
 
-  void unpack_gates(T* weight, const T* packed, Index K, int gates, const int (&map)[cells::kMaxGates]) const {
+  void unpack_gates(T* weight, const Stored* packed, Index K, int gates, const int (&map)[cells::kMaxGates]) const {
     for (Index j = 0; j < H; ++j) {
       const Index lane = j % W;
-      const T* panel = packed + j / W * K * gates * W;
+      const Stored* panel = packed + j / W * K * gates * W;
       const bool in_tail = tail > 0 && j / W + 1 == blocks;
       for (int g = 0; g < gates; ++g) {
         T* to = weight + (g * H + j) * K;
         const Index first = in_tail ? map[g] * tail + lane : g * W + lane;
         const Index stride = in_tail ? tail_width * W : gates * W;
-        for (Index k = 0; k < K; ++k) to[k] = panel[k * stride + first];
+        for (Index k = 0; k < K; ++k) to[k] = Format<Stored>::widen(panel[k * stride + first]);
       }
     }
   }

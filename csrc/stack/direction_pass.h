@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "core/threads/pool.h"
+#include "core/threads/share.h"
 #include "sequence/masks.h"
 #include "sequence/recurrence.h"
 #include "stack/stack.h"

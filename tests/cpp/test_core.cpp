@@ -2,7 +2,10 @@
 // The arena and the products of core/, where Python cannot look.
 #include <random>
 
-#include "core/gemm/gemm.h"
+#include "core/gemm/outer.h"
+#include "core/gemm/product.h"
+#include "core/gemm/sums.h"
+#include "core/gemm/transpose.h"
 #include "core/memory/arena.h"
 #include "test.h"
 

@@ -4,6 +4,9 @@
 // 128 + 64 + n / 8192 roundings instead of n. The order depends on the rows alone, never on threads.
 #pragma once
 
+#include <algorithm>
+#include <utility>
+
 #include "core/memory/arena.h"
 #include "core/simd/vec.h"
 

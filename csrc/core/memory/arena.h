@@ -7,9 +7,9 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -28,15 +28,10 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-#include "core/base.h"
+#include "core/inline.h"
+#include "core/memory/sizes.h"
 
 namespace bptt {
-
-/// a * b for sizes; an impossible size is std::bad_alloc (MemoryError in Python), never a wrapped number.
-inline Index checked_mul(Index a, Index b) {
-  if (a < 0 || b < 0 || (a != 0 && b > std::numeric_limits<Index>::max() / 64 / a)) throw std::bad_alloc();
-  return a * b;
-}
 
 class Arena {
  public:

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "core/base.h"
+#include "core/memory/sizes.h"
 
 namespace bptt {
 

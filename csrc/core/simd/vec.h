@@ -8,7 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "core/base.h"
+#include "core/inline.h"
+#include "core/memory/sizes.h"
 
 namespace bptt {
 

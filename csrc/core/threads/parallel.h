@@ -2,9 +2,11 @@
 // Loops over many independent items on all threads, which an interrupt ends.
 #pragma once
 
-#include "core/gemm/gemm.h"
+#include <algorithm>
+
 #include "core/threads/interrupt.h"
 #include "core/threads/pool.h"
+#include "core/threads/share.h"
 
 namespace bptt {
 

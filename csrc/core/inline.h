@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every file uses: the integer of sizes, and the compilers' words for inlining. Nothing here depends on the
-// instruction set.
+// The compilers' words for inlining.
 #pragma once
-
-#include <cstdint>
 
 #if defined(_MSC_VER)
 #define BPTT_INLINE __forceinline
@@ -16,11 +13,3 @@
 #define BPTT_NOINLINE __attribute__((noinline, noclone))  // nor a copy for each constant it is called with
 #endif
 #endif
-
-namespace bptt {
-
-using Index = std::int64_t;
-
-inline Index ceil_div(Index a, Index b) { return a / b + (a % b != 0); }
-
-}  // namespace bptt

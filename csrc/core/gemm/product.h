@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// C[rows,N] = bias + A[rows,K] * B, where B is packed in panels, or has so few columns that registers go along k.
+#pragma once
+
+#include <algorithm>
+
+#include "core/gemm/blocks.h"
+#include "core/gemm/format.h"
+#include "core/gemm/panels.h"
+#include "core/gemm/tile.h"
+
+namespace bptt {
+
+/// The k axis of A as `count` runs of `length` values, the s-th at offset[s]: gradients of gates lie so in a tape row.
+struct Segments {
+  Index length;
+  int count = 1;
+  Index offset[4] = {};
+};
+
+/// C[r,:] = bias + A[r,:] * panels for the rows [begin, end) of `blocks` and all columns. A: lda, C: ldc row strides.
+template <class T, class Stored>
+void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Panels<T, Stored>& b, const T* bias,
+             const RowBlocks& blocks, Index begin, Index end) {
+  constexpr int W = Vec<T>::kSize;
+  for_block_runs<tile_blocks(kTileRows, 1)>(0, b.blocks(), [&](auto u_blocks, Index j) {
+    constexpr int U = u_blocks;
+    for (Index block = begin; block < end; ++block) {
+      const Index row = blocks.begin(block);
+      dispatch<kTileRows>(blocks.size(block), [&](auto rows) {
+        constexpr int R = rows;
+        Vec<T> acc[R][U];
+#pragma GCC unroll 16
+        for (int u = 0; u < U; ++u) {
+          const Index column = (j + u) * W;
+          const Vec<T> first =
+              bias ? Vec<T>::load(bias + column, std::min<Index>(W, b.columns - column)) : Vec<T>(T(0));
+#pragma GCC unroll 16
+          for (int r = 0; r < R; ++r) acc[r][u] = first;
+        }
+        for (int s = 0; s < k.count; ++s) {
+          accumulate<Identity, 1, 1>(acc, a + row * lda + k.offset[s], lda, b.block(j) + s * k.length * W, b.panel(),
+                                     k.length);
+        }
+#pragma GCC unroll 16
+        for (int u = 0; u < U; ++u) {
+          const Index column = (j + u) * W, n = std::min<Index>(W, b.columns - column);
+#pragma GCC unroll 16
+          for (int r = 0; r < R; ++r) acc[r][u].store(c + (row + r) * ldc + column, n);
+        }
+      });
+    }
+  });
+}
+
+/// Up to so many columns a product's registers go along k instead.
+constexpr int kNarrow = 4;
+
+/// C[r,i] = A[r,:] * B[i,:] for the rows [begin, end) of `blocks` and the `columns` <= kNarrow rows of B
+/// [columns,count, length]. The segments have whole registers. Each lane sums its own k; the lanes are added at the
+/// end.
+template <class T, class Stored>
+void narrow_product(T* c, Index columns, const T* a, Index lda, const Segments& k, const Stored* b,
+                    const RowBlocks& blocks, Index begin, Index end) {
+  constexpr int W = Vec<T>::kSize;
+  dispatch<kNarrow>(int(columns), [&](auto width) {
+    constexpr int C = width;
+    for (Index i = begin; i < end; ++i) {
+      const Index row = blocks.begin(i);
+      dispatch<kTileRows>(blocks.size(i), [&](auto height) {
+        constexpr int R = height;
+        Vec<T> acc[R][C];
+#pragma GCC unroll 24
+        for (int n = 0; n < R * C; ++n) acc[n / C][n % C] = Vec<T>(T(0));
+        const Stored* weight = b;
+        for (int s = 0; s < k.count; ++s) {
+          const T* value = a + row * lda + k.offset[s];
+          for (Index j = 0; j < k.length; j += W, weight += W) {
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) {
+              const Vec<T> v = Vec<T>::load(value + r * lda + j);
+#pragma GCC unroll 4
+              for (int n = 0; n < C; ++n) {
+                acc[r][n] = fma(v, Format<Stored>::load(weight + n * k.count * k.length), acc[r][n]);
+              }
+            }
+          }
+        }
+#pragma GCC unroll 24
+        for (int n = 0; n < R * C; ++n) c[(row + n / C) * C + n % C] = acc[n / C][n % C].sum();
+      });
+    }
+  });
+}
+
+}  // namespace bptt

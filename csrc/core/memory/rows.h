@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copies of rows whose distance differs from their width.
+#pragma once
+
+#include <algorithm>
+
+#include "core/memory/sizes.h"
+
+namespace bptt {
+
+/// `columns` values of each row; what lies between them and a wider row of the target becomes zero.
+template <class T>
+void copy_rows(T* to, Index ld_to, const T* from, Index ld_from, Index rows, Index columns) {
+  for (Index r = 0; r < rows; ++r) {
+    std::copy_n(from + r * ld_from, columns, to + r * ld_to);
+    std::fill(to + r * ld_to + columns, to + (r + 1) * ld_to, T(0));
+  }
+}
+
+}  // namespace bptt
