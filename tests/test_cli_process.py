@@ -208,15 +208,17 @@ def test_the_memory_limits_of_control_groups(tmp_path):
         "memory/c/memory.limit_in_bytes": "7000000000\n",
         "memory/memory.limit_in_bytes": "9223372036854771712\n",
     }.items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(content)
+        (tmp_path / "sys/fs/cgroup" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sys/fs/cgroup" / path).write_text(content)
+    (tmp_path / "proc/self").mkdir(parents=True)
     for line, expected in {
         "0::/a/b/d": {6000000000},
         "0::/a": set(),
         "4:memory:/c": {7000000000, 9223372036854771712},
         "1:cpu:/a/b": set(),
     }.items():
-        assert set(_memory._cgroup_limits(line, str(tmp_path))) == expected
+        (tmp_path / "proc/self/cgroup").write_text(line + "\n")
+        assert set(_memory._cgroup_limits(str(tmp_path))) == expected
     assert _memory.memory_limit() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

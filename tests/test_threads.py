@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bptt
+import bptt.losses
 from bptt._threads import available_cores, cpu_quota, default_threads
+from stacks import threads
 
 THREADS = "import bptt; print(bptt.get_num_threads())"
 
@@ -142,3 +145,19 @@ def test_a_program_has_the_last_word() -> None:
         assert bptt.get_num_threads() == bptt.config()["threads"] == 7
     finally:
         bptt.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_and_blocks_on_any_number_of_threads_have_the_same_bits(dtype: str) -> None:
+    """A linear map and the loss of its outputs, large enough for five threads (csrc/core/threads/work.h)."""
+    rng = np.random.default_rng(0)
+    linear = bptt.Linear(460, 450, dtype=dtype, seed=0)
+    x, targets = rng.standard_normal((803, 460)).astype(dtype), rng.integers(0, 450, 803)
+    results = []
+    for n in (1, 2, 3, 5):
+        with threads(n):
+            y, tape = linear.forward(x)
+            loss, dy = bptt.losses.cross_entropy(y, targets)
+            dx, grads = linear.backward(tape, dy)
+        results.append((loss, y.tobytes(), dy.tobytes(), dx.tobytes(), grads.flat.tobytes()))
+    assert all(result == results[0] for result in results)

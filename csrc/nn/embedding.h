@@ -12,7 +12,7 @@ namespace bptt::nn {
 
 template <class T>
 bool embedding_forward(T* y, const std::int64_t* ids, const T* weight, Index N, Index E, Poll& poll) {
-  return parallel_for(N, grain_of(10.0 * double(E)), 1, poll, [&](int, Index begin, Index end) {
+  return parallel_for(N, grain_of(double(E)), 1, poll, [&](int, Index begin, Index end) {
     for (Index n = begin; n < end; ++n) std::copy_n(weight + ids[n] * E, E, y + n * E);
   });
 }

@@ -11,25 +11,22 @@
 
 namespace bptt::nn {
 
-/// Threads for `flops` of work: one below about 100 us, where waking a second costs more than it brings.
-inline int threads_for(double flops) { return flops < 1e7 ? 1 : Pool::size().load(); }
-
 /// c [rows,columns] = a [rows,depth] b + bias.
 template <class T>
 bool all_rows(T* c, const T* a, const Panels<T>& b, const T* bias, Index rows, Poll& poll) {
   const RowBlocks blocks(rows);
-  const double work = 2.0 * kTileRows * double(b.depth) * double(b.columns);  // of a block of rows
-  return parallel_for(blocks.count, grain_of(work), threads_for(work * double(blocks.count)), poll,
+  const double ns = product_ns<T>(2.0 * kTileRows * double(b.depth) * double(b.columns));  // of a block of rows
+  return parallel_for(blocks.count, grain_of(ns), threads_for(ns * double(blocks.count)), poll,
                       [&](int, Index begin, Index end) {
                         product(c, b.columns, a, b.depth, Segments{b.depth}, b, bias, blocks, begin, end);
                       });
 }
 
-/// pack(share) for the blocks of b; a weight takes as long as ten operations.
+/// pack(share) for the blocks of b.
 template <class T, class Pack>
 bool all_blocks(const Panels<T>& b, Poll& poll, const Pack& pack) {
-  const double work = 10.0 * double(b.depth) * Vec<T>::kSize;
-  return parallel_for(b.blocks(), grain_of(work), threads_for(work * double(b.blocks())), poll,
+  const double ns = kPackNs * double(b.depth) * Vec<T>::kSize;
+  return parallel_for(b.blocks(), grain_of(ns), threads_for(ns * double(b.blocks())), poll,
                       [&](int, Index begin, Index end) { pack(Share(begin, end)); });
 }
 
@@ -50,7 +47,7 @@ bool weight_gradient(T* dweight, const T* x, const T* dy, Index N, Index I, Inde
   const Index column_blocks = ceil_div(I, W), groups = ceil_div(column_blocks, kWidth), slices = ceil_div(O, kHeight);
   const bool is_long = N > kLongSum;
   if (is_long || N == 0) std::fill_n(dweight, O * I, T(0));
-  const int threads = threads_for(2.0 * double(N) * double(I) * double(O));
+  const int threads = threads_for(product_ns<T>(2.0 * double(N) * double(I) * double(O)));
   Buffer<T> panels(threads * kSumRows * kWidth * W), part(is_long ? checked_mul(O, I) : 0);
   bool complete = true;
   for (Index first = 0; first < N && complete; first += kLongSum) {
@@ -83,8 +80,8 @@ bool linear_backward(T* dx, T* dweight, T* dbias, const T* x, const T* weight, c
   if (!all_rows(dx, dy, panels, static_cast<const T*>(nullptr), N, poll)) return false;
   if (!detail::weight_gradient(dweight, x, dy, N, I, O, poll)) return false;
   if (!dbias) return true;
-  const double work = 10.0 * double(N);
-  return parallel_for(O, 64, threads_for(work * double(O)), poll,
+  constexpr double kTermNs = 0.15;  // 0.07 to 0.19 while dy is in the cache
+  return parallel_for(O, 64, threads_for(kTermNs * double(N) * double(O)), poll,
                       [&](int, Index begin, Index end) { column_sums(dbias, dy, O, N, begin, end); });
 }
 

@@ -116,9 +116,9 @@ class Backward final : public ResumableCall {
     Buffer<T> products(checked_mul(B, w_.Hp));
     if (active < B || w_.R < w_.Hp) products.clear();
     const RowBlocks blocks(active);
-    const double work = 2.0 * kTileRows * double(w_.cell.hidden_gates * w_.H) * double(w_.R);
+    const double ns = product_ns<T>(2.0 * kTileRows * double(w_.cell.hidden_gates * w_.H) * double(w_.R));
     const bool complete =
-        parallel_for(blocks.count, grain_of(work), plan_.threads, poll, [&](int, Index begin, Index end) {
+        parallel_for(blocks.count, grain_of(ns), plan_.threads, poll, [&](int, Index begin, Index end) {
           product(products.data(), w_.Hp, gates(0), row_, through(), w_.h_back, static_cast<const T*>(nullptr), blocks,
                   begin, end);
         });

@@ -29,7 +29,6 @@ namespace detail {
 // than the best one, training included. Of the other machines only what differs much was taken into account: far
 // weights 20 to 130 GB/s (Cascade Lake, EPYC), a barrier 0.06 to 0.33 us. Other levels differ by about the register
 // width, which enters below, so that the choice stays the same.
-constexpr double kFlopsPerLane = 7e9;  // 112 GF/s at 16 lanes
 constexpr double kL2Bytes = 1e6, kL2Rate = 140e9, kFarRate = 40e9;
 constexpr double kActivation = 4.5e-9;  // a gate of one register
 constexpr double kLatency = 10e-9;      // what else a step has

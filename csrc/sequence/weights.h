@@ -70,12 +70,11 @@ struct Weights {
       h_back = Panels<T>(kH * H, R);
     }
     if (cell.multi_stage) pack_multi_stage(from, training);
-    // One thread below about 50 us: 64 Ki weights.
-    const int threads = G * H * (I + R) < 65536 ? 1 : Pool::size().load();
+    const int threads = threads_for(kPackNs * double(G * H) * double(I + R));
     // The blocks of the forward panels, then those of the backward panels.
     const Index to_x = blocks, to_h = to_x + (training ? x_back.blocks() : 0),
                 end = to_h + (training ? h_back.blocks() : 0);
-    const Index piece = grain_of(10.0 * double(G * (I + R + H)) * W);  // a weight takes as long as ten operations
+    const Index piece = grain_of(kPackNs * double(G * (I + R + H)) * W);
     Poll poll(interrupted);
     return parallel_for(end, piece, threads, poll, [&](int, Index first, Index last) {
       const auto part = [&](Index from, Index to) {

@@ -9,6 +9,7 @@
 
 #include "core/threads/pool.h"
 #include "core/threads/share.h"
+#include "core/threads/work.h"
 #include "sequence/masks.h"
 #include "sequence/recurrence.h"
 #include "stack/stack.h"
@@ -239,11 +240,12 @@ class DirectionPass {
     return order_ && !lines.ordered;
   }
 
-  /// f(begin, end) for all steps at once, where something is dropped: on all threads where it is much.
+  /// f(begin, end) for all steps at once, where something is dropped: on all threads where it is much (1.3 ns a value).
   template <class F>
   void all_steps(int threads, const F& f) const {
     if (drop_.p == 0) return;
-    Pool::instance().run(batch_sizes().total() * input_ < 65536 ? 1 : threads, [&](int thread, Barrier& barrier) {
+    const int most = threads_for(1.3 * double(batch_sizes().total()) * double(input_));
+    Pool::instance().run(std::min(threads, most), [&](int thread, Barrier& barrier) {
       const Share steps(batch_sizes().steps, thread, barrier.size());
       f(steps.begin, steps.end);
     });

@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+
+from bptt._cgroups import group_folders, read
 
 if sys.platform != "win32":
     import resource
@@ -33,18 +34,11 @@ def _limits() -> Iterator[int]:
         soft, _ = resource.getrlimit(which)
         if soft != resource.RLIM_INFINITY:
             yield soft
-    with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text(errors="surrogateescape").splitlines():
-            yield from _cgroup_limits(line)
+    yield from _cgroup_limits()
 
 
-def _cgroup_limits(line: str, root: str = "/sys/fs/cgroup") -> Iterator[int]:
-    """Yield the limits of the group in a line of /proc/self/cgroup (0::PATH, or N:memory:PATH) and of those above."""
-    _, controllers, path = line.split(":", 2)
-    if controllers not in ("", "memory"):
-        return
-    base, name = (f"{root}/memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
-    group = Path(base + path)
-    for each in (group, *group.parents):
-        with suppress(OSError, ValueError):  # no such file, or no number: "max"
-            yield int((each / name).read_text(errors="surrogateescape"))
+def _cgroup_limits(root: str = "") -> Iterator[int]:
+    """Yield the limits of this process's cgroup and of those above it; root is the directory of proc and sys."""
+    for version, folder in group_folders("memory", root):
+        with suppress(ValueError):  # no such file, or no number: "max"
+            yield int(read(f"{folder}/{'memory.max' if version == 2 else 'memory.limit_in_bytes'}"))

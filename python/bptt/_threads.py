@@ -8,10 +8,11 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from bptt._cgroups import group_folders, read
 from bptt._dispatch import core
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 
 def default_threads(environ: Mapping[str, str]) -> int:
@@ -42,44 +43,18 @@ def available_cores() -> int:
     return max(1, math.ceil(min(cores, cpu_quota())))
 
 
-def cpu_quota(root: str = "/") -> float:
+def cpu_quota(root: str = "") -> float:
     """The least quota, in cores, of this process's cgroup and the groups that contain it; infinity without one.
 
     Args: root, the directory of proc and sys.
     """
     least = math.inf
-    for line in _read(f"{root}/proc/self/cgroup").splitlines():
-        controllers, _, group = line.partition(":")[2].partition(":")  # version 2: "0::/a/b"; 1: "4:cpu,cpuacct:/a/b"
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        for path in _with_parents(group):
-            if controllers:
-                folder = f"{root}/sys/fs/cgroup/cpu{path}"
-                limit = (_read(f"{folder}/cpu.cfs_quota_us") + " " + _read(f"{folder}/cpu.cfs_period_us")).split()
-            else:
-                limit = _read(f"{root}/sys/fs/cgroup{path}/cpu.max").split()
-            with suppress(ValueError, ZeroDivisionError):  # "max", or nothing that we know
-                quota, period = map(int, limit)
-                least = min(least, quota / period if quota > 0 else math.inf)
+    for version, folder in group_folders("cpu", root):
+        names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        with suppress(ValueError, ZeroDivisionError):  # "max", no such file, or nothing that we know
+            quota, period = map(int, " ".join(read(f"{folder}/{name}") for name in names).split())
+            least = min(least, quota / period if quota > 0 else math.inf)
     return least
-
-
-def _with_parents(group: str) -> Iterator[str]:
-    """A path, those above it, and "" for the top, the only one that a container has where the path is its host's."""
-    path = group.rstrip("/")
-    while path:
-        yield path
-        path = path.rpartition("/")[0]
-    yield ""
-
-
-def _read(path: str) -> str:
-    """The text of a small file, "" where there is none."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def register_with_threadpoolctl() -> None:

@@ -15,6 +15,7 @@
 #endif
 
 #include "core/threads/pool.h"
+#include "core/threads/work.h"
 #include "test.h"
 
 using namespace bptt;
@@ -113,6 +114,16 @@ void check_retirement() {
 }
 #endif
 
+/// Each thread has as much to do as it takes to wake it, and there are no more than the pool may have.
+void check_threads_for() {
+  const int before = Pool::size().exchange(3);
+  check_equal(threads_for(0), 1, "threads for nothing");
+  check_equal(threads_for(1.99 * kWakeNs), 1, "threads for less than two can do");
+  check_equal(threads_for(2 * kWakeNs), 2, "threads for two");
+  check_equal(threads_for(1e18), 3, "threads for much");
+  Pool::size() = before;
+}
+
 /// Callers from many threads share the pool, with parked workers or without; each of their jobs is done once.
 void check_many_callers() {
   std::atomic<int> done{0};
@@ -141,6 +152,7 @@ int main() {
   check_pool();
   check_barrier();
   check_flush();
+  check_threads_for();
 #if defined(__linux__)
   check_retirement();
 #endif

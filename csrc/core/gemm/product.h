@@ -18,6 +18,12 @@ struct Segments {
   Index offset[4] = {};
 };
 
+/// Estimated nanoseconds of one thread for products of T.
+template <class T>
+double product_ns(double flops) {
+  return flops / (1e-9 * kFlopsPerLane * Vec<T>::kSize);
+}
+
 /// C[r,:] = bias + A[r,:] * panels for the rows [begin, end) of `blocks` and all columns. A: lda, C: ldc row strides.
 template <class T, class Stored>
 void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Panels<T, Stored>& b, const T* bias,

@@ -7,6 +7,7 @@
 #include "core/threads/interrupt.h"
 #include "core/threads/pool.h"
 #include "core/threads/share.h"
+#include "core/threads/work.h"
 
 namespace bptt {
 
@@ -25,8 +26,5 @@ bool parallel_for(Index n, Index piece, int threads, Poll& poll, const F& f) {
   });
   return complete;
 }
-
-/// Items of `work` operations each that make a piece of about a millisecond.
-inline Index grain_of(double work) { return std::max<Index>(1, Index(1e7 / std::max(1.0, work))); }
 
 }  // namespace bptt
