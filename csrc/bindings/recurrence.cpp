@@ -52,8 +52,9 @@ void register_recurrence(py::module_& m) {
       .def_property("state", &PyStream::get_state, &PyStream::set_state)
       .def("reset", &PyStream::reset, py::arg("rows") = py::none());
   py::class_<PyRecurrence>(m, "Recurrence", py::is_final(), py::module_local())
-      .def(py::init<const std::string&, const std::string&, Index, Index, bool, Index>(), py::arg("cell"),
-           py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("bias"), py::arg("proj_size") = 0)
+      .def(py::init<const std::string&, const std::string&, Index, Index, bool, Index, Index>(), py::arg("cell"),
+           py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("bias"), py::arg("proj_size") = 0,
+           py::arg("num_heads") = 1)
       .def("plan", &PyRecurrence::plan, py::arg("steps"), py::arg("batch"))
       .def("memory", &PyRecurrence::memory, py::arg("steps"), py::arg("batch"), py::arg("options"), py::arg("training"),
            py::arg("threads") = 0)

@@ -58,8 +58,16 @@ struct PyTape : Own {
 class PyRecurrence : public Own {
  public:
   PyRecurrence(const std::string& cell, const std::string& dtype, Index input, Index hidden, bool bias,
-               Index projection)
-      : input_(size(input, "input_size")), hidden_(size(hidden, "hidden_size")), bias_(bias), projection_(projection) {
+               Index projection, Index heads)
+      : input_(size(input, "input_size")),
+        hidden_(size(hidden, "hidden_size")),
+        bias_(bias),
+        projection_(projection),
+        heads_(size(heads, "num_heads")) {
+    if (hidden % heads != 0) {
+      throw py::value_error("Recurrence: num_heads is " + std::to_string(heads) +
+                            ", expected a divisor of hidden_size, " + std::to_string(hidden));
+    }
     if (dtype == "float32")
       impl_ = make<float>(cell);
     else if (dtype == "float64")
@@ -137,12 +145,13 @@ class PyRecurrence : public Own {
 
   template <class T>
   std::unique_ptr<sequence::Recurrence<T>> make(const std::string& cell) const {
-    auto made = sequence::make_recurrence<T>(cell, input_, hidden_, projection_);
+    auto made = sequence::make_recurrence<T>(cell, input_, hidden_, projection_, heads_);
     if (!made) throw py::value_error("Recurrence: there is no cell '" + cell + "'");
     if (made->width(0) < 1 || made->width(0) > hidden_) {
       throw py::value_error("Recurrence: proj_size is " + std::to_string(projection_) + ", expected 1 to " +
                             std::to_string(hidden_));
     }
+    if (made->heads() != heads_) throw py::value_error("Recurrence: the cell '" + cell + "' has no heads, expected 1");
     return made;
   }
 
@@ -269,7 +278,7 @@ class PyRecurrence : public Own {
   const Index id_ = next_id();
   Index input_, hidden_;
   bool bias_;
-  Index projection_;
+  Index projection_, heads_;
   std::atomic<bool> packed_{false};
   std::variant<std::unique_ptr<sequence::Recurrence<float>>, std::unique_ptr<sequence::Recurrence<double>>> impl_;
 };

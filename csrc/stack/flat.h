@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where a flat buffer of one kernel's parameters, or of their gradients, has what: weight_ih [G*H,I], weight_hh
-// [G*H,R], bias [G*H], vectors [P,H], projection [R,H], one after the other, those that there are.
+// [G*H,R/N], bias [G*H], vectors [P,H], projection [R,H], one after the other, those that there are.
 #pragma once
 
 #include <type_traits>
@@ -27,7 +27,7 @@ FlatParts<T> flat_parts(const sequence::Recurrence<std::remove_const_t<T>>& r, I
   };
   FlatParts<T> parts;
   parts.weight_ih = take(rows, input);
-  parts.weight_hh = take(rows, r.width(0));
+  parts.weight_hh = take(rows, r.width(0) / r.heads());
   parts.bias = take(rows, 1, bias);
   parts.vectors = take(r.vectors(), H, r.vectors() > 0 && (bias || !r.vectors_are_bias()));
   parts.projection = take(r.width(0), H, r.projects());

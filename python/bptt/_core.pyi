@@ -117,7 +117,14 @@ class Recurrence:
     """One cell run over time: `cell` is a name of csrc/cells/all.h; `dtype` float32 or float64."""
 
     def __init__(
-        self, cell: str, dtype: str, input_size: int, hidden_size: int, bias: bool, proj_size: int = 0
+        self,
+        cell: str,
+        dtype: str,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        proj_size: int = 0,
+        num_heads: int = 1,
     ) -> None: ...
     def plan(self, steps: int, batch: int) -> dict[str, Any]:
         """How a call is spread: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""
@@ -128,8 +135,8 @@ class Recurrence:
     def pack(self, params: NDArray[Any], training: bool) -> None:
         """The flat parameters into the kernels' layout; `training` adds the backward layout.
 
-        Flat: weight_ih [G*H,I], weight_hh [G*H,R], with bias: bias [G*H]; per-unit vectors [P,H] (b_hn only with bias);
-        of a cell that projects weight_hr [R,H]. R is the width of h and y, H for the others.
+        Flat: weight_ih [G*H,I], weight_hh [G*H,R/N], with bias: bias [G*H]; per-unit vectors [P,H] (b_hn only with
+        bias); of a cell that projects weight_hr [R,H]. R is the width of h and y, H for the others; N the heads.
         """
 
     def forward(
