@@ -143,7 +143,11 @@ def test_a_stream_keeps_its_weights_and_refuses_what_is_not_exact(core: Any) -> 
     unpacked = core.Stack("gru", "float32", 3, 5, True)
     with pytest.raises(ValueError, match="there are no weights, expected a call of pack first"):
         core.Stream(unpacked, 2)
-    stream._take_weights(None)
+    with pytest.raises(ValueError, match="the stack has other sizes than before"):
+        stream._take_weights(Case.random("gru", "float32", 4, 2, 3, 6).stack(core), None)
+    with pytest.raises(ValueError, match="the stack has other sizes than before"):
+        stream._take_weights(Case.random("gru", "float64", 4, 2, 3, 5).stack(core), None)
+    stream._take_weights(stack, None)
     assert stream(case.x[1]) is y
 
 

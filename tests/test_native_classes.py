@@ -69,6 +69,7 @@ ARGUMENTS = {
     "beside(options)": ("CallOptions", lambda o, a: a.Stack.beside(T, B, [o], True)),
     "Stream(stack)": ("Stack", lambda o, a: CORE.Stream(o, B, a.CallOptions)),
     "Stream(options)": ("CallOptions", lambda o, a: CORE.Stream(a.Stack, B, o)),
+    "_take_weights(stack)": ("Stack", lambda o, a: a.Stream._take_weights(o, None)),
     "forward(options)": ("CallOptions", lambda o, a: a.Stack.forward(X, None, False, [o])),
     "backward(tape)": ("Tape", lambda o, a: a.Stack.backward(o, DY, None, np.empty_like(a.params))),
     "backward_if_exact(tape)": ("Tape", lambda o, a: a.Stack.backward_if_exact(o, DY, None, np.empty_like(a.params))),

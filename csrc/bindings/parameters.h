@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parameters of a stack, or their gradients, as Python has them: one flat array for all kernels, or a list with one
 // for each kernel. In place of a flat array may stand the tuple of its parts wherever they lie: weight_ih [G*H,I],
-// weight_hh [G*H,R], bias [G*H], vectors [P,H], weight_hr [R,H]; None for those that the kernel does not have.
+// weight_hh [G*H,R/N], bias [G*H], vectors [P,H], weight_hr [R,H]; None for those that the kernel does not have.
 #pragma once
 
 #include <array>

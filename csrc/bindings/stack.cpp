@@ -15,9 +15,9 @@ void register_stack(py::module_& m) {
       .def_property_readonly("nbytes", &PyTape::bytes)
       .def("kept", &PyTape::kept, py::arg("indices"), py::arg("kernel") = 0);
   py::class_<PyStack>(m, "Stack", py::is_final(), py::module_local())
-      .def(py::init<const std::string&, const std::string&, Index, Index, bool, Index, Index, Index>(), py::arg("cell"),
-           py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("bias"), py::arg("proj_size") = 0,
-           py::arg("num_layers") = 1, py::arg("num_directions") = 1)
+      .def(py::init<const std::string&, const std::string&, Index, Index, bool, Index, Index, Index, Index>(),
+           py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("bias"),
+           py::arg("proj_size") = 0, py::arg("num_layers") = 1, py::arg("num_directions") = 1, py::arg("num_heads") = 1)
       .def("plan", &PyStack::plan, py::arg("steps"), py::arg("batch"))
       .def("beside", &PyStack::beside, py::arg("steps"), py::arg("batch"), py::arg("options").none(true),
            py::arg("training"))
@@ -38,7 +38,7 @@ void register_stack(py::module_& m) {
       .def(py::init<py::object, Index, const CallOptions&, py::object>(), py::arg("stack"), py::arg("batch"),
            py::arg("options") = CallOptions(), py::arg("initial") = py::none())
       .def("__call__", &PyStream::call, py::arg("x"))
-      .def("_take_weights", &PyStream::take_weights, py::arg("initial").none(true))
+      .def("_take_weights", &PyStream::take_weights, py::arg("stack"), py::arg("initial").none(true))
       .def("_weights", &PyStream::weights)
       .def_property("state", &PyStream::get_state, &PyStream::set_state)
       .def("reset", &PyStream::reset, py::arg("rows") = py::none());

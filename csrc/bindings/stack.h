@@ -25,14 +25,19 @@ using Asked = std::optional<std::vector<const CallOptions*>>;
 class PyStack : public Own {
  public:
   PyStack(const std::string& cell, const std::string& dtype, Index input, Index hidden, bool bias, Index projection,
-          Index layers, Index directions) {
-    for (const auto& [n, name] : {std::pair(input, "input_size"), std::pair(hidden, "hidden_size"),
-                                  std::pair(layers, "num_layers"), std::pair(directions, "num_directions")}) {
+          Index layers, Index directions, Index heads) {
+    for (const auto& [n, name] :
+         {std::pair(input, "input_size"), std::pair(hidden, "hidden_size"), std::pair(layers, "num_layers"),
+          std::pair(directions, "num_directions"), std::pair(heads, "num_heads")}) {
       if (n < 1) {
         throw py::value_error(std::string("Stack: ") + name + " is " + std::to_string(n) + ", expected at least 1");
       }
     }
-    const stack::StackSizes sizes{input, hidden, projection, layers, directions, bias};
+    if (hidden % heads != 0) {
+      throw py::value_error("Stack: num_heads is " + std::to_string(heads) + ", expected a divisor of hidden_size, " +
+                            std::to_string(hidden));
+    }
+    const stack::StackSizes sizes{input, hidden, projection, layers, directions, bias, heads};
     if (dtype == "float32")
       impl_ = make<float>(cell, sizes);
     else if (dtype == "float64")
@@ -49,6 +54,12 @@ class PyStack : public Own {
   template <class T>
   const stack::Stack<T>& as() const {
     return *std::get<std::unique_ptr<stack::Stack<T>>>(impl_);
+  }
+
+  bool has_sizes_of(const PyStack& other) const {
+    return impl_.index() == other.impl_.index() && other.visit([&](auto& b) {
+      return visit([&](auto& a) { return a.cell() == b.cell() && a.sizes() == b.sizes(); });
+    });
   }
 
   py::dict plan(Index steps, Index batch) const {
@@ -125,7 +136,8 @@ class PyStack : public Own {
   template <class T>
   static std::unique_ptr<stack::Stack<T>> make(const std::string& cell, const stack::StackSizes& sizes) {
     auto made = stack::make_stack<T>(cell, sizes);
-    if (!made) throw py::value_error("Stack: there is no cell '" + cell + "'");
+    const char* const with = sizes.heads > 1 ? " with heads" : "";
+    if (!made) throw py::value_error("Stack: there is no cell '" + cell + "'" + with);
     if (made->width(0) < 1 || made->width(0) > sizes.hidden) {
       throw py::value_error("Stack: proj_size is " + std::to_string(sizes.projection) + ", expected 1 to " +
                             std::to_string(sizes.hidden));

@@ -39,11 +39,16 @@ class PyStream : public Own {
     return std::visit([&](auto& layers) { return call_as(layers, x); }, layers_);
   }
 
-  /// Go on from the present state with the weights that the stack packed last; `initial` as above.
-  void take_weights(const py::object& initial) {
+  /// Go on from the present state with the weights that a stack of the same sizes packed last; `initial` as above.
+  void take_weights(py::object stack, const py::object& initial) {
     const OneCall one(busy_);
+    const auto* other = stack.cast<const PyStack*>();
+    if (!other || !other->has_sizes_of(*stack_))
+      throw py::value_error("Stream: the stack has other sizes than before, expected the same");
     const py::object state = get_state_now();
-    stack_->visit([&](auto& s) { build(s); });
+    other->visit([&](auto& s) { build(s); });
+    stack_ = other;
+    stack_object_ = std::move(stack);
     initial_ = initial;
     set_state_now(state);
   }

@@ -21,6 +21,7 @@ struct Info {
   bool multi_stage;                          // several stages (cells/multi_stage.h)
   bool second;                               // the last gate's product is not one with h, but
   int second_from, second_to;                // of one line, to another
+  bool heads;                                // the layer may have several heads: a unit then reads h of its own
   bool projects;                             // h is projected,
   int projected;                             // from this line; the gradient of what comes out stands in the next
   int x_acc[kMaxGates], h_acc[kMaxGates];    // the accumulator of each gate, for the two products
@@ -37,6 +38,12 @@ struct Projection<Cell, std::void_t<decltype(Cell::kProjects)>> {
   static constexpr bool kProjects = Cell::kProjects;
   static constexpr int kProjected = Cell::kM;
 };
+
+/// Whether units are grouped in heads.
+template <class Cell, class = void>
+struct Heads : std::false_type {};
+template <class Cell>
+struct Heads<Cell, std::void_t<decltype(Cell::kHeads)>> : std::bool_constant<Cell::kHeads> {};
 
 /// What only cells of several stages state, with the values that hold for the others.
 template <class Cell, class = void>
@@ -64,6 +71,7 @@ constexpr Info make_info() {
   using Is = Traits<Cell>;
   constexpr bool second = Is::kSecond.job == Job::kProduct;
   static_assert(Cell::G <= kMaxGates, "Info has room for so many gates");
+  static_assert(!(Heads<Cell>::value && Is::kMultiStage), "cells of several stages have no heads");
   Info info{Cell::kName,
             Cell::G,
             Cell::A,
@@ -77,6 +85,7 @@ constexpr Info make_info() {
             second,
             Is::kSecond.from,
             Is::kSecond.to,
+            Heads<Cell>::value,
             Is::kProjects,
             Is::kProjected,
             {},

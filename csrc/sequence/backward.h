@@ -116,11 +116,13 @@ class Backward final : public ResumableCall {
     Buffer<T> products(checked_mul(B, w_.Hp));
     if (active < B || w_.R < w_.Hp) products.clear();
     const RowBlocks blocks(active);
-    const double ns = product_ns<T>(2.0 * kTileRows * double(w_.cell.hidden_gates * w_.H) * double(w_.R));
+    const double ns = product_ns<T>(2.0 * kTileRows * double(w_.cell.hidden_gates * w_.H) * double(w_.Q));
     const bool complete =
         parallel_for(blocks.count, grain_of(ns), plan_.threads, poll, [&](int, Index begin, Index end) {
-          product(products.data(), w_.Hp, gates(0), row_, through(), w_.h_back, static_cast<const T*>(nullptr), blocks,
-                  begin, end);
+          w_.for_bands_back([&](const Band& band) {
+            product(products.data(), w_.Hp, gates(0), row_, through(band), w_.h_back, static_cast<const T*>(nullptr),
+                    blocks, begin, end, Share(band.first, band.end));
+          });
         });
     if (!complete) return false;
     StateTransitionBack<T> transition = common();
@@ -158,8 +160,13 @@ class Backward final : public ResumableCall {
   }
 
   Index width(int state) const { return state == 0 ? w_.R : w_.H; }
-  /// The gradients that go back through the product with h.
-  Segments through() const { return gate_segments(w_, w_.cell.h_acc, w_.cell.hidden_gates); }
+  /// The gradients that go back through the product with h, to the blocks of one band.
+  Segments through(const Band& band) const {
+    Segments s = gate_segments(w_, w_.cell.h_acc, w_.cell.hidden_gates);
+    s.length = band.length;
+    for (int g = 0; g < s.count; ++g) s.offset[g] += band.begin;
+    return s;
+  }
 
   T* gates(Index t) { return tape_.gates.data() + tape_.row(t) * row_; }
   /// What the pre-activations of step t became, also where it belongs to the segment that came before this one.

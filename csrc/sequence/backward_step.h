@@ -11,9 +11,9 @@
 
 namespace bptt::sequence {
 
-/// Up to this H the product of a step sums each gate by itself: with few rows and few units a single chain of G H FMAs
-/// is what a step waits for (LSTM B=1 H=32: 128 of 4 cycles each, where 256 cycles of work are to be done). It depends
-/// on H alone, since the order of a sum must not depend on the batch.
+/// Up to this H (or band of h) the product of a step sums each gate by itself: with few rows and few units a single
+/// chain of G H FMAs is what a step waits for (LSTM B=1 H=32: 128 of 4 cycles each, where 256 cycles of work are to be
+/// done). It depends on sizes of the layer alone, since the order of a sum must not depend on the batch.
 constexpr Index kShort = 64;
 
 template <class Cell, class T>
@@ -21,6 +21,7 @@ struct BackwardTiles {
   static constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A, S = Cell::S, K = Cell::K, P = Cell::P;
   static constexpr Index L = cells::kInfo<Cell>.lines;
   static constexpr int kTailWidth = 0;  // no packed last block
+  static constexpr bool kHeads = cells::kInfo<Cell>.heads;
   using Step = BackwardStep<T>;
 
   /// R rows from `row`, U blocks of units from `block`.
@@ -39,13 +40,15 @@ struct BackwardTiles {
     }
     if (s.dg1) {
       const Segments gates = gate_segments(w, cells::kInfo<Cell>.h_acc, G);
+      const Band band = w.template band<kHeads>(block);
       const T* panel = w.h_back.block(block);
-      const T* dg = s.dg1 + row * L * w.Hp;
-      if (G > 1 && w.H <= kShort) {
-        accumulate_segments<G>(acc, dg, L * w.Hp, gates.offset, panel, w.h_back.panel(), w.H);
+      const T* dg = s.dg1 + row * L * w.Hp + band.begin;
+      if (G > 1 && band.length <= kShort) {
+        accumulate_segments<G>(acc, dg, L * w.Hp, gates.offset, panel, w.h_back.panel(), band.length);
       } else {
         for (int g = 0; g < G; ++g) {
-          accumulate<Identity, 1, 1>(acc, dg + gates.offset[g], L * w.Hp, panel + g * w.H * W, w.h_back.panel(), w.H);
+          accumulate<Identity, 1, 1>(acc, dg + gates.offset[g], L * w.Hp, panel + g * band.length * W, w.h_back.panel(),
+                                     band.length);
         }
       }
     }

@@ -6,9 +6,9 @@ namespace bptt::sequence {
 
 constexpr int kMaxStates = 4;  // h first
 
-/// A layer's parameters, or their gradients, as users hold them: weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H],
-/// vectors [P,H] (less the bias, where that is one of them), projection [R,H]. The last three are null for zeros, or
-/// where there is no such thing.
+/// A layer's parameters, or their gradients, as users hold them: weight_ih [G*H,I], weight_hh [G*H,Q] (Q = R,
+/// or of N heads R/N), bias [G*H], vectors [P,H] (less the bias, where that is one of them), projection [R,H]. The last
+/// three are null for zeros, or where there is no such thing.
 template <class U>
 struct Flat {
   U *weight_ih, *weight_hh, *bias, *vectors, *projection;

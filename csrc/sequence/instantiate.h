@@ -20,21 +20,26 @@ namespace bptt::sequence {
 template <class T>
 class CellRecurrence final : public Recurrence<T> {
  public:
-  CellRecurrence(const CellKernels<T>& kernels, Index input, Index hidden, Index projection)
-      : kernels_(kernels), input_(input), hidden_(hidden), recurrent_(cell_.projects ? projection : hidden) {}
+  CellRecurrence(const CellKernels<T>& kernels, Index input, Index hidden, Index projection, Index heads = 1)
+      : kernels_(kernels),
+        input_(input),
+        hidden_(hidden),
+        recurrent_(cell_.projects ? projection : hidden),
+        heads_(cell_.heads ? heads : 1) {}
 
   int gates() const override { return cell_.gates; }
   int states() const override { return cell_.states; }
   int vectors() const override { return cell_.vectors - (cell_.bias_is_vectors ? cell_.gates : 0); }
   bool vectors_are_bias() const override { return cell_.vectors_are_bias; }
   bool projects() const override { return cell_.projects; }
+  Index heads() const override { return heads_; }
   Index width(int state) const override { return state == 0 ? recurrent_ : hidden_; }
   Plan plan(Index steps, Index batch, int threads) const override {
-    return make_plan<T>({steps, batch, input_, hidden_, cell_.gates, cell_.multi_stage}, threads);
+    return make_plan<T>({steps, batch, input_, hidden_, cell_.gates, cell_.multi_stage, heads_}, threads);
   }
 
   bool pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) override {
-    auto packed = std::make_shared<W>(cell_, input_, hidden_, recurrent_);
+    auto packed = std::make_shared<W>(cell_, input_, hidden_, recurrent_, heads_);
     if (!packed->pack(from, training, interrupted)) return false;
     std::shared_ptr<const W> replaced = std::move(packed);
     const ForkLock lock;
@@ -76,7 +81,8 @@ class CellRecurrence final : public Recurrence<T> {
     const auto add = [&](int to, Index values, std::size_t size = sizeof(T)) {
       if (values > 0) bytes[to] += Index(Arena::size_class(std::size_t(checked_mul(values, Index(size)))));
     };
-    add(0, Hp * G * input_), add(0, Hp * cell_.hidden_gates * recurrent_), add(0, Hp * cell_.accumulators),
+    const Index depth = W::hidden_depth(cell_, hidden_, recurrent_, heads_);
+    add(0, Hp * G * input_), add(0, Hp * cell_.hidden_gates * depth), add(0, Hp * cell_.accumulators),
         add(0, Hp * cell_.vectors);
     if (cell_.second) add(0, Hp * recurrent_);
     if (cell_.projects) add(0, hidden_ * padded(recurrent_));
@@ -91,7 +97,7 @@ class CellRecurrence final : public Recurrence<T> {
     if (!training) return {bytes[0], bytes[1], bytes[2]};
     const Index forward = std::exchange(bytes[2], 0);
     add(0, input_ > kNarrow ? G * hidden_ * padded(input_) : input_ * G * Hp);
-    add(0, cell_.hidden_gates * hidden_ * padded(recurrent_));
+    add(0, cell_.hidden_gates * (cell_.heads ? depth : hidden_) * padded(recurrent_));
     if (cell_.second) add(0, hidden_ * padded(recurrent_));
     if (cell_.projects) add(0, recurrent_ * Hp);
     const Sizes s = sizes(batch_sizes, cuts, options);
@@ -104,7 +110,8 @@ class CellRecurrence final : public Recurrence<T> {
     if (!options) add(2, std::min(batch_sizes.steps, chunk_steps(batch_sizes)) * B * hidden_);
     if (cuts.segments > 1) add(2, checked_mul(B, L * Hp)), add(2, checked_mul(B, cell_.states * hidden_));
     if (cell_.multi_stage) add(2, checked_mul(B, L * Hp)), add(2, checked_mul(B, 2 * (cell_.states + 1) * Hp));
-    const typename WeightGradient<T>::Sizes sums(cell_, input_, hidden_, recurrent_, batch_sizes.total(), threads);
+    const typename WeightGradient<T>::Sizes sums(cell_, input_, hidden_, recurrent_, recurrent_ / heads_,
+                                                 batch_sizes.total(), threads);
     for (const Index n : {sums.dwx, sums.db, sums.panels, sums.part}) add(2, n);
     return {bytes[0], bytes[1], std::max(forward, bytes[2])};
   }
@@ -183,15 +190,16 @@ class CellRecurrence final : public Recurrence<T> {
 
   const CellKernels<T>& kernels_;
   const cells::Info& cell_ = kernels_.cell;
-  const Index input_, hidden_, recurrent_;
+  const Index input_, hidden_, recurrent_, heads_;
   std::shared_ptr<const W> weights_;
 };
 
 template <class T>
-std::unique_ptr<Recurrence<T>> make_recurrence(const std::string& name, Index input, Index hidden, Index projection) {
+std::unique_ptr<Recurrence<T>> make_recurrence(const std::string& name, Index input, Index hidden, Index projection,
+                                               Index heads) {
   const CellKernels<T>* kernels = find_kernels<T>(name);
   if (!kernels) return nullptr;
-  return std::make_unique<CellRecurrence<T>>(*kernels, input, hidden, projection);
+  return std::make_unique<CellRecurrence<T>>(*kernels, input, hidden, projection, heads);
 }
 
 }  // namespace bptt::sequence

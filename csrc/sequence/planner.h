@@ -20,6 +20,7 @@ struct Shape {
   Index steps, batch, input, hidden;
   int gates;
   bool whole_rows = false;  // units are not divided
+  Index heads = 1;
 };
 
 namespace detail {
@@ -38,7 +39,7 @@ constexpr double kLaunch = 1.2e-6;  // from the call of the pool to its return, 
 template <class T>
 double step_time(const Shape& s, Index rows, Index blocks) {
   constexpr int W = Vec<T>::kSize;
-  const double lanes = double(blocks) * W, depth = double(s.hidden + s.input), gates = s.gates;
+  const double lanes = double(blocks) * W, depth = double(s.hidden / s.heads + s.input), gates = s.gates;
   const double bytes = lanes * gates * depth * sizeof(T);
   const double compute = 2 * double(rows) * lanes * gates * depth / (kFlopsPerLane * W);
   const double weights = bytes / (bytes < kL2Bytes ? kL2Rate : kFarRate);

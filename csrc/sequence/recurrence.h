@@ -45,6 +45,7 @@ class Recurrence {
   virtual int vectors() const = 0;            // per unit, the bias of a cell that holds it there not counted
   virtual bool vectors_are_bias() const = 0;  // and absent in a layer without bias
   virtual bool projects() const = 0;
+  virtual Index heads() const = 0;  // 1 for a cell without
   /// Width of state i; 0 is h.
   virtual Index width(int state) const = 0;
 
@@ -73,8 +74,10 @@ class Recurrence {
   virtual std::unique_ptr<Stream<T>> stream(Index batch, const StateOptions<T>* options) const = 0;
 };
 
-/// The cell called `name`; null where there is none. projection: R of a cell that projects.
+/// The cell called `name`; null where there is none. projection: R of a cell that projects; heads: N of a cell that has
+/// some, a divisor of `hidden`.
 template <class T>
-std::unique_ptr<Recurrence<T>> make_recurrence(const std::string& name, Index input, Index hidden, Index projection);
+std::unique_ptr<Recurrence<T>> make_recurrence(const std::string& name, Index input, Index hidden, Index projection,
+                                               Index heads);
 
 }  // namespace bptt::sequence

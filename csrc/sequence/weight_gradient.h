@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weight gradients dWx [G*H,I], dWh [G*H,H] and db [G*H], summed chunk by chunk of rows (b, t) as core/gemm/sums.h
+// The weight gradients dWx [G*H,I], dWh [G*H,Q] and db [G*H], summed chunk by chunk of rows (b, t) as core/gemm/sums.h
 // says. A register holds neighbours of a row of dW: columns are those of x and h, rows the gates' units. Where x is
 // narrow that wastes the register, and dWx is summed transposed, with units in a register, and turned at the end; the
 // sums are the same. Threads divide the elements of dW, never a sum.
@@ -26,7 +26,7 @@ class WeightGradient {
  public:
   /// The sums of `rows` rows.
   WeightGradient(const Weights<T>& w, const BackwardCall<T>& call, Index rows, int threads) : w_(w), call_(call) {
-    const Sizes n(w.cell, w.I, w.H, w.R, rows, threads);
+    const Sizes n(w.cell, w.I, w.H, w.R, w.Q, rows, threads);
     if (n.dwx > 0) dwx_ = Buffer<T>(n.dwx);
     db_ = Buffer<T>(n.db), panels_ = Buffer<T>(n.panels);
     db_.clear();
@@ -38,12 +38,12 @@ class WeightGradient {
   /// Values in the buffers.
   struct Sizes {
     Index dwx, db, panels, part = 0;
-    Sizes(const cells::Info& cell, Index I, Index H, Index R, Index rows, int threads) {
+    Sizes(const cells::Info& cell, Index I, Index H, Index R, Index Q, Index rows, int threads) {
       const Index Hp = ceil_div(H, W) * W, G = cell.gates;
       dwx = is_transposed(I, H) ? checked_mul(I, G * Hp) : 0;
       db = G * Hp;
       panels = threads * kRows * kWidth * W;
-      if (rows > kLongSum) part = (dwx > 0 ? dwx : G * H * I) + db + G * H * R + (cell.projects ? R * H : 0);
+      if (rows > kLongSum) part = (dwx > 0 ? dwx : G * H * I) + db + G * H * Q + (cell.projects ? R * H : 0);
     }
   };
 
@@ -51,7 +51,7 @@ class WeightGradient {
   void set_zero() {
     dwx_.clear();
     std::fill_n(call_.d.weight_ih, G * w_.H * w_.I, T(0));
-    std::fill_n(call_.d.weight_hh, G * w_.H * w_.R, T(0));
+    std::fill_n(call_.d.weight_hh, G * w_.H * w_.Q, T(0));
     if (call_.d.projection) std::fill_n(call_.d.projection, w_.R * w_.H, T(0));
   }
 
@@ -67,8 +67,10 @@ class WeightGradient {
       const bool full = since + n >= kLongSum || (last && r + n == rows);
       const Sums to = sums(since == 0, full);
       const T* g = dg + r * row_;
-      add_rows(to.hidden, w_.H, cell_.h_acc, cell_.hidden_gates, w_.R, g, h + r * w_.R, w_.R, n, panel, thread,
-               threads);
+      for (Index head = 0, units = w_.H / w_.N; head < w_.N; ++head) {
+        add_rows(to.hidden.at(head * units * w_.Q), units, cell_.h_acc, cell_.hidden_gates, w_.Q, g + head * units,
+                 h + r * w_.R + head * w_.Q, w_.R, n, panel, thread, threads);
+      }
       if (cell_.multi_stage) add_multi_stage(to, g, n, panel, thread, threads);
       if (transposed())
         add_transposed(to.input, g, x + r * w_.I, n, panel, thread, threads);
@@ -105,7 +107,7 @@ class WeightGradient {
     Sums s;
     s.input = transposed() ? next(dwx_.data(), G * w_.Hp, dwx_.size()) : next(call_.d.weight_ih, w_.I, G * w_.H * w_.I);
     s.bias = next(db_.data(), w_.Hp, db_.size());
-    s.hidden = next(call_.d.weight_hh, w_.R, G * w_.H * w_.R);
+    s.hidden = next(call_.d.weight_hh, w_.Q, G * w_.H * w_.Q);
     s.projection = next(call_.d.projection, w_.H, cell_.projects ? w_.R * w_.H : 0);
     return s;
   }
@@ -116,8 +118,8 @@ class WeightGradient {
   /// Whether units make better use of registers than columns of x.
   static bool is_transposed(Index I, Index H) { return I * ceil_div(H, W) * W < ceil_div(I, W) * W * H; }
 
-  /// dW[g*units + j, :] += sum over rows of dg[row, lines[g], j] * z[row,:] for `gates` gates, `columns` wide; rows of
-  /// z are `ld` apart.
+  /// dW[g*H + j, :] += sum over rows of dg[row, lines[g], j] * z[row,:] for `gates` gates of `units` units, `columns`
+  /// wide; rows of z are `ld` apart.
   void add_rows(const SumTarget<T>& dw, Index units, const int* lines, Index gates, Index columns, const T* dg,
                 const T* z, Index ld, Index rows, T* panel, int thread, int threads) const {
     const Index pieces = ceil_div(units, kHeight), blocks = ceil_div(columns, W), groups = ceil_div(blocks, kWidth);
@@ -132,7 +134,7 @@ class WeightGradient {
         for (Index item = from; item < to;) {  // the pieces of one gate at once
           const Index g = item / pieces, end = std::min(to, (g + 1) * pieces);
           const Index begin = (item - g * pieces) * kHeight, stop = std::min(units, (end - g * pieces) * kHeight);
-          outer<width>(dw.at(g * units * columns + first * W), last, dg + lines[g] * w_.Hp, row_, panel, rows, begin,
+          outer<width>(dw.at(g * w_.H * columns + first * W), last, dg + lines[g] * w_.Hp, row_, panel, rows, begin,
                        stop);
           item = end;
         }

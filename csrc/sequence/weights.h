@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A cell's weights in the order in which the time loops read them; packed once and used until the weights change.
-// In: Flat, whose row g*H + j belongs to gate g of unit j; R is the width of h, H but for a projected one.
+// In: Flat, whose row g*H + j belongs to gate g of unit j. R is the width of h, H but for a projected one; N the number
+// of heads; Q = R/N the values of h that one unit reads, the width of a row of weight_hh (bands.h).
 //
 // The last block, where H is no multiple of W: if its accumulators fit into fewer registers than there are gates, they
 // lie side by side without gaps, [k][tail_width][W], accumulator i of its unit j at i*tail + j. With H = 50 and W = 16
@@ -14,6 +15,7 @@
 #include "core/gemm/product.h"
 #include "core/gemm/transpose.h"
 #include "core/threads/parallel.h"
+#include "sequence/bands.h"
 #include "sequence/recurrence.h"
 
 namespace bptt::sequence {
@@ -25,37 +27,86 @@ struct Weights {
 
   const cells::Info& cell;
   const int G, A;
-  Index I, H, R, blocks;   // blocks of W hidden units; units beyond H have zero weights and stay zero
+  Index I, H, R, N, Q;
+  Index blocks;            // of W hidden units; units beyond H have zero weights and stay zero
   Index Hp;                // blocks * W
   Index tail, tail_width;  // units and registers of a last block that is packed (see above); else 0
-  Buffer<Stored> x, h;     // forward: [blocks][I][G][W], [blocks][R][hidden_gates][W]
+  Index band_room;         // values of h for which a panel has room: R without heads
+  Buffer<Stored> x, h;     // forward: [blocks][I][G][W], [blocks][band_room][hidden_gates][W]
   Buffer<Stored> second;   // [blocks][R][1][W], the last gate where its product is not one with h
   Buffer<T> bias;          // the accumulators' start: [blocks][A][W]
   Buffer<T> vectors;       // [P][Hp]
   Panels<T> project;       // H deep, R columns
-  // Backward, empty without training: [G*H] and [hidden_gates*H] deep, I and R columns.
+  // Backward, empty without training: [G*H] and [hidden_gates*band_room] deep, I and R columns.
   Panels<T> x_back, h_back;
   Panels<T> second_back, project_back;  // H deep, R columns; R deep, H columns
   Buffer<T> x_narrow;                   // [I,G,Hp] in the place of x_back where I <= kNarrow
+  std::vector<Band> bands;              // of each block, where the cell has heads
 
   /// Room for the weights; pack fills it.
-  Weights(const cells::Info& cell, Index I, Index H, Index R)
+  Weights(const cells::Info& cell, Index I, Index H, Index R, Index N)
       : cell(cell),
         G(cell.gates),
         A(cell.accumulators),
         I(I),
         H(H),
         R(R),
+        N(N),
+        Q(R / N),
         blocks(ceil_div(H, W)),
         Hp(blocks * W),
         tail(H % W),
         tail_width(ceil_div(A * tail, W)),
+        band_room(hidden_depth(cell, H, R, N)),
         x(checked_mul(checked_mul(Hp, G), I)),
-        h(checked_mul(checked_mul(Hp, cell.hidden_gates), R)),
+        h(checked_mul(checked_mul(Hp, cell.hidden_gates), band_room)),
         bias(checked_mul(Hp, A)),
         vectors(checked_mul(Hp, cell.vectors)) {
     if (cell.multi_stage || tail_width >= G) tail = tail_width = 0;
     if (cell.second) second = Buffer<Stored>(checked_mul(Hp, R));
+    if (cell.heads) bands = make_bands(H, N, W);
+  }
+
+  /// Of the forward panels of weight_hh.
+  static Index hidden_depth(const cells::Info& cell, Index H, Index R, Index N) {
+    return cell.heads ? longest_band(H, N, W) : R;
+  }
+
+  /// What the units of a block read of h.
+  template <bool kHeads>
+  Band band(Index block) const {
+    if constexpr (kHeads)
+      return bands[std::size_t(block)];
+    else
+      return {0, blocks, 0, H};
+  }
+  /// From one block's panel of hidden weights to the next, for each gate and register.
+  template <bool kHeads>
+  Index band_depth() const {
+    return kHeads ? band_room : H;
+  }
+  /// f(begin, end) for the runs of blocks among [begin, end) that read the same, in order or in reverse.
+  template <bool kHeads, class F>
+  BPTT_INLINE void for_bands(Index begin, Index end, bool reverse, const F& f) const {
+    if constexpr (!kHeads) {
+      f(begin, end);
+    } else if (reverse) {
+      for (Index first; end > begin; end = first) {
+        first = std::max(begin, bands[std::size_t(end - 1)].first);
+        f(first, end);
+      }
+    } else {
+      for (Index next; begin < end; begin = next) {
+        next = std::min(end, bands[std::size_t(begin)].end);
+        f(begin, next);
+      }
+    }
+  }
+  /// f(band) for the runs of blocks of h that the same units' gradients reach.
+  template <class F>
+  void for_bands_back(const F& f) const {
+    if (bands.empty()) return f(Band{0, h_back.blocks(), 0, H});
+    for (Index block = 0; block < blocks; block = bands[std::size_t(block)].end) f(bands[std::size_t(block)]);
   }
 
   /// False where it was called off.
@@ -67,7 +118,7 @@ struct Weights {
         x_back = Panels<T>(G * H, I);
       else
         pack_narrow(from.weight_ih);
-      h_back = Panels<T>(kH * H, R);
+      h_back = Panels<T>(kH * (cell.heads ? band_room : H), R);
     }
     if (cell.multi_stage) pack_multi_stage(from, training);
     const int threads = threads_for(kPackNs * double(G * H) * double(I + R));
@@ -81,11 +132,14 @@ struct Weights {
         return Share(std::max(first, from) - from, std::max(std::max(first, from), std::min(last, to)) - from);
       };
       const Share share = part(0, to_x);
-      pack_gates(x.data(), from.weight_ih, I, G, share, cell.x_acc);
-      pack_gates(h.data(), from.weight_hh, R, kH, share, cell.h_acc);
-      if (cell.second) pack_gates(second.data(), from.weight_hh + kH * H * R, R, 1, share, cell.h_acc);
+      pack_gates(x.data(), from.weight_ih, x_rows(), share);
+      pack_gates(h.data(), from.weight_hh, h_rows(), share);
+      if (cell.second) pack_gates(second.data(), from.weight_hh + kH * H * R, second_rows(), share);
       x_back.pack(from.weight_ih, I, part(to_x, to_h));
-      h_back.pack(from.weight_hh, R, part(to_h, end));
+      if (N == 1)
+        h_back.pack(from.weight_hh, R, part(to_h, end));
+      else
+        pack_heads_back(from.weight_hh, part(to_h, end));
     });
   }
 
@@ -93,9 +147,9 @@ struct Weights {
 
   /// The way back: every value that was packed, to the same place in a flat buffer.
   void unpack(const Flat<T>& to) const {
-    unpack_gates(to.weight_ih, x.data(), I, G, cell.x_acc);
-    unpack_gates(to.weight_hh, h.data(), R, cell.hidden_gates, cell.h_acc);
-    if (cell.second) unpack_gates(to.weight_hh + cell.hidden_gates * H * R, second.data(), R, 1, cell.h_acc);
+    unpack_gates(to.weight_ih, x.data(), x_rows());
+    unpack_gates(to.weight_hh, h.data(), h_rows());
+    if (cell.second) unpack_gates(to.weight_hh + cell.hidden_gates * H * R, second.data(), second_rows());
     if (cell.projects) project.unpack_transposed(to.projection, H);
     for (int i = 0; to.vectors && i < own_vectors(); ++i) std::copy_n(vectors.data() + i * Hp, H, to.vectors + i * H);
     for (Index g = 0; to.bias && g < G; ++g) {
@@ -109,36 +163,76 @@ struct Weights {
   /// Vectors, the bias not counted.
   int own_vectors() const { return cell.vectors - (cell.bias_is_vectors ? G : 0); }
 
-  void pack_gates(Stored* out, const T* weight, Index K, int gates, const Share& share,
-                  const int (&map)[cells::kMaxGates]) {
+  /// A weight of `gates` gates whose rows have K values, and the panels that it goes to, `depth` deep. Of several
+  /// heads, each has its own values.
+  struct Rows {
+    Index K, depth, heads;
+    int gates;
+    const int (&map)[cells::kMaxGates];
+  };
+  Rows x_rows() const { return {I, I, 1, G, cell.x_acc}; }
+  Rows h_rows() const { return {Q, band_room, N, cell.hidden_gates, cell.h_acc}; }
+  Rows second_rows() const { return {R, R, 1, 1, cell.h_acc}; }
+  /// Where the values of unit j's head begin in the panel of its block.
+  Index place(const Rows& rows, Index j) const {
+    return rows.heads == 1 ? 0 : j / rows.K * rows.K - bands[std::size_t(j / W)].begin;
+  }
+
+  void pack_gates(Stored* out, const T* weight, const Rows& rows, const Share& share) {
     for (Index j = share.begin; j < share.end; ++j) {
-      Stored* panel = out + j * K * gates * W;
-      const Index lanes = std::min<Index>(W, H - j * W);
-      if (lanes < W) std::fill_n(panel, K * gates * W, Stored());
-      for (int g = 0; g < gates; ++g) {
-        const T* from = weight + (g * H + j * W) * K;
-        if (lanes == tail) {
-          for (Index i = 0; i < lanes; ++i) {
-            for (Index k = 0; k < K; ++k)
-              panel[k * tail_width * W + map[g] * tail + i] = Format<Stored>::narrow(from[i * K + k]);
-          }
-        } else {
-          transpose(panel + g * W, gates * W, from, K, lanes, K);
-        }
+      Stored* panel = out + j * rows.depth * rows.gates * W;
+      const Index end = std::min<Index>(W, H - j * W), units = H / rows.heads;
+      if (end < W || rows.heads > 1) std::fill_n(panel, rows.depth * rows.gates * W, Stored());
+      for (Index lane = 0, next; lane < end; lane = next) {  // the units of one head at once
+        next = std::min(end, ((j * W + lane) / units + 1) * units - j * W);
+        pack_units(panel, weight, rows, j * W + lane, next - lane, end == tail);
       }
     }
   }
 
-  void unpack_gates(T* weight, const Stored* packed, Index K, int gates, const int (&map)[cells::kMaxGates]) const {
+  /// `count` units of one head and one block, from unit j.
+  void pack_units(Stored* panel, const T* weight, const Rows& rows, Index j, Index count, bool in_tail) {
+    const Index K = rows.K, first = place(rows, j), lane = j % W;
+    for (int g = 0; g < rows.gates; ++g) {
+      const T* from = weight + (g * H + j) * K;
+      if (in_tail) {
+        Stored* to = panel + first * tail_width * W + rows.map[g] * tail + lane;
+        for (Index i = 0; i < count; ++i) {
+          for (Index k = 0; k < K; ++k) to[k * tail_width * W + i] = Format<Stored>::narrow(from[i * K + k]);
+        }
+      } else {
+        transpose(panel + (first * rows.gates + g) * W + lane, rows.gates * W, from, K, count, K);
+      }
+    }
+  }
+
+  void unpack_gates(T* weight, const Stored* packed, const Rows& rows) const {
+    const Index K = rows.K;
     for (Index j = 0; j < H; ++j) {
       const Index lane = j % W;
-      const Stored* panel = packed + j / W * K * gates * W;
       const bool in_tail = tail > 0 && j / W + 1 == blocks;
-      for (int g = 0; g < gates; ++g) {
+      const Index stride = in_tail ? tail_width * W : rows.gates * W;
+      const Stored* panel = packed + j / W * rows.depth * rows.gates * W + place(rows, j) * stride;
+      for (int g = 0; g < rows.gates; ++g) {
         T* to = weight + (g * H + j) * K;
-        const Index first = in_tail ? map[g] * tail + lane : g * W + lane;
-        const Index stride = in_tail ? tail_width * W : gates * W;
+        const Index first = in_tail ? rows.map[g] * tail + lane : g * W + lane;
         for (Index k = 0; k < K; ++k) to[k] = Format<Stored>::widen(panel[k * stride + first]);
+      }
+    }
+  }
+
+  /// weight_hh of several heads for the way back: a panel has the rows of its band, gate by gate.
+  void pack_heads_back(const T* weight, const Share& share) {
+    for (Index j = share.begin; j < share.end; ++j) {
+      const Band& band = bands[std::size_t(j)];
+      T* to = h_back.block(j);
+      std::fill_n(to, h_back.panel(), T(0));
+      for (int g = 0; g < cell.hidden_gates; ++g) {
+        for (Index unit = band.begin; unit < band.begin + band.length; ++unit, to += W) {
+          const Index head = unit / Q * Q;  // its first unit, and the first value of h that it reads
+          const Index first = std::max(j * W, head), last = std::min((j + 1) * W, head + Q);
+          if (first < last) std::copy_n(weight + (g * H + unit) * Q + first - head, last - first, to + first - j * W);
+        }
       }
     }
   }

@@ -25,9 +25,11 @@ class LayerStack final : public Stack<T> {
  public:
   using Kernels = std::vector<std::unique_ptr<sequence::Recurrence<T>>>;
 
-  /// The kernels have the sizes that `sizes` says.
-  LayerStack(Kernels kernels, const StackSizes& sizes)
-      : sizes_(sizes), D_(sizes.directions), kernels_(std::move(kernels)) {}
+  /// The kernels are of this cell and these sizes.
+  LayerStack(std::string cell, const StackSizes& sizes, Kernels kernels)
+      : cell_(std::move(cell)), sizes_(sizes), D_(sizes.directions), kernels_(std::move(kernels)) {}
+
+  const std::string& cell() const override { return cell_; }
 
   const StackSizes& sizes() const override { return sizes_; }
   int states() const override { return kernels_[0]->states(); }
@@ -39,7 +41,7 @@ class LayerStack final : public Stack<T> {
     const Index H = sizes_.hidden, rows = checked_mul(r.gates(), H);
     KernelParameters p;
     p.weight_ih = {rows, input(k / D_)};
-    p.weight_hh = {rows, r.width(0)};
+    p.weight_hh = {rows, r.width(0) / sizes_.heads};
     if (sizes_.bias) p.bias = {rows};
     if (sizes_.bias || !r.vectors_are_bias()) p.vectors = {r.vectors(), H};
     if (r.projects()) p.projection = {r.width(0), H};
@@ -386,6 +388,7 @@ class LayerStack final : public Stack<T> {
         [&](int place, int n) { runs[layer_at(place)]->settle(n + 1 == pieces); });
   }
 
+  const std::string cell_;
   const StackSizes sizes_;
   const Index D_;
   const Kernels kernels_;

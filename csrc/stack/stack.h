@@ -9,6 +9,7 @@
 #include <array>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -24,6 +25,12 @@ struct StackSizes {
   Index projection = 0;  // R of a cell that projects h
   Index layers = 1, directions = 1;
   bool bias = true;
+  Index heads = 1;  // N: unit j of a head reads h of this head alone
+
+  friend bool operator==(const StackSizes& a, const StackSizes& b) {
+    return std::tie(a.input, a.hidden, a.projection, a.layers, a.directions, a.bias, a.heads) ==
+           std::tie(b.input, b.hidden, b.projection, b.layers, b.directions, b.bias, b.heads);
+  }
 };
 
 /// A parameter [rows,columns]; no rows: the kernel has no such parameter.
@@ -34,7 +41,7 @@ struct ParameterShape {
 
 /// The parameters of one kernel, in the order in which a flat buffer has them, one after the other.
 struct KernelParameters {
-  ParameterShape weight_ih, weight_hh, bias, vectors, projection;  // [G*H,I], [G*H,R], [G*H], [P,H], [R,H]
+  ParameterShape weight_ih, weight_hh, bias, vectors, projection;  // [G*H,I], [G*H,R/N], [G*H], [P,H], [R,H]
 
   std::array<ParameterShape, 5> all() const { return {weight_ih, weight_hh, bias, vectors, projection}; }
   Index size() const {
@@ -128,6 +135,7 @@ class Stack {
  public:
   virtual ~Stack() = default;
 
+  virtual const std::string& cell() const = 0;
   virtual const StackSizes& sizes() const = 0;
   virtual int states() const = 0;
   /// Width of state i, of one direction.

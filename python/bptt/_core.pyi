@@ -105,8 +105,8 @@ class Stream:
     def reset(self, rows: Any = None) -> None:
         """Begin again: all rows, or those an index selects (an integer, slice, mask or list)."""
 
-    def _take_weights(self, initial: _State | None) -> None:
-        """Go on with the weights that the stack packed last; resets begin with `initial`."""
+    def _take_weights(self, stack: Stack, initial: _State | None) -> None:
+        """Go on with the weights that a stack of the same sizes packed last; resets begin with `initial`."""
 
     def _weights(self) -> list[NDArray[Any]]:
         """The weights in use, of each layer a flat array as `Stack.pack` takes it."""
@@ -117,10 +117,10 @@ class Stack:
 
     `cell` is a name of csrc/cells/all.h, `dtype` float32 or float64. `options` is one CallOptions for each layer and
     direction, None for calls that ask for nothing. States are h [L*D,B,R], or a tuple with h first; R is the width of
-    h, H but for a projected one.
+    h, H but for a projected one; N the number of heads.
 
     Parameters and their gradients are one flat array for all kernels, or a list with one entry for each: a flat array,
-    or a tuple of its parts at any address: weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H], vectors [P,H], weight_hr
+    or a tuple of its parts at any address: weight_ih [G*H,I], weight_hh [G*H,R/N], bias [G*H], vectors [P,H], weight_hr
     [R,H], None for those that a kernel lacks. A flat array has them in this order.
     """
 
@@ -134,6 +134,7 @@ class Stack:
         proj_size: int = 0,
         num_layers: int = 1,
         num_directions: int = 1,
+        num_heads: int = 1,
     ) -> None: ...
     def plan(self, steps: int, batch: int) -> dict[str, Any]:
         """How a call is spread: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// exp, sigmoid and tanh against the next wider type: worst error in units in the last place, special values, both
-// dtypes. `test_math full` visits every 7th float and 2^26 doubles (minutes; the figures in core/simd/math.h); without
-// it every 997th float and 2^18 doubles, plus the neighbourhood of the points where the method changes.
+// exp, sigmoid, logsigmoid and tanh against the next wider type: worst error in units in the last place, special
+// values, both dtypes. `test_math full` visits every 7th float and 2^26 doubles (minutes; the figures in
+// core/simd/math.h); without it every 997th float and 2^18 doubles, plus the neighbourhood of the points where the
+// method changes.
 #include "core/simd/math.h"
 
 #include <cstring>
@@ -53,7 +54,7 @@ class Measure {
 
   void report(const char* type) {
     while (count_) visit(T(0));
-    std::printf("%-8s %-6s %.3f ULP at %.17g\n", name_, type, worst_, double(at_));
+    std::printf("%-10s %-6s %.3f ULP at %.17g\n", name_, type, worst_, double(at_));
     check(worst_ <= kMostUlp, std::string(name_) + " " + type + " is off by " + std::to_string(worst_) + " ULP");
   }
 
@@ -126,6 +127,9 @@ void check_functions(const char* type, bool full) {
   Measure<T> measures[] = {{"exp", [](Vec<T> x) { return exp(x); }, [](Wide x) { return std::exp(x); }},
                            {"sigmoid", [](Vec<T> x) { return sigmoid(x); },
                             [](Wide x) { return x < 0 ? std::exp(x) / (1 + std::exp(x)) : 1 / (1 + std::exp(-x)); },
+                            Wide(std::numeric_limits<T>::min())},
+                           {"logsigmoid", [](Vec<T> x) { return logsigmoid(x); },
+                            [](Wide x) { return x < 0 ? x - std::log1p(std::exp(x)) : -std::log1p(std::exp(-x)); },
                             Wide(std::numeric_limits<T>::min())},
                            {"tanh", [](Vec<T> x) { return tanh(x); }, [](Wide x) { return std::tanh(x); }}};
   for (auto& measure : measures) {

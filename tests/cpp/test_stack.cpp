@@ -31,7 +31,7 @@ std::vector<double> numbers(Index n, std::uint32_t seed) {
 
 class Model {
  public:
-  explicit Model(const std::vector<Index>& lengths) : stack_(kernels(), {I, H, 0, kLayers, kDirections, true}) {
+  explicit Model(const std::vector<Index>& lengths) : stack_("lstm", {I, H, 0, kLayers, kDirections, true}, kernels()) {
     for (Index k = 0; k < kKernels; ++k) {
       params.push_back(numbers(stack_.parameters(k).size(), std::uint32_t(k + 1)));
       grads.emplace_back(params.back().size(), 0.0);

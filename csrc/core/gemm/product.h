@@ -24,12 +24,13 @@ double product_ns(double flops) {
   return flops / (1e-9 * kFlopsPerLane * Vec<T>::kSize);
 }
 
-/// C[r,:] = bias + A[r,:] * panels for the rows [begin, end) of `blocks` and all columns. A: lda, C: ldc row strides.
+/// C[r,:] = bias + A[r,:] * panels for the rows [begin, end) of `blocks` and some column blocks. A: lda, C: ldc row
+/// strides.
 template <class T, class Stored>
 void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Panels<T, Stored>& b, const T* bias,
-             const RowBlocks& blocks, Index begin, Index end) {
+             const RowBlocks& blocks, Index begin, Index end, const Share& columns) {
   constexpr int W = Vec<T>::kSize;
-  for_block_runs<tile_blocks(kTileRows, 1)>(0, b.blocks(), [&](auto u_blocks, Index j) {
+  for_block_runs<tile_blocks(kTileRows, 1)>(columns.begin, columns.end, [&](auto u_blocks, Index j) {
     constexpr int U = u_blocks;
     for (Index block = begin; block < end; ++block) {
       const Index row = blocks.begin(block);
@@ -57,6 +58,13 @@ void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Pa
       });
     }
   });
+}
+
+/// The same for all columns.
+template <class T, class Stored>
+void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Panels<T, Stored>& b, const T* bias,
+             const RowBlocks& blocks, Index begin, Index end) {
+  product(c, ldc, a, lda, k, b, bias, blocks, begin, end, b.all());
 }
 
 /// Up to so many columns a product's registers go along k instead.

@@ -82,8 +82,7 @@ class _RecurrentSource(Source):
 
     def take(self, stream: _core.Stream) -> None:
         self.initial = self.layer._learnt_state(self.batch_size)
-        self.stack()
-        stream._take_weights(self.initial)
+        stream._take_weights(self.stack(), self.initial)
 
     def flat(self, stream: _core.Stream) -> Array:
         flat, initial = stream._weights(), self.initial
