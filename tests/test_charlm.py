@@ -15,8 +15,7 @@ def lm():
     vocabulary = textdata.Vocabulary.of(TEXT)
     lm = charlm.CharLM.create(charlm.Architecture("lstm", hidden=8, layers=1, embedding=4), vocabulary, seed=0)
     streams = textdata.Streams(vocabulary.encode(TEXT), batch_size=4, seq_len=16)
-    for _ in charlm.train(lm, streams, charlm.Settings(steps=40)):
-        pass
+    charlm.train(lm, streams, charlm.Settings(steps=40))
     return lm
 
 
@@ -52,7 +51,8 @@ def test_train_is_truncated_bptt_with_a_carried_state(lm):
     streams = textdata.Streams(lm.vocabulary.encode(TEXT)[:300], batch_size=3, seq_len=40)
     settings = charlm.Settings(steps=2 * len(streams), lr=0.01, clip_norm=0.5)
     ours, plain = (charlm.CharLM.create(lm.architecture, lm.vocabulary, seed=5) for _ in range(2))
-    steps = list(charlm.train(ours, streams, settings))
+    steps = []
+    history = charlm.train(ours, streams, settings, steps.append)
     optimizer = bptt.optim.Adam(lr=0.01, clip_norm=0.5)
     expected = []
     for _ in range(2):
@@ -62,9 +62,26 @@ def test_train_is_truncated_bptt_with_a_carried_state(lm):
             logits, state, tape = plain.model.forward(x, state)
             loss, dlogits = bptt.losses.cross_entropy(logits, y)
             info = optimizer.step(plain.model.params, plain.model.backward(tape, dlogits)[2])
-            expected.append((len(expected) + 1, loss, info.grad_norm, x.size))
-    assert [(s.number, s.loss, s.grad_norm, s.characters) for s in steps] == expected
+            expected.append((len(expected), loss, info.grad_norm, x.size))
+    assert [(s.number, s.loss, s.grad_norm, s.targets) for s in steps] == expected
+    assert history.loss == [loss for _, loss, *_ in expected]
+    assert not history.stopped
     np.testing.assert_array_equal(ours.model.params.flat, plain.model.params.flat)
+
+
+def test_train_ends_inside_a_pass_or_where_on_step_stops_it(lm):
+    streams = textdata.Streams(lm.vocabulary.encode(TEXT)[:300], batch_size=3, seq_len=40)
+    short, stopped = (charlm.CharLM.create(lm.architecture, lm.vocabulary, seed=5) for _ in range(2))
+    assert len(streams) == 3
+    assert len(charlm.train(short, streams, charlm.Settings(steps=5))) == 5
+
+    def on_step(step):
+        if step.number == 3:
+            raise bptt.StopTraining
+
+    history = charlm.train(stopped, streams, charlm.Settings(steps=5), on_step)
+    assert (len(history), history.stopped) == (4, True)
+    assert not np.array_equal(stopped.model.params.flat, short.model.params.flat)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -74,8 +91,7 @@ def test_every_cell_learns_with_every_optimizer(cell, optimizer):
     lm = charlm.CharLM.create(charlm.Architecture(cell, hidden=16), vocabulary, seed=0)
     streams = textdata.Streams(vocabulary.encode(TEXT), batch_size=8, seq_len=16)
     before = charlm.evaluate(lm, vocabulary.encode(TEXT))
-    for _ in charlm.train(lm, streams, charlm.Settings(steps=80, optimizer=optimizer)):
-        pass
+    charlm.train(lm, streams, charlm.Settings(steps=80, optimizer=optimizer))
     assert before == pytest.approx(np.log(len(vocabulary)), rel=0.1)  # small random weights: hardly more than guessing
     assert charlm.evaluate(lm, vocabulary.encode(TEXT)) < 0.7 * before
 

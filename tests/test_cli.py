@@ -8,14 +8,13 @@ import math
 import os
 import re
 import subprocess
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import bptt
-from bptt import _runtime, charlm, cli, textdata
+from bptt import _runtime, charlm, cli, optim, textdata
 from command import COMMAND, SMALL, TEXT, assert_refused, run, snapshot
 from installed import not_editable
 
@@ -169,10 +168,10 @@ def test_train_reports_what_grew_without_bounds(folder, monkeypatch, capsys, bro
             raise FloatingPointError("Adam.step: gradient has norm inf")
         with params.edit() as p:
             p.flat[-1] = np.inf
-        return SimpleNamespace(grad_norm=1.0)
+        return optim.StepInfo(1.0, False)
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(bptt.optim.Adam, "step", step)
+    monkeypatch.setattr(optim.Adam, "step", step)
     before = snapshot(folder)
     assert cli.main(["train", "text.txt", *SMALL, "--steps", "1"]) == 2
     assert capsys.readouterr().err.splitlines(keepends=True)[-1] == (

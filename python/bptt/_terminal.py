@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bptt.charlm import Step
+    from bptt.train import Step
 
 __all__ = ["Progress", "StopRequest", "flush_streams", "open_missing_streams"]
 
@@ -94,14 +94,15 @@ class Progress:
 
     def show(self, step: Step) -> None:
         """Take in one step; `loss` is shown averaged over about the last 20."""
-        self.characters += step.characters
-        self.loss += (step.loss - self.loss) * max(1 / step.number, 0.05)
+        done = step.number + 1
+        self.characters += step.targets
+        self.loss += (step.loss - self.loss) * max(1 / done, 0.05)
         with suppress(OSError):  # nobody reads it any more: no reason to lose what has been learned
             if self.bar is not None:
                 self.bar.set_postfix_str(self._figures(step), refresh=False)
                 self.bar.update()
-            elif self._is_due(step.number):
-                print(f"step {step.number:,} of {self.steps:,}: {self._figures(step)}", file=sys.stderr, flush=True)
+            elif self._is_due(done):
+                print(f"step {done:,} of {self.steps:,}: {self._figures(step)}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -114,9 +115,9 @@ class Progress:
         time_s = time.perf_counter() - self.start
         return f"{verb} {self.characters:,} characters in {time_s:.1f} s ({self.characters / time_s:,.0f} characters/s)"
 
-    def _is_due(self, number: int) -> bool:
+    def _is_due(self, done: int) -> bool:
         now = time.perf_counter()
-        due = number * 10 // self.steps > (number - 1) * 10 // self.steps or now - self._shown > 60
+        due = done * 10 // self.steps > (done - 1) * 10 // self.steps or now - self._shown > 60
         if due:
             self._shown = now
         return due

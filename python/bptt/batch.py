@@ -7,6 +7,7 @@ Shapes: x [T,B,...], target and masks [T,B,...] alike ([B,T,...] with batch_firs
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -150,6 +151,14 @@ class Steps:
         if lengths is not None:
             lengths = np.clip(lengths - start, 0, stop - start)
         return Batch(x[at], target[at], lengths, *(None if part is None else part[at] for part in (resets, mask)))
+
+    def targets(self, part: Batch) -> int:
+        """The number of steps of rows of `part`, some steps of this batch, that count in the loss."""
+        if part.mask is not None:
+            return int(np.count_nonzero(np.asarray(part.mask)))
+        if hasattr(part.x, "batch_sizes"):
+            return len(part.x.data)
+        return math.prod(part.x.shape[: 1 + self._batched])
 
     def not_finite(self, seen: Any, new: Any, params: Params) -> str:
         """Name the first of x of `seen`, target of `new` and parameters with a value that is not finite; "" if none."""

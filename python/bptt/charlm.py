@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import os
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ from numpy.typing import NDArray
 from bptt import checkpoint, losses, optim
 from bptt.layers import GRU, LSTM, RNN, Embedding, Linear, Sequential
 from bptt.textdata import Streams, Vocabulary
+from bptt.train import History, Step, fit
 
-__all__ = ["Architecture", "CharLM", "Settings", "Step", "architecture_of", "evaluate", "sample", "train"]
+__all__ = ["Architecture", "CharLM", "Settings", "architecture_of", "evaluate", "sample", "train"]
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -82,16 +82,6 @@ class Settings:
     lr: float | None = None
     clip_norm: float | None = 1.0
     optimizer: str = "adam"
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one update saw: `loss` in nats per character and `grad_norm` before clipping, of `characters` characters."""
-
-    number: int
-    loss: float
-    grad_norm: float
-    characters: int
 
 
 @dataclass(frozen=True)
@@ -189,41 +179,52 @@ def memory_needed(architecture: Architecture, vocabulary: int, settings: Setting
     return 4 * (weights + per_character * settings.batch_size * settings.seq_len)
 
 
-def train(lm: CharLM, streams: Streams, settings: Settings) -> Iterator[Step]:
-    """Train by truncated backpropagation through time, yielding after each update; leave the loop to stop early.
+def train(lm: CharLM, streams: Streams, settings: Settings, on_step: Callable[[Step], object] | None = None) -> History:
+    """Train with `fit` by truncated backpropagation through time.
 
     The state is carried from batch to batch and starts from zeros at each new pass over the text. The learning rate
     falls from `settings.lr` to zero over the run along half a cosine: lr(k) = lr/2 * (1 + cos(pi * k / steps)).
 
     - `streams`: batches (x, y), each [T,B], of the text to learn from. `settings.steps` updates are made.
+    - `on_step`: called after each update, as by `fit`; it may raise `StopTraining` to stop early.
 
-    Raises: FloatingPointError where the gradient is no longer finite; the weights are then those of the step before.
+    Returns: the `History` of `fit`.
+
+    Raises: FloatingPointError where loss or gradient is no longer finite; the weights are then those of the step
+    before.
 
     Source: Williams & Peng 1990 (truncated BPTT); Loshchilov & Hutter 2017 (cosine decay).
 
     >>> lm = CharLM.create(Architecture(hidden=8), Vocabulary("ab"), seed=0)
     >>> streams = Streams(lm.vocabulary.encode("ab" * 50), batch_size=2, seq_len=8)
-    >>> steps = list(train(lm, streams, Settings(steps=20)))
-    >>> len(steps), steps[-1].loss < steps[0].loss
+    >>> history = train(lm, streams, Settings(steps=20))
+    >>> len(history), history.loss[-1] < history.loss[0]
     (20, True)
     """
+    steps = settings.steps
     lr = settings.lr if settings.lr is not None else LEARNING_RATES[settings.optimizer]
     optimizer: optim.Adam | optim.SGD
     if settings.optimizer == "adam":
         optimizer = optim.Adam(lr=lr, clip_norm=settings.clip_norm)
     else:
         optimizer = optim.SGD(lr=lr, momentum=0.9, nesterov=True, clip_norm=settings.clip_norm)
-    done = 0
-    while done < settings.steps:
-        state: Any = None
-        for x, y in islice(streams, settings.steps - done):
-            optimizer.lr = lr / 2 * (1 + math.cos(math.pi * done / settings.steps))
-            logits, state, tape = lm.model.forward(x, state)
-            loss, dlogits = losses.cross_entropy(logits, y)
-            _, _, grads = lm.model.backward(tape, dlogits)
-            info = optimizer.step(lm.model.params, grads)
-            done += 1
-            yield Step(done, loss, info.grad_norm, x.size)
+
+    def after(step: Step) -> None:
+        optimizer.lr = lr / 2 * (1 + math.cos(math.pi * (step.number + 1) / steps))
+        if on_step is not None:
+            on_step(step)
+
+    # each pass over the text makes at least one update, so there are never more passes than updates
+    return fit(
+        lm.model,
+        streams,
+        loss=losses.cross_entropy,
+        optimizer=optimizer,
+        epochs=steps,
+        max_steps=steps,
+        stateful=True,
+        on_step=after,
+    )
 
 
 def evaluate(lm: CharLM, ids: NDArray[Any], *, streams: int = 16, seq_len: int = 256) -> float:

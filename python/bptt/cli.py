@@ -27,6 +27,7 @@ from bptt._terminal import Progress, StopRequest, flush_streams, open_missing_st
 if TYPE_CHECKING:
     from bptt.charlm import Architecture, CharLM, Settings
     from bptt.textdata import Ids, Streams, Vocabulary
+    from bptt.train import Step
 
 __all__ = ["main"]
 
@@ -259,17 +260,18 @@ def _train(args: argparse.Namespace) -> int:
 
 def _learn(lm: CharLM, streams: Streams, settings: Settings, stop: StopRequest, out: str) -> str:
     """Train to the end, or as far as is wanted, showing the progress, and save; return one line about the run."""
-    from bptt import charlm
+    from bptt import StopTraining, charlm
 
     progress = Progress(settings.steps)
-    verb = "Learned from"
+
+    def on_step(step: Step) -> None:
+        progress.show(step)
+        if stop.asked:
+            raise StopTraining
+
     try:
-        for step in charlm.train(lm, streams, settings):
-            progress.show(step)
-            if stop.asked:
-                verb = "Stopped after"
-                break
-        summary = progress.summary(verb)
+        history = charlm.train(lm, streams, settings, on_step)
+        summary = progress.summary("Stopped after" if history.stopped else "Learned from")
         lm.save(out)
     except FloatingPointError as error:
         raise ValueError("the loss grew beyond all numbers, expected a smaller --lr; nothing was written") from error

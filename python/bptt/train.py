@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -30,13 +31,17 @@ __all__ = ["History", "Step", "StopTraining", "fit"]
 
 
 class Step(NamedTuple):
-    """One update: its number from 0, its epoch from 0, the loss, the gradient's norm, whether it was clipped."""
+    """One update: its number from 0, its epoch from 0, the loss, the gradient's norm, whether it was clipped.
+
+    `targets` is the number of targets in the loss, one for each step of a row that counts.
+    """
 
     number: int
     epoch: int
     loss: float
     grad_norm: float
     clipped: bool
+    targets: int
 
 
 class StopTraining(Exception):  # noqa: N818 (a request, like StopIteration)
@@ -57,7 +62,7 @@ class History:
     """What happened in a run, update by update: lists of equal length, and whether `on_step` stopped it.
 
     >>> history = History()
-    >>> history.append(Step(0, 0, 1.5, 2.0, False))
+    >>> history.append(Step(0, 0, 1.5, 2.0, False, 32))
     >>> len(history), history.loss
     (1, [1.5])
     """
@@ -89,6 +94,7 @@ def fit(
     loss: Loss,
     optimizer: Optimizer,
     epochs: int = 1,
+    max_steps: int | None = None,
     tbptt: int | tuple[int, int] | None = None,
     stateful: bool = False,
     progress: bool = False,
@@ -107,6 +113,7 @@ def fit(
             (value, dy), such as `bptt.losses.cross_entropy`. Packed rows reach it as arrays [sum,...].
         optimizer: `bptt.optim.SGD` or `Adam`.
         epochs: default 1.
+        max_steps: the largest number of updates, default None: no limit. The run may end inside an epoch.
         tbptt: (k1, k2), k2 >= k1: an update every k1 time steps, whose loss is that of these k1 steps (the last may be
             fewer) and whose gradient goes back over the last k2. Where k2 > k1 the steps before these k1 are run again,
             from the state k2 steps ago, computed with the parameters in force then. k alone means (k, k): the state
@@ -115,8 +122,9 @@ def fit(
         stateful: whether the state also goes from batch to batch of an epoch, which makes them one long stream for each
             row; default False: each batch starts from zeros.
         progress: whether to show a bar on stderr, default False.
-        on_step: called with a `Step` after each update; it may raise `StopTraining` to end the run. What it returns is
-            ignored.
+        on_step: called with a `Step` after each update, when parameters and optimizer are whole. It may read and save
+            them, set hyperparameters of the optimizer for the next update (a schedule), and raise `StopTraining` to end
+            the run. What it returns is ignored; what else it raises ends `fit`.
 
     Lengths and masks: a step counts in the loss where it lies within its row's length and the mask is True; chunks in
     which no step counts move the state and make no update. A masked step is an input all the same. The exception is a
@@ -144,11 +152,14 @@ def fit(
         raise ValueError("fit: batches is an iterator, which ends after one epoch, expected a list or other iterable")
     window = _window(tbptt)
     _check_direction(model, window, stateful)
+    if max_steps is not None:
+        max_steps = check_size("fit", "max_steps", max_steps)
     run = _Run(model, loss, optimizer, window, stateful)
+    updates = (step for epoch in range(epochs) for step in run.epoch(epoch, batches))
     history = History()
     bar = _bar() if progress else None
     try:
-        for step in (step for epoch in range(epochs) for step in run.epoch(epoch, batches)):
+        for step in islice(updates, max_steps):
             history.append(step)
             if bar is not None:
                 bar.set_postfix(epoch=step.epoch, loss=f"{step.loss:.4f}", norm=f"{step.grad_norm:.3g}", refresh=False)
@@ -237,7 +248,8 @@ class _Run:
         for start in range(0, steps.count, k1):
             stop = min(start + k1, steps.count)
             new = steps.cut(start, stop)
-            if new.mask is not None and not new.mask.any():
+            targets = steps.targets(new)
+            if targets == 0:
                 continue
             first = start if k1 == k2 else max(0, stop - k2)
             if at < first:
@@ -251,7 +263,7 @@ class _Run:
                 raise self._blamed(error, steps.not_finite(seen, new, self._model.params)) from error
             if k1 == k2:
                 state, at = after, stop
-            yield Step(self._number, epoch, value, info.grad_norm, info.clipped)
+            yield Step(self._number, epoch, value, info.grad_norm, info.clipped, targets)
             self._number += 1
         if self._stateful and at < steps.count:
             state = self._moved(steps.cut(at, steps.count), state)
