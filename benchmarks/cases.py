@@ -60,7 +60,7 @@ class Case:
 
     @property
     def regime(self) -> str:
-        """What bounds it, as the targets divide the shapes; empty between the regimes."""
+        """What bounds it: compute, bandwidth or latency; empty between the regimes."""
         if self.mode not in ("infer", "train") or self.dtype != "float32" or self.T < 10:
             return ""
         if self.B >= 32 and self.H >= 128:

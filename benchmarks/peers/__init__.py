@@ -20,7 +20,7 @@ PEERS = {
     "own-busy-one-thread": ("own", "BusyOneThread"),
 }
 OPTIONAL = {"keras"}  # measured only where it is named
-CONTEXT = {"numpy", "keras"}  # not among the peers that a target speaks of
+CONTEXT = {"numpy", "keras"}  # shown in the tables, not counted among the peers of the summary
 
 
 def competitors() -> list[str]:
