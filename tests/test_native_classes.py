@@ -86,7 +86,8 @@ CALLS = ARGUMENTS | {
 
 
 def classes(core: Any) -> dict[str, type]:
-    return {name: value for name, value in vars(core).items() if isinstance(value, type)}
+    """The native ones: a named tuple is Python's."""
+    return {name: value for name, value in vars(core).items() if isinstance(value, type) and value is not core.CellInfo}
 
 
 def members(cls: type) -> set[str]:

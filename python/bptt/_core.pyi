@@ -4,7 +4,7 @@ Arrays are C-contiguous and exact in dtype and shape: nothing is converted here.
 all arrays of a call.
 """
 
-from typing import Any, TypeAlias, TypeVar, final
+from typing import Any, NamedTuple, TypeAlias, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,27 @@ def orthogonal(a: NDArray[np.float64]) -> NDArray[np.float64]:
     """a [m,n], m >= n -> q [m,n] of a = q r with a positive diagonal of r; the same bits on every machine."""
 
 def vector_function(name: str, x: NDArray[_T]) -> NDArray[_T]: ...
+
+class CellInfo(NamedTuple):
+    """The facts of a cell (csrc/cells)."""
+
+    gates: tuple[str, ...]
+    """Names of the blocks of H rows in weight_ih, weight_hh and bias, in order."""
+    states: tuple[str, ...]
+    """h first."""
+    kept: tuple[str, ...]
+    """Names of the values that `Tape.kept` gives, in order."""
+    vectors: tuple[tuple[str, int], ...]
+    """Name and rows of the parameters for each unit besides these: [rows,H], or [H] for one row."""
+    vectors_are_bias: bool
+    """Whether a layer without bias has no vectors either."""
+    projects: bool
+    """Whether h is projected to proj_size units."""
+
+def cells() -> tuple[str, ...]:
+    """Names of all cells."""
+
+def cell_info(name: str) -> CellInfo: ...
 
 @final
 class Tape:
