@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from typing import Any
 
@@ -69,6 +70,15 @@ def test_every_level_gives_the_same_facts(core: Any) -> None:
     assert core.cells() == CORE.cells()
     for cell in core.cells():
         assert core.cell_info(cell) == CORE.cell_info(cell)
+
+
+def test_a_pickle_names_no_level() -> None:
+    info = CORE.cell_info("gru")
+    assert pickle.loads(pickle.dumps(info)) == info
+    layer = make("gru", I)
+    data = pickle.dumps(layer)
+    assert b"_core_" not in data
+    np.testing.assert_array_equal(pickle.loads(data).params.flat, layer.params.flat)
 
 
 def test_facts_cannot_be_changed() -> None:

@@ -39,10 +39,11 @@ py::dict all_infos(cells::List<Cells...>, const py::object& cell_info) {
 }  // namespace
 
 void register_cell_info(py::module_& m) {
+  // Pickled objects must not name a level: bptt._core is the one in use, wherever they are read.
   const py::object cell_info =
       py::module_::import("collections")
           .attr("namedtuple")("CellInfo", "gates states kept vectors vectors_are_bias projects",
-                              py::arg("module") = m.attr("__name__"));
+                              py::arg("module") = "bptt._core");
   const py::dict infos = all_infos(cells::All{}, cell_info);
   m.attr("CellInfo") = cell_info;
   m.def("cells", [infos] { return py::tuple(infos.attr("keys")()); });

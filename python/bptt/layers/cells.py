@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
     from bptt.init import Init
-    from bptt.layers.layout import Vectors
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -54,8 +53,6 @@ class RNN(Recurrent):
     >>> y.shape, h.shape, bool((y[-1] == h[0]).all())
     ((5, 2, 4), (1, 2, 4), True)
     """
-
-    _gates = 1
 
     @checks_names
     def __init__(
@@ -135,10 +132,6 @@ class LSTM(Recurrent):
     ((5, 2, 3), (1, 2, 4), (16, 4))
     """
 
-    _gates = 4
-    _states = ("h", "c")
-    _kept: tuple[str, ...] = ("i", "f", "g", "o")
-
     @checks_names
     def __init__(
         self,
@@ -169,20 +162,12 @@ class LSTM(Recurrent):
         if projected and self.variant not in ("", "peephole"):
             raise ValueError(f"LSTM: proj_size has value {proj_size} beside {self.variant}, expected 0")
         name = {"": "lstm", "peephole": "lstm_peephole", "coupled": "lstm_coupled", "layer_norm": "lstm_norm"}
-        vectors: Vectors = ()
-        if self.variant == "coupled":
-            self._gates, self._kept = 3, ("f", "g", "o")
-        elif self.variant == "peephole":
-            vectors = (("weight_peephole", (3,), "zeros"),)
-        elif self.variant == "layer_norm":
-            vectors = (("weight_norm", (9,), "ones"), ("bias_norm", (), "zeros"))
-            self._kept = (*(f"{part}_{gate}" for part in ("x", "h") for gate in "ifgo"), "c_norm", "i", "f", "g", "o")
         options = LayerOptions(
             num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed, recurrent_dropout, zoneout,
             clip_state, clip_grad_per_step, checkpoint, learn_initial_state,
         )  # fmt: skip
         cell = name[self.variant] + "_projected" * projected
-        super().__init__(cell, input_size, hidden_size, options, vectors=vectors, proj_size=proj_size)
+        super().__init__(cell, input_size, hidden_size, options, proj_size=proj_size)
 
     def _options(self) -> str:
         projected = f", proj_size={self.proj_size}" if self.proj_size else ""
@@ -223,9 +208,6 @@ class GRU(Recurrent):
     ((2, 5, 4), (1, 2, 4))
     """
 
-    _gates = 3
-    _kept: tuple[str, ...] = ("r", "z", "n", "m")
-
     @checks_names
     def __init__(
         self,
@@ -251,19 +233,12 @@ class GRU(Recurrent):
     ) -> None:
         before = not check_bool("GRU", "reset_after", reset_after)
         self.variant = _one_of("GRU", **{"reset_after=False": before, "layer_norm": layer_norm})
-        cell = "gru"
-        vectors: Vectors = (("bias_hn", (), "zeros"),) if bias else ()
-        if self.variant == "layer_norm":
-            cell, vectors = "gru_norm", (("weight_norm", (6,), "ones"),)
-            self._kept = (*(f"{part}_{gate}" for part in ("x", "h") for gate in "rzn"), "r", "z", "n")
-        elif self.variant:
-            cell, vectors = "gru_before", ()
-            self._kept = ("r", "z", "n", "rh")
+        cell = {"": "gru", "layer_norm": "gru_norm"}.get(self.variant, "gru_before")
         options = LayerOptions(
             num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed, recurrent_dropout, zoneout,
             clip_state, clip_grad_per_step, checkpoint, learn_initial_state,
         )  # fmt: skip
-        super().__init__(cell, input_size, hidden_size, options, vectors=vectors)
+        super().__init__(cell, input_size, hidden_size, options)
 
     def _options(self) -> str:
         return {"": "", "layer_norm": ", layer_norm=True"}.get(self.variant, f", {self.variant}")

@@ -3,26 +3,27 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-Vectors: TypeAlias = tuple[tuple[str, tuple[int, ...], str], ...]  # per unit: name, shape before H, initialiser
+if TYPE_CHECKING:
+    from bptt import _core
+
 Layout: TypeAlias = tuple[dict[str, tuple[int, ...]], dict[str, str], list[list[str]]]
 
 
 def lay_out(
-    gates: int,
-    states: tuple[str, ...],
+    cell: _core.CellInfo,
     inputs: list[int],  # of each layer
     H: int,
     proj_size: int,
     directions: int,
-    vectors: Vectors,
     *,
     bias: bool,
     learnt: bool,
 ) -> Layout:
     """Shapes and default initialisers by name, and the names of each kernel's block, layer by layer."""
-    R, rows = proj_size or H, gates * H
+    R, rows, states = proj_size or H, len(cell.gates) * H, cell.states
+    vectors = () if cell.vectors_are_bias and not bias else cell.vectors
     shapes: dict[str, tuple[int, ...]] = {}
     default: dict[str, str] = {}
     blocks = []
@@ -33,7 +34,8 @@ def lay_out(
         block["weight_hh"] = ((rows, R), "orthogonal")
         if bias:
             block["bias"] = ((rows,), "forget_bias" if "c" in states else "zeros")
-        block |= {name: ((*shape, H), start) for name, shape, start in vectors}
+        for name, count in vectors:
+            block[name] = ((H,) if count == 1 else (count, H), "ones" if name == "weight_norm" else "zeros")
         if proj_size:
             block["weight_hr"] = ((R, H), "xavier_uniform")
         shapes |= {name + suffix: shape for name, (shape, _) in block.items()}

@@ -9,7 +9,7 @@ the caller's own arrays; all else goes through `core.forward`, which orders rows
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from bptt import _core
     from bptt._arrays import Array, ArrayIn
     from bptt.layers.base import Tape
-    from bptt.layers.layout import Vectors
 
     State: TypeAlias = Array | tuple[Array, ...]
     StateIn: TypeAlias = ArrayIn | tuple[ArrayIn, ...] | None
@@ -45,12 +44,9 @@ _MOST_LAYERS = 2**16  # each has names and objects of its own, whatever its size
 class Recurrent(Layer):
     """What the layers of cells.py share. `y, state = layer(x)` runs, `forward` and `backward` train.
 
-    `cell` is the kernels' name of it; `vectors` are its parameters for each unit beside a bias.
+    `cell` is the kernels' name of it.
     """
 
-    _gates: int  # G
-    _states: ClassVar[tuple[str, ...]] = ("h",)
-    _kept: tuple[str, ...] = ()  # the gates' names, as the cell keeps them
     variant: str = ""  # what makes the cell another one than PyTorch's
 
     def __init__(
@@ -60,10 +56,10 @@ class Recurrent(Layer):
         hidden_size: int,
         options: LayerOptions,
         *,
-        vectors: Vectors = (),
         proj_size: int = 0,
     ) -> None:
         where = type(self).__name__
+        self._info = core.cell_info(cell)
         self.input_size = check_size(where, "input_size", input_size)
         self.hidden_size = check_size(where, "hidden_size", hidden_size)
         self.num_layers = check_size(where, "num_layers", options.num_layers, most=_MOST_LAYERS)
@@ -82,18 +78,21 @@ class Recurrent(Layer):
             what = f"dropout has value {self._state_options.dropout} with num_layers=1, where it drops nothing"
             warnings.warn(f"{where}: {what}: it acts between layers", UserWarning, stacklevel=4)
         shapes, default, blocks = lay_out(
-            self._gates, self._states, [self._input_of(k) for k in range(self.num_layers)], self.hidden_size,
-            self.proj_size, self.num_directions, vectors, bias=bias, learnt=self.learn_initial_state,
+            self._info, [self._input_of(k) for k in range(self.num_layers)], self.hidden_size,
+            self.proj_size, self.num_directions, bias=bias, learnt=self.learn_initial_state,
         )  # fmt: skip
         self.params = Params(shapes, dtype)
-        fill(where, self.params, options.init, options.seed, default, gates=self._gates, size=self.hidden_size)
+        fill(
+            where, self.params, options.init, options.seed, default, gates=len(self._info.gates), size=self.hidden_size
+        )
         sizes = [
             (cell, dtype.name, self._input_of(k // self.num_directions), self.hidden_size, bias, self.proj_size)
             for k in range(len(blocks))
         ]
         self._kernels = Kernels(sizes, [self.params.span(names[0], names[-1]) for names in blocks])
-        widths = (self.output_size, self.hidden_size)[: len(self._states)]
-        self._states_of = States(self, dict(zip(self._states, widths, strict=True)), len(blocks))
+        names = self._info.states
+        widths = (self.output_size, self.hidden_size)[: len(names)]
+        self._states_of = States(self, dict(zip(names, widths, strict=True)), len(blocks))
         self._native_options = NativeOptions(
             self._state_options, self._states_of, self.num_layers, self.num_directions, self.batch_first
         )

@@ -168,7 +168,7 @@ class RecurrentTape(Tape):
         if direction >= owner.num_directions or at >= len(self.recurrences):
             has = f"{owner.num_layers} layers and {owner.num_directions} directions"
             raise ValueError(f"gates: there is no layer {layer}, direction {direction}, expected one of {has}")
-        places = {name: i for i, name in enumerate(owner._kept)} | ({"c": -1} if "c" in owner._states else {})
+        places = {name: i for i, name in enumerate(owner._info.kept)} | ({"c": -1} if "c" in owner._info.states else {})
         named = dict(zip(places, self.native.kept(list(places.values()), at), strict=True))
         batched = self.shown is None or self.shown.batched
         return {name: owner._as_given(array, batched) for name, array in named.items()}
