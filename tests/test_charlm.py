@@ -39,6 +39,35 @@ def test_parameters_counts_the_weights(cell, layers):
     assert model.params.size == architecture.parameters(4)
 
 
+@pytest.mark.parametrize("cell", charlm.CELLS)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_memory_needed_is_a_lower_bound(cell, layers):
+    """Of what the layers say themselves, and of the arrays between them; above what the gates alone take."""
+    architecture = charlm.Architecture(cell, hidden=20, layers=layers, embedding=3)
+    settings = charlm.Settings(batch_size=4, seq_len=50)
+    model = charlm.CharLM.create(architecture, textdata.Vocabulary("abcd")).model
+    arrays = 4 * (4 * model.params.size + 50 * 4 * (3 + layers * 20 + 2 * 4))
+    kernels = charlm.memory_needed(architecture, 4, settings) - arrays
+    recurrent = model.layers[1:-1]
+    gates = sum(50 * 4 * layer.params["bias_l0"].size * 4 for layer in recurrent)
+    assert gates < kernels < sum(layer.estimate_memory(50, 4) for layer in recurrent)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "error", "message"),
+    [
+        ({"hidden": 0}, ValueError, "hidden has value 0, expected an integer >= 1"),
+        ({"layers": -1}, ValueError, "layers has value -1, expected an integer >= 1"),
+        ({"embedding": 2.0}, TypeError, "embedding has type float, expected an integer"),
+        ({"hidden": True}, TypeError, "hidden has type bool, expected an integer"),
+        ({"cell": "transformer"}, ValueError, "cell has 'transformer', expected one of lstm, gru, rnn"),
+    ],
+)
+def test_sizes_that_no_layer_takes_are_named(sizes, error, message):
+    with pytest.raises(error, match=f"^Architecture: {message}$"):
+        charlm.Architecture(**sizes)
+
+
 def test_layers_of_equal_shape_start_differently():
     lm = charlm.CharLM.create(charlm.Architecture(hidden=4, layers=3, embedding=4), textdata.Vocabulary("ab"), seed=0)
     first, second, third = (lm.model.params[f"{k}.weight_hh_l0"] for k in (1, 2, 3))
