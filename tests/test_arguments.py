@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments of layers: what is refused by name, what is taken as what, and where users find them described."""
+"""The arguments of layers: which are refused by name, how they are converted, and where they are documented."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_parameters_counts_the_weights(cell, layers):
 @pytest.mark.parametrize("cell", charlm.CELLS)
 @pytest.mark.parametrize("layers", [1, 3])
 def test_memory_needed_is_a_lower_bound(cell, layers):
-    """Of what the layers say themselves, and of the arrays between them; above what the gates alone take."""
+    """Below the layers' own estimates plus the arrays between them; above the size of the gates alone."""
     architecture = charlm.Architecture(cell, hidden=20, layers=layers, embedding=3)
     settings = charlm.Settings(batch_size=4, seq_len=50)
     model = charlm.CharLM.create(architecture, textdata.Vocabulary("abcd")).model
@@ -121,7 +121,7 @@ def test_every_cell_learns_with_every_optimizer(cell, optimizer):
     streams = textdata.Streams(vocabulary.encode(TEXT), batch_size=8, seq_len=16)
     before = charlm.evaluate(lm, vocabulary.encode(TEXT))
     charlm.train(lm, streams, charlm.Settings(steps=80, optimizer=optimizer))
-    assert before == pytest.approx(np.log(len(vocabulary)), rel=0.1)  # small random weights: hardly more than guessing
+    assert before == pytest.approx(np.log(len(vocabulary)), rel=0.1)  # small random weights: close to guessing
     assert charlm.evaluate(lm, vocabulary.encode(TEXT)) < 0.7 * before
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Python blocks of the README and of docs/features.md, run in order in one namespace for each page.
 
-Each block prints what the page says that it prints.
+What a page says a block prints is compared with its output.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def test_an_iterator_is_gone_through_once():
 
 
 class Once:
-    """Batches that end after one epoch and are no iterator."""
+    """Batches that end after one epoch, though they are not an iterator."""
 
     def __init__(self):
         self.batches = iter(make_batches())

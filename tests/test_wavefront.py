@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers of a stack side by side: the same bits as one after the other, and a way out of a call that is called off."""
+"""Layers of a stack in parallel: the same bits as one after the other, and a clean end of interrupted calls."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def case_of(kind: str, way: str) -> Case:
 
 
 def results(case: Case) -> Results:
-    """Training and inference by a copy, which draws the masks that the case's own layer would."""
+    """Training and inference by a copy, which draws the same masks as the case's layer."""
     fresh = case.but(layer=copy.deepcopy(case.layer))
     return fresh.run() | {f"inferred {name}": value for name, value in fresh.infer().items()}
 
 
 def beside(case: Case) -> bool:
-    """Whether the layers of that call run side by side."""
+    """Whether the layers of that call run in parallel."""
     layer, (T, B, _) = case.layer, case.x.shape
     rows = None if case.lengths is None else core.SequenceOrder(case.lengths, T, False)
     return core.beside(layer._kernels.packed(layer.params, True), 1, T, B, core.CallOptions(order=rows), True)
@@ -66,7 +66,7 @@ def test_side_by_side_changes_no_bit(kind: str, way: str) -> None:
 
 
 def test_two_callers_share_the_pool() -> None:
-    """The pool is one caller's: the other runs its layers alone, in turn."""
+    """One caller has the pool; the other runs its layers alone, one after the other."""
     cases = [case_of("gru", way) for way in WAYS] * 5
     with threads(1):
         expected = [results(case) for case in cases]
@@ -94,7 +94,7 @@ def test_what_gains_nothing_is_done_in_turn() -> None:
     "options", [{"num_layers": 2}, {"bidirectional": True}, {"bidirectional": True, "checkpoint": "sqrt"}]
 )
 def test_an_interrupt_ends_all_of_a_call(options: dict[str, Any], n: int) -> None:
-    """Asked about ten times a second, in a call of some tenths: what is written at its end is not."""
+    """Interrupts are polled about ten times a second; an interrupted call of some tenths does not write its results."""
     layer = bptt.GRU(64, 64, seed=0, **options)
     x = np.zeros((200_000, 1, 64), np.float32)
     y, _, tape = layer.forward(x)
@@ -110,5 +110,5 @@ def test_an_interrupt_ends_all_of_a_call(options: dict[str, Any], n: int) -> Non
     signal.signal(signal.SIGINT, handler)
     for name in grads:
         assert not name.startswith("bias_hn") or np.isnan(grads[name]).all()
-    assert tape.nbytes == 0  # what a call that was called off leaves
+    assert tape.nbytes == 0  # an interrupted call leaves nothing
     assert layer(x[:5])[0].shape == (5, 1, 64 * layer.num_directions)  # the pool is free again

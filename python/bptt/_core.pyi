@@ -1,6 +1,6 @@
-"""The native module of one instruction-set level (chosen by `bptt._dispatch`); every level has this same interface.
+"""The native module of one instruction-set level, chosen by `bptt._dispatch`. Every level has this interface.
 
-Arrays are C-contiguous and exact in dtype and shape: nothing is converted here. `T` is float32 or float64, the same for
+Arrays are C-contiguous and exact in dtype and shape; nothing is converted here. `T` is float32 or float64, the same for
 all arrays of a call.
 """
 
@@ -23,7 +23,7 @@ def memory_in_use() -> tuple[int, int]:
     """Bytes that tapes, packed weights and scratch use now, and the peak since the last call."""
 
 def memory_held() -> int:
-    """Bytes that the system gave, in use or free."""
+    """Bytes obtained from the system, in use or free."""
 
 def release_memory() -> int: ...
 def orthogonal(a: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -54,12 +54,12 @@ def cell_info(name: str) -> CellInfo: ...
 
 @final
 class Tape:
-    """What a forward pass keeps for its backward pass; used once."""
+    """The values that a forward pass keeps for its backward pass; used once."""
 
     @property
     def nbytes(self) -> int: ...
     def kept(self, indices: list[int], kernel: int = 0) -> list[NDArray[Any]]:
-        """Values that a cell keeps, by number, or (-1) its second state as it leaves the cell, [T,B,H] each."""
+        """Values that a cell keeps, by number; -1 is its second state as it leaves the cell; [T,B,H] each."""
 
 @final
 class SequenceOrder:
@@ -68,7 +68,7 @@ class SequenceOrder:
     def __init__(self, lengths: NDArray[np.int64], steps: int, reverse: bool) -> None: ...
     @staticmethod
     def packed(batch_sizes: NDArray[np.int64], reverse: bool) -> SequenceOrder:
-        """Rows of packed arrays [sum,.]: step t has batch_sizes[t], none more than the step before."""
+        """Rows of packed arrays [sum,.]: step t has batch_sizes[t] rows, no more than the step before."""
 
     @property
     def batch(self) -> int: ...
@@ -78,7 +78,7 @@ class SequenceOrder:
 
 @final
 class CallOptions:
-    """What one direction of a pass is asked for beyond x and a state; see csrc/sequence/state_transition.h."""
+    """The options of one direction of a pass; see csrc/sequence/state_transition.h."""
 
     def __init__(
         self,
@@ -98,13 +98,13 @@ class CallOptions:
 
 @final
 class Stream:
-    """The layers of a stack of one direction, step by step, without an allocation: `batch` rows.
+    """The layers of a stack of one direction, step by step for `batch` rows, without an allocation.
 
-    It has the weights that the kernels packed last, zoneout and clip of `options`, and begins with `initial`, h [L,B,H]
-    or (h, c), None for zeros. Each method raises RuntimeError while another call is not over.
+    It has the weights that the kernels packed last, and zoneout and clip of `options`. It begins with `initial`, h
+    [L,B,H] or (h, c), None for zeros. Each method raises RuntimeError during another call.
     """
 
-    _source: Any  # given by Python after it is made; what answers to the next three
+    _source: Any  # set by Python after construction; it answers the next three
     @property
     def stale(self) -> bool: ...
     def refresh(self) -> None: ...
@@ -120,18 +120,18 @@ class Stream:
 
     @property
     def state(self) -> _State:
-        """A copy of h or (h, c), [L,B,H] each; assigning sets it, None to what it began with."""
+        """A copy of h or (h, c), [L,B,H] each; an assignment sets it, None sets the initial state."""
 
     @state.setter
     def state(self, state: _State | None) -> None: ...
     def reset(self, rows: Any = None) -> None:
-        """Begin again: all rows, or those an index selects (an integer, slice, mask or list)."""
+        """Begin again, for all rows or those that an index selects (an integer, slice, mask or list)."""
 
     def _take_weights(self, kernels: list[Recurrence], initial: _State | None) -> None:
-        """Go on with kernels of the same sizes and the weights they packed last; resets begin with `initial`."""
+        """Continue with the weights that kernels of the same sizes packed last; resets begin with `initial`."""
 
     def _weights(self) -> list[NDArray[Any]]:
-        """The weights in use, of each layer a flat array as `Recurrence.pack` takes it."""
+        """The weights in use: for each layer a flat array as `Recurrence.pack` takes it."""
 
 @final
 class Recurrence:
@@ -141,16 +141,16 @@ class Recurrence:
         self, cell: str, dtype: str, input_size: int, hidden_size: int, bias: bool, proj_size: int = 0
     ) -> None: ...
     def plan(self, steps: int, batch: int) -> dict[str, Any]:
-        """How a call is spread: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""
+        """How a call is split: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""
 
     def memory(self, steps: int, batch: int, options: CallOptions, training: bool, threads: int = 0) -> dict[str, int]:
-        """Bytes of a pass beside its arrays: weights (packed), tape, scratch; threads: 0 for all that calls may use."""
+        """Bytes of a pass without its arrays: weights (packed), tape, scratch. threads: 0 for those that calls use."""
 
     def pack(self, params: NDArray[Any], training: bool) -> None:
-        """The flat parameters into the kernels' layout; `training` adds the backward layout.
+        """Bring the flat parameters into the kernels' layout; `training` adds the backward layout.
 
-        Flat: weight_ih [G*H,I], weight_hh [G*H,R], with bias: bias [G*H]; per-unit vectors [P,H] (b_hn only with bias);
-        of a cell that projects weight_hr [R,H]. R is the width of h and y, H for the others.
+        Flat: weight_ih [G*H,I], weight_hh [G*H,R], bias [G*H] (with bias), per-unit vectors [P,H] (b_hn only with
+        bias), weight_hr [R,H] (of a cell that projects). R is the width of h and y, H without a projection.
         """
 
     def forward(
@@ -173,8 +173,8 @@ def forward(
 ) -> tuple[NDArray[Any], _State, Tape | None]:
     """A stack, layer by layer, each with its directions: x [T,B,I] or packed [sum,I] -> y [T,B,D*R], state, tape.
 
-    A state is h [L*D,B,R], or (h, c). Layers of one direction run side by side, on a core each, where that is estimated
-    to be faster.
+    A state is h [L*D,B,R], or (h, c). Layers of one direction run in parallel, each on its own core, where that is
+    estimated to be faster.
     """
 
 def backward(
@@ -191,13 +191,13 @@ def backward(
 def beside(
     kernels: list[Recurrence], directions: int, steps: int, batch: int, options: CallOptions, training: bool
 ) -> bool:
-    """Whether the layers of a call that long and wide will run side by side."""
+    """Whether the layers of a call of that length and batch will run in parallel."""
 
 @final
 class LinearStream:
     """y = W x + b row by row, without an allocation."""
 
-    _source: Any  # given by Python after it is made; what answers to the next three
+    _source: Any  # set by Python after construction; it answers the next three
     @property
     def stale(self) -> bool: ...
     def refresh(self) -> None: ...
@@ -216,7 +216,7 @@ class LinearStream:
 class EmbeddingStream:
     """Rows of a weight by id, without an allocation."""
 
-    _source: Any  # given by Python after it is made; what answers to the next three
+    _source: Any  # set by Python after construction; it answers the next three
     @property
     def stale(self) -> bool: ...
     def refresh(self) -> None: ...
@@ -270,8 +270,8 @@ def sgd_step(
     """Updates the flat params [n]; returns (norm before clipping, clipped, overflow, small).
 
     overflow: the first element whose parameter or moment would not be finite, else -1. Nothing changes in that case,
-    nor where the norm is not finite. small: whether all parameters and moments are now at most 2^60 in magnitude. The
-    next step takes it as known_small if nothing has changed them since; known_small=False lets it look.
+    nor where the norm is not finite. small: whether all parameters and moments are now at most 2^60 in magnitude. If
+    nothing has changed them since, the next step gets it as known_small; with known_small=False it checks.
     """
 
 def adam_step(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many threads calls use until a program sets the number, and how `threadpoolctl` sets it."""
+"""The default number of threads, and the adapter by which `threadpoolctl` sets the number."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def default_threads(environ: Mapping[str, str]) -> int:
 
 
 def _positive(text: str) -> int | None:
-    """The integer >= 1 that `text` is, or None."""
+    """`text` as an integer >= 1, or None."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 and int(text) else None
 
 
 def available_cores() -> int:
-    """Cores this process may use: those of its affinity mask, at most its quota, rounded up."""
+    """The cores that this process may use: those of its affinity mask, but no more than its quota, rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, cpu_quota())))
 
@@ -58,14 +58,14 @@ def cpu_quota(root: str = "/") -> float:
                 limit = (_read(f"{folder}/cpu.cfs_quota_us") + " " + _read(f"{folder}/cpu.cfs_period_us")).split()
             else:
                 limit = _read(f"{root}/sys/fs/cgroup{path}/cpu.max").split()
-            with suppress(ValueError, ZeroDivisionError):  # "max", or nothing that we know
+            with suppress(ValueError, ZeroDivisionError):  # "max", or an unknown format
                 quota, period = map(int, limit)
                 least = min(least, quota / period if quota > 0 else math.inf)
     return least
 
 
 def _with_parents(group: str) -> Iterator[str]:
-    """A path, those above it, and "" for the top, the only one that a container has where the path is its host's."""
+    """A path, its parents, and "" for the top: a container has only the top where the path is that of the host."""
     path = group.rstrip("/")
     while path:
         yield path
@@ -83,7 +83,7 @@ def _read(path: str) -> str:
 
 
 def register_with_threadpoolctl() -> None:
-    """Let `threadpoolctl.threadpool_limits` limit our pool with those of other libraries."""
+    """Let `threadpoolctl.threadpool_limits` limit our pool together with those of other libraries."""
     try:
         import threadpoolctl
     except ImportError:
