@@ -36,7 +36,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
-    """The plan; ValueError where an option has no meaning."""
+    """The plan; ValueError for an invalid option."""
     table = cases.quick_cases() if options.quick and not options.cases else cases.all_cases()
     chosen = cases.select(table, _parts(options.cases))
     if not chosen:
@@ -77,7 +77,7 @@ def say_summary(results: Results) -> None:
 
 
 def main() -> int:
-    """Run and report; 2 for options that have no meaning."""
+    """Run and report; 2 for invalid options."""
     options = parse(sys.argv[1:])
     if options.list:
         print("\n".join(f"{case.name}  ({case.group})" for case in cases.all_cases()))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each feature costs: forward and full backward with it, over that of the plain cell of the same size.
+"""The cost of each feature: the time of forward and full backward over that of the plain cell of the same size.
 
 `python -m benchmarks.features` measures all of them in one run, plain and feature alternating, and writes the ratios
 into the last columns of the table in docs/performance.md, whose rows are named like `FEATURES`. The plain cell has one
-thread; what is said to use both cores has two, where there are two. Two minutes.
+thread; features that use both cores have two where there are two. It takes two minutes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TABLE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 
 @dataclass(frozen=True)
 class Feature:
-    """What a layer and a call are asked for; `against` what the plain layer has, `cells` where it exists."""
+    """Options of a layer and of a call; `against`: options of the plain layer; `cells`: those that have the feature."""
 
     layer: dict[str, Any] = field(default_factory=dict)
     call: Callable[[np.random.Generator, int, int], dict[str, Any]] = lambda rng, T, B: {}

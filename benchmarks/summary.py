@@ -82,7 +82,7 @@ def fraction(regime: str) -> Callable[[Results], Items]:
 
 
 def of_peer(prefix: str, peer: str) -> Callable[[Results], Items]:
-    """Ratios peer / ours of the cases whose names start so."""
+    """Ratios peer / ours of the cases whose names start with `prefix`."""
 
     def items(results: Results) -> Items:
         pairs = [p for p in results.pairs if p.peer == peer and p.case.startswith(prefix)]

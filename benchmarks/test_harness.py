@@ -46,7 +46,7 @@ def test_bandwidth_lies_between_its_neighbours_and_never_rises_with_the_size() -
     assert limits.bandwidth(1, alone=True) == 100e9
     assert limits.bandwidth(2**30, alone=True) == 10e9
     both = from_probe(PROBE, 2)
-    assert both.bandwidth(2**20, alone=False) == 10e9, "no core is faster beside another than alone"
+    assert both.bandwidth(2**20, alone=False) == 10e9, "no core is faster with another busy than alone"
 
 
 def test_floor_on_one_core_by_hand() -> None:
