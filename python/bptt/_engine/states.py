@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network's states, h [L*D,B,H] or (h, c): as users hold them, checked, and what was learnt of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bptt._arrays import as_floats, check_shape, check_tuple
+
+if TYPE_CHECKING:
+    from bptt._arrays import Array
+    from bptt._engine.packed import Shape
+    from bptt._engine.structure import Structure
+    from bptt._engine.weights import Span
+
+
+class States:
+    """The states of all kernels.
+
+    learnt: where the flat parameters hold the learnt initial states, kernel by kernel, all states of each in order;
+        None where states begin as zeros.
+    """
+
+    def __init__(self, structure: Structure, learnt: Span | None) -> None:
+        self._names, self._widths, self._count = structure.states, structure.widths, structure.kernels
+        self._dtype, self._span = structure.dtype, learnt
+
+    @property
+    def learns(self) -> bool:
+        """Whether the initial state is learnt."""
+        return self._span is not None
+
+    def native(self, where: str, name: str, state: Any, B: int, shown: Shape) -> Any:
+        """The user's state, checked, as exact arrays [count,B,H]; None stays None: zeros are made by the kernels.
+
+        The states of packed rows come in the caller's order and leave in that of the rows.
+        """
+        if state is None:
+            return None
+        S, n = len(self._names), self._count
+        values = (state,) if S == 1 else check_tuple(where, name, state, S, f"the tuple ({', '.join(self._names)})")
+        arrays = []
+        for part, size, value in zip(self._names, self._widths, values, strict=True):
+            array = as_floats(where, f"{name} {part}", value, self._dtype)
+            check_shape(where, f"{name} {part}", array, (n, B, size) if shown.batched else (n, size))
+            array = array.reshape(n, B, size)
+            arrays.append(array if shown.sorted_indices is None else array.take(shown.sorted_indices, axis=1))
+        return _whole(arrays)
+
+    def given(self, state: Any, shown: Shape) -> Any:
+        """The way back: in the caller's order, and without the batch axis where the user's x has none."""
+        if shown.batched and shown.unsorted_indices is None:
+            return state
+        if isinstance(state, tuple):
+            return tuple(self.given(part, shown) for part in state)
+        return state.take(shown.unsorted_indices, axis=1) if shown.batched else state[:, 0]
+
+    def reset_state(self, flat: Array, k: int) -> Any:
+        """The state that a reset gives the rows of kernel k, views [H] of the parameters, or None for zeros."""
+        return _whole([part[k] for part in self._learnt(flat)]) if self.learns else None
+
+    def new_reset_states(self) -> Any:
+        """Room for the gradient of that."""
+        return _whole([np.zeros(size, self._dtype) for size in self._widths])
+
+    def initial(self, flat: Array, B: int) -> Any:
+        """The initial state that was learnt, for B rows, or None for zeros."""
+        return (
+            _whole([np.repeat(part[:, np.newaxis], B, axis=1) for part in self._learnt(flat)]) if self.learns else None
+        )
+
+    def add_learnt(self, grads: Array, dreset_state: list[Any], dinitial: Any) -> None:
+        """Write the gradients of what was learnt into `grads`, flat as the parameters.
+
+        They come from resets, and from the start where it was taken from there (else None).
+        """
+        starts = dinitial if isinstance(dinitial, tuple) else (dinitial,)
+        for i, rows in enumerate(self._learnt(grads)):
+            for k in range(self._count):
+                total: Array = dreset_state[k][i] if len(self._names) > 1 else dreset_state[k]
+                rows[k] = total if dinitial is None else total + starts[i][k].sum(axis=0)
+
+    def _learnt(self, flat: Array) -> list[Array]:
+        """Views of what was learnt, [count,H] of each state."""
+        assert self._span is not None
+        start, stop = self._span
+        ends = np.cumsum(self._widths)[:-1].tolist()
+        return np.split(flat[start:stop].reshape(self._count, -1), ends, axis=1)
+
+
+def _whole(parts: list[Array]) -> Any:
+    """The state of these parts."""
+    return tuple(parts) if len(parts) > 1 else parts[0]
