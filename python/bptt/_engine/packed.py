@@ -48,10 +48,14 @@ class Packed(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """How a caller's arrays look: whether there is a batch axis and where; batch sizes and order of packed rows."""
+    """How a caller's arrays look: which axes they have, in which order; batch sizes and order of packed rows.
+
+    one_step: no axis of time in x and y, and none of layers in a state.
+    """
 
     batched: bool
     batch_first: bool = False
+    one_step: bool = False
     sizes: Array | None = None
     sorted_indices: Array | None = None
     unsorted_indices: Array | None = None
@@ -70,6 +74,8 @@ class Shape(NamedTuple):
         """A caller's array as [T,B,.], a view; packed rows [sum,.] stay what they are."""
         if self.sizes is not None:
             return x
+        if self.one_step:
+            x = x[np.newaxis]
         if not self.batched:
             return x[:, np.newaxis]
         return x.swapaxes(0, 1) if self.batch_first else x
@@ -79,12 +85,18 @@ class Shape(NamedTuple):
         if self.sizes is not None:
             return y
         if not self.batched:
-            return y[:, 0]
-        return y.swapaxes(0, 1) if self.batch_first else y
+            y = y[:, 0]
+        elif self.batch_first:
+            return y.swapaxes(0, 1)
+        return y[0] if self.one_step else y
 
     def batch(self, x: Array) -> int:
         """B, the number of rows of an array that `taken` returned."""
         return int(x.shape[1] if self.sizes is None else self.sizes[:1].sum())
+
+    def of_state(self, kernels: int, B: int, width: int) -> tuple[int, ...]:
+        """The shape of one state."""
+        return (kernels,) * (not self.one_step) + (B,) * self.batched + (width,)
 
 
 def as_packed(where: str, x: Any, name: str = "x") -> tuple[Array, Shape]:
@@ -99,7 +111,8 @@ def as_packed(where: str, x: Any, name: str = "x") -> tuple[Array, Shape]:
     data = as_array(where, name, x.data)
     if data.ndim in (1, 2) and len(data) != sizes.sum():
         raise shape_error(where, name, data, (int(sizes.sum()), *data.shape[1:]))
-    return data, Shape(True, False, sizes, *_order(where, x, int(sizes[:1].sum())))
+    order, inverse = _order(where, x, int(sizes[:1].sum()))
+    return data, Shape(True, sizes=sizes, sorted_indices=order, unsorted_indices=inverse)
 
 
 def _order(where: str, x: Any, B: int) -> tuple[Array, Array] | tuple[None, None]:

@@ -33,6 +33,7 @@ class Stack:
 
     name: of the layer, for errors.
     spans: where the flat parameters of each kernel lie; learnt: where the learnt initial states do, if there are any.
+    batch_first, one_step: how callers' arrays look (`packed.Shape`).
     """
 
     def __init__(
@@ -44,12 +45,15 @@ class Stack:
         learnt: Span | None = None,
         *,
         batch_first: bool = False,
+        one_step: bool = False,
     ) -> None:
-        self.name, self.structure, self.state_options, self.batch_first = name, structure, state_options, batch_first
+        self.name, self.structure, self.state_options = name, structure, state_options
+        self._batch_first, self._one_step = batch_first, one_step
         self.kernels = Kernels(structure, spans)
         self.states = States(structure, learnt)
         self._call_options = NativeOptions(structure, state_options, self.states)
         self._plain = structure.kernels == 1 and state_options.plain and learnt is None
+        self._direct = self._plain and not (batch_first or one_step)  # the kernel may take arrays as they are
 
     def run(
         self,
@@ -62,8 +66,8 @@ class Stack:
     ) -> tuple[Any, State, RecurrentTape | None]:
         """Return y, the final state and, in training, the tape. The tape's `layer` is the owner."""
         kernels = self.kernels.packed(owner.params, training)
-        plain = self._plain and lengths is None and resets is None
-        if plain and not self.batch_first:
+        plain = lengths is None and resets is None
+        if plain and self._direct:
             try:
                 y, final, native = kernels[0].forward(x, state, training)
                 tape = None if native is None else RecurrentTape(owner, self.structure, kernels, native, y.shape)
@@ -74,10 +78,10 @@ class Stack:
         x, shown = self._taken(where, x)
         B = shown.batch(x)
         native_state = self.states.native(where, "state", state, B, shown)
-        if plain and shown.sizes is None:
+        plain = plain and self._plain and shown.sizes is None
+        if plain:
             y, final, native = kernels[0].forward(x, native_state, training)
         else:
-            plain = False
             learnt = self.states.initial(owner.params.plain, B) if state is None else None
             seed = self.state_options.next_call() if training and self.state_options.random else 0
             options = self._call_options.make(where, owner.params, x, shown, lengths, resets, seed)
@@ -95,7 +99,7 @@ class Stack:
 
     def backward(self, tape: RecurrentTape, dy: Any, dstate: Any, grads: Array) -> tuple[Any, State]:
         """Return dx and the gradient of the initial state; those of the parameters are written into `grads`, flat."""
-        if tape.plain and not self.batch_first:
+        if tape.plain and self._direct:
             try:
                 return tape.kernels[0].backward(tape.native, dy, dstate, grads)
             except (TypeError, ValueError):
@@ -133,10 +137,13 @@ class Stack:
 
     def _taken(self, where: str, x: Any) -> tuple[Array, Shape]:
         """The caller's x as the kernels take it, and how it looked."""
-        features, packed = self.structure.input_size, hasattr(x, "batch_sizes")
-        x, shown = as_packed(where, x) if packed else (as_array(where, "x", x), None)
-        if x.ndim not in ((2,) if packed else (2, 3)) or x.shape[-1] != features:
-            axes = "sum" if packed else "B, T" if self.batch_first else "T, B"
-            raise shape_error(where, "x", x, f"({axes}, {features})")
-        shown = shown or Shape(x.ndim == 3, self.batch_first)
+        if hasattr(x, "batch_sizes") and not self._one_step:
+            x, shown = as_packed(where, x)
+            axes, ndims = "sum", [2]
+        else:
+            x = as_array(where, "x", x)
+            axes, full = ("B", 2) if self._one_step else ("B, T" if self._batch_first else "T, B", 3)
+            ndims, shown = [full - 1, full], Shape(x.ndim == full, self._batch_first, self._one_step)
+        if x.ndim not in ndims or x.shape[-1] != self.structure.input_size:
+            raise shape_error(where, "x", x, f"({axes}, {self.structure.input_size})")
         return as_floats(where, "x", shown.taken(x), self.structure.dtype), shown

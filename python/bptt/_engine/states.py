@@ -44,18 +44,21 @@ class States:
         arrays = []
         for part, size, value in zip(self._names, self._widths, values, strict=True):
             array = as_floats(where, f"{name} {part}", value, self._dtype)
-            check_shape(where, f"{name} {part}", array, (n, B, size) if shown.batched else (n, size))
+            check_shape(where, f"{name} {part}", array, shown.of_state(n, B, size))
             array = array.reshape(n, B, size)
             arrays.append(array if shown.sorted_indices is None else array.take(shown.sorted_indices, axis=1))
         return _whole(arrays)
 
     def given(self, state: Any, shown: Shape) -> Any:
-        """The way back: in the caller's order, and without the batch axis where the user's x has none."""
-        if shown.batched and shown.unsorted_indices is None:
+        """The way back: in the caller's order, and without the axes that the caller's x lacks."""
+        if shown.batched and not shown.one_step and shown.unsorted_indices is None:
             return state
         if isinstance(state, tuple):
             return tuple(self.given(part, shown) for part in state)
-        return state.take(shown.unsorted_indices, axis=1) if shown.batched else state[:, 0]
+        if shown.unsorted_indices is not None:
+            return state.take(shown.unsorted_indices, axis=1)
+        state = state if shown.batched else state[:, 0]
+        return state[0] if shown.one_step else state
 
     def reset_state(self, flat: Array, k: int) -> Any:
         """The state that a reset gives the rows of kernel k, views [H] of the parameters, or None for zeros."""

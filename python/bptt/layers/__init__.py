@@ -8,10 +8,10 @@ from bptt._engine.packed import Packed
 from bptt._engine.tape import Tape
 from bptt.layers.base import Layer, Stateless
 from bptt.layers.dense import Dropout, Embedding, Linear
-from bptt.layers.gru import GRU
-from bptt.layers.lstm import LSTM
+from bptt.layers.gru import GRU, GRUCell
+from bptt.layers.lstm import LSTM, LSTMCell
 from bptt.layers.recurrent import Recurrent
-from bptt.layers.rnn import RNN
+from bptt.layers.rnn import RNN, RNNCell
 from bptt.layers.sequential import Sequential
 
 __all__ = [
@@ -20,9 +20,12 @@ __all__ = [
     "RNN",
     "Dropout",
     "Embedding",
+    "GRUCell",
+    "LSTMCell",
     "Layer",
     "Linear",
     "Packed",
+    "RNNCell",
     "Recurrent",
     "Sequential",
     "Stateless",

@@ -9,6 +9,7 @@ import numpy as np
 
 from bptt._arrays import check_bool
 from bptt._signature import checks_names
+from bptt.layers.cells import CellOptions, RecurrentCell
 from bptt.layers.layout import Cell
 from bptt.layers.options import LayerOptions, described, one_of
 from bptt.layers.recurrent import Recurrent
@@ -81,6 +82,58 @@ class GRU(Recurrent):
             num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed, recurrent_dropout, zoneout,
             clip_state, clip_grad_per_step, checkpoint, learn_initial_state,
         )  # fmt: skip
+        super().__init__(cell, input_size, hidden_size, options)
+
+
+@described(GRU)
+class GRUCell(RecurrentCell):
+    """One step of a `GRU`, as PyTorch's GRUCell: the new state is what a call returns.
+
+        r, z = sigmoid(Wx x + b + Wh h0)
+        n  = tanh(Wx x + b + r (Wh h0 + b_hn))
+        h1 = (1 - z) n + z h0
+
+    Args:
+        input_size: I. hidden_size: H.
+        init: "default", "pytorch", the name of an initialiser for both weights, or a mapping from parameter name to
+            initialiser, default for the others, as of `GRU`.
+        {options}
+
+    Parameters, gate order r z n: weight_ih [3*H,I], weight_hh [3*H,H], bias [3*H], bias_hn [H] (neither with
+        reset_after=False nor with layer_norm, which has weight_norm [6,H]: v r z n, v' r z n).
+    Call: `h = cell(x, h=None)`, `h, tape = cell.forward(x, h=None)`, `dx, dh, grads = cell.backward(tape, dh)`;
+        x [B,I] and h [B,H], or [I] and [H].
+    Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
+
+    With the same weights and no masks, a loop over a cell computes the bits of `GRU`. Its gradients over several steps
+    differ by rounding: the layer sums in another order.
+
+    >>> import numpy as np
+    >>> cell = GRUCell(3, 4, seed=0)
+    >>> h, tape = cell.forward(np.ones((2, 3)))
+    >>> dx, dh, grads = cell.backward(tape, np.ones_like(h))
+    >>> h.shape, dx.shape, dh.shape, grads["bias_hn"].shape
+    ((2, 4), (2, 3), (2, 4), (4,))
+    """
+
+    @checks_names
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        reset_after: bool = True,
+        layer_norm: bool = False,
+        dtype: DTypeLike = np.float32,
+        init: Init = "default",
+        seed: int | None = None,
+        zoneout: float | tuple[float, float] = 0.0,
+        clip_state: float | None = None,
+        clip_grad_per_step: float | None = None,
+    ) -> None:
+        cell = _cell(type(self).__name__, reset_after, layer_norm, bias)
+        options = CellOptions(bias, dtype, init, seed, zoneout, clip_state, clip_grad_per_step)
         super().__init__(cell, input_size, hidden_size, options)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from bptt._arrays import check_size
 from bptt._signature import checks_names
+from bptt.layers.cells import CellOptions, RecurrentCell
 from bptt.layers.layout import Cell
 from bptt.layers.options import LayerOptions, described, one_of
 from bptt.layers.recurrent import Recurrent
@@ -92,6 +93,68 @@ class LSTM(Recurrent):
             num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed, recurrent_dropout, zoneout,
             clip_state, clip_grad_per_step, checkpoint, learn_initial_state,
         )  # fmt: skip
+        super().__init__(cell, input_size, hidden_size, options, proj_size)
+
+
+@described(LSTM)
+class LSTMCell(RecurrentCell):
+    """One step of an `LSTM`, as PyTorch's LSTMCell: the new state, (h, c), is what a call returns.
+
+        i, f, o = sigmoid(Wx x + b + Wh h0)   (with peephole + p_i c0, + p_f c0, + p_o c1)
+        g  = tanh(Wx x + b + Wh h0)
+        c1 = f c0 + i g
+        h1 = o tanh(c1)
+
+    Args:
+        input_size: I. hidden_size: H.
+        init: "default", "pytorch", the name of an initialiser for both weights, or a mapping from parameter name to
+            initialiser, default for the others, as of `LSTM`.
+        {options}
+
+    Parameters, gate order i f g o: weight_ih [4*H,I], weight_hh [4*H,H], bias [4*H]; with peephole also weight_peephole
+        [3,H], order i f o; coupled: 3 in the place of 4; with layer_norm also weight_norm [9,H] (v i f g o, v' i f g o,
+        v'') and bias_norm [H] (b''); with proj_size R also weight_hr [R,H], and R for H in weight_hh and h.
+    Call: `h, c = cell(x, state=None)`, `(h, c), tape = cell.forward(x, state=None)`, `dx, (dh, dc), grads =
+        cell.backward(tape, (dh, dc))`; x [B,I], h and c [B,H] each, or [I] and [H].
+    Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
+
+    With the same weights and no masks, a loop over a cell computes the bits of `LSTM`. Its gradients over several steps
+    differ by rounding: the layer sums in another order.
+
+    >>> import numpy as np
+    >>> cell, state, tapes = LSTMCell(3, 4, seed=0), None, []
+    >>> for x in np.ones((5, 2, 3)):
+    ...     state, tape = cell.forward(x, state)
+    ...     tapes.append(tape)
+    >>> h, c = state
+    >>> total, dstate = cell.params.zeros_like(), (np.ones_like(h), np.zeros_like(c))  # of the sum of the last h
+    >>> for tape in reversed(tapes):
+    ...     dx, dstate, grads = cell.backward(tape, dstate)
+    ...     total.flat[:] += grads.flat
+    >>> h.shape, dx.shape, total["weight_hh"].shape
+    ((2, 4), (2, 3), (16, 4))
+    """
+
+    @checks_names
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        proj_size: int = 0,
+        *,
+        peephole: bool = False,
+        coupled: bool = False,
+        layer_norm: bool = False,
+        dtype: DTypeLike = np.float32,
+        init: Init = "default",
+        seed: int | None = None,
+        zoneout: float | tuple[float, float] = 0.0,
+        clip_state: float | None = None,
+        clip_grad_per_step: float | None = None,
+    ) -> None:
+        cell = _cell(type(self).__name__, peephole, coupled, layer_norm, proj_size)
+        options = CellOptions(bias, dtype, init, seed, zoneout, clip_state, clip_grad_per_step)
         super().__init__(cell, input_size, hidden_size, options, proj_size)
 
 

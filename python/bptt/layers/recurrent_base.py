@@ -79,6 +79,7 @@ class RecurrentBase(Layer):
         *,
         learnt: bool = False,
         batch_first: bool = False,
+        one_step: bool = False,
     ) -> None:
         """Make the parameters, whose names end with `suffixes`, kernel by kernel, and the stack that runs on them."""
         where, cell = type(self).__name__, self._cell
@@ -87,7 +88,7 @@ class RecurrentBase(Layer):
         fill(where, self.params, init, seed, layout.default, gates=cell.gates, size=self.hidden_size)
         spans = [self.params.span(names[0], names[-1]) for names in layout.blocks]
         initial = self.params.span(layout.learnt[0], layout.learnt[-1]) if learnt else None
-        self._stack = Stack(where, structure, state_options, spans, initial, batch_first=batch_first)
+        self._stack = Stack(where, structure, state_options, spans, initial, batch_first=batch_first, one_step=one_step)
 
     @property
     def output_size(self) -> int:

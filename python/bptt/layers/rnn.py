@@ -9,6 +9,7 @@ import numpy as np
 
 from bptt._arrays import brief
 from bptt._signature import checks_names
+from bptt.layers.cells import CellOptions, RecurrentCell
 from bptt.layers.layout import Cell
 from bptt.layers.options import LayerOptions, described
 from bptt.layers.recurrent import Recurrent
@@ -77,6 +78,55 @@ class RNN(Recurrent):
             num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed, recurrent_dropout, zoneout,
             clip_state, clip_grad_per_step, checkpoint, learn_initial_state,
         )  # fmt: skip
+        super().__init__(cell, input_size, hidden_size, options)
+
+
+@described(RNN)
+class RNNCell(RecurrentCell):
+    """One step of an `RNN`, as PyTorch's RNNCell: the new state is what a call returns.
+
+        h1 = phi(Wx x + b + Wh h0),  phi = tanh or max(0, .)
+
+    Args:
+        input_size: I. hidden_size: H.
+        init: "default", "pytorch", the name of an initialiser for both weights, or a mapping from parameter name to
+            initialiser, default for the others, as of `RNN`.
+        {options}
+
+    Parameters: weight_ih [H,I], weight_hh [H,H], bias [H].
+    Call: `h = cell(x, h=None)`, `h, tape = cell.forward(x, h=None)`, `dx, dh, grads = cell.backward(tape, dh)`;
+        x [B,I] and h [B,H], or [I] and [H].
+    Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
+
+    With the same weights and no masks, a loop over a cell computes the bits of `RNN`. Its gradients over several steps
+    differ by rounding: the layer sums in another order.
+
+    >>> import numpy as np
+    >>> cell, h = RNNCell(3, 4, seed=0), None
+    >>> for x in np.ones((5, 2, 3)):
+    ...     h = cell(x, h)
+    >>> h.shape
+    (2, 4)
+    """
+
+    @checks_names
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        *,
+        dtype: DTypeLike = np.float32,
+        init: Init = "default",
+        seed: int | None = None,
+        zoneout: float | tuple[float, float] = 0.0,
+        clip_state: float | None = None,
+        clip_grad_per_step: float | None = None,
+    ) -> None:
+        cell = _cell(type(self).__name__, nonlinearity)
+        self.nonlinearity = nonlinearity
+        options = CellOptions(bias, dtype, init, seed, zoneout, clip_state, clip_grad_per_step)
         super().__init__(cell, input_size, hidden_size, options)
 
 

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the cells share: one step of a recurrent layer, without the loop, on the same kernels.
+
+The cells that users make stand beside the layers of their family, in rnn.py, lstm.py, gru.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from bptt._engine.options import StateOptions
+from bptt._engine.tape import RecurrentTape
+from bptt.layers.recurrent_base import RecurrentBase
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from bptt._arrays import Array, ArrayIn
+    from bptt._engine.stack import State, StateIn
+    from bptt._engine.tape import Tape
+    from bptt.init import Init
+    from bptt.layers.layout import Cell
+    from bptt.params import Params
+
+
+class CellOptions(NamedTuple):
+    """The arguments that all cells share, as they were given."""
+
+    bias: bool
+    dtype: DTypeLike
+    init: Init
+    seed: int | None
+    zoneout: float | tuple[float, float]
+    clip_state: float | None
+    clip_grad_per_step: float | None
+
+
+class RecurrentCell(RecurrentBase):
+    """One step. `state = cell(x, state)` runs, `forward` and `backward` train."""
+
+    def __init__(self, cell: Cell, input_size: int, hidden_size: int, options: CellOptions, proj_size: int = 0) -> None:
+        structure = self._set_sizes(
+            cell, input_size, hidden_size, proj_size=proj_size, bias=options.bias, dtype=options.dtype
+        )
+        state_options = StateOptions.check(
+            type(self).__name__,
+            structure.dtype,
+            zoneout=options.zoneout,
+            clip_state=options.clip_state,
+            clip_grad_per_step=options.clip_grad_per_step,
+            seed=options.seed,
+        )
+        self._set_params(structure, state_options, [""], options.init, options.seed, one_step=True)
+
+    def __call__(self, x: ArrayIn, state: StateIn = None) -> State:
+        """Inference: nothing is kept.
+
+        Args: as of `forward`.
+        Returns: the new state.
+        """
+        return self._stack.run(self, x, state, None, None, False)[1]
+
+    def forward(self, x: ArrayIn, state: StateIn = None) -> tuple[State, RecurrentTape]:
+        """Training: also return the tape for `backward`.
+
+        Args:
+            x: [B,I] or [I]. Another real dtype than the cell's, or another memory layout, is converted with one copy.
+            state: h [B,H] ([H] without batch axis); of an LSTM the tuple (h, c). Default zeros.
+
+        Returns: the new state (as state), the tape. The tape refers to x and both states, which must stay as they are
+            until `backward`. The weights of this call it keeps, whatever becomes of the parameters.
+        Raises: ValueError for a wrong shape, TypeError for a wrong dtype, MemoryError where the tape has no room.
+        """
+        _, final, tape = self._stack.run(self, x, state, None, None, True)
+        assert tape is not None
+        return final, tape
+
+    def backward(self, tape: Tape, dstate: StateIn, grads: Params | None = None) -> tuple[Array, State, Params]:
+        """The gradients of one step.
+
+        Args:
+            tape: of `forward`; used up by this call.
+            dstate: the gradient of the new state, shaped like it.
+            grads: `params.zeros_like()` to write the gradients into (not to add to them); default a new one.
+
+        Returns: dx (as x), the gradient of the state before (as state), the gradients by parameter name.
+        Raises: ValueError for a wrong shape or a tape of another cell, RuntimeError for a tape that was used before.
+        """
+        tape = self._own(tape, RecurrentTape)
+        grads = self._gradients(grads)
+        dy = np.zeros(tape.shape, self.params.dtype)  # h is passed on as a state only
+        dx, dinitial = self._stack.backward(tape, dy, dstate, grads.flat)
+        return dx, dinitial, grads
