@@ -88,6 +88,8 @@ def test_wrong_shared_arguments_are_named(options: dict[str, Any], error: type[E
         (lambda: bptt.LSTM(2, hidden=3), "LSTM: there is no option 'hidden', did you mean 'hidden_size'?"),
         (lambda: bptt.Linear(2, 3, bais=False), "Linear: there is no option 'bais', did you mean 'bias'?"),
         (lambda: bptt.Embedding(2, 3, sed=1), "Embedding: there is no option 'sed', did you mean 'seed'?"),
+        (lambda: bptt.optim.SGD(0.1, momentun=0.9), "SGD: there is no option 'momentun', did you mean 'momentum'?"),
+        (lambda: bptt.optim.Adam(learning_rate=0.1), "Adam: there is no option 'learning_rate', help(Adam) lists all"),
         (lambda: bptt.Dropout(0.5, seeds=1), "Dropout: there is no option 'seeds', did you mean 'seed'?"),
     ],
 )

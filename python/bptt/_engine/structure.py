@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class Structure:
+class Structure(NamedTuple):
     """A stack of layers of one cell, in one or two directions; it has a kernel for each layer and direction.
 
     cell: the kernels' name of the cell (csrc/cells/all.h).

@@ -76,9 +76,9 @@ def described(*like: type) -> Callable[[_Class], _Class]:
     def describe(layer: _Class) -> _Class:
         sources = [inspect.cleandoc(each.__doc__) for each in (LayerOptions, *like) if each.__doc__]
         if layer.__doc__ and sources:  # there are none with python -OO
-            found = {match[2]: textwrap.dedent(match[0]) for text in sources for match in _ENTRY.finditer(text)}
+            found = {match[2]: match[0] for text in sources for match in _ENTRY.finditer(text)}
             own = [name for name in inspect.signature(layer).parameters if f" {name}: " not in layer.__doc__]
-            text = "".join(textwrap.indent(found[name], " " * 8) + "\n" for name in own)
+            text = "".join(textwrap.indent(textwrap.dedent(found[name]), " " * 8) + "\n" for name in own)
             layer.__doc__ = layer.__doc__.replace(_PLACE, text)
         return layer
 
