@@ -96,7 +96,9 @@ class Shape(NamedTuple):
 
     def of_state(self, kernels: int, B: int, width: int) -> tuple[int, ...]:
         """The shape of one state."""
-        return (kernels,) * (not self.one_step) + (B,) * self.batched + (width,)
+        if self.batched:
+            return (B, width) if self.one_step else (kernels, B, width)
+        return (width,) if self.one_step else (kernels, width)
 
 
 def as_packed(where: str, x: Any, name: str = "x") -> tuple[Array, Shape]:

@@ -39,26 +39,26 @@ class States:
         """
         if state is None:
             return None
-        S, n = len(self._names), self._count
-        values = (state,) if S == 1 else check_tuple(where, name, state, S, f"the tuple ({', '.join(self._names)})")
-        arrays = []
-        for part, size, value in zip(self._names, self._widths, values, strict=True):
-            array = as_floats(where, f"{name} {part}", value, self._dtype)
-            check_shape(where, f"{name} {part}", array, shown.of_state(n, B, size))
-            array = array.reshape(n, B, size)
-            arrays.append(array if shown.sorted_indices is None else array.take(shown.sorted_indices, axis=1))
-        return _whole(arrays)
+        names, n = self._names, len(self._names)
+        if n == 1:
+            return self._exact(where, f"{name} {names[0]}", state, self._widths[0], B, shown)
+        values = check_tuple(where, name, state, n, f"the tuple ({', '.join(names)})")
+        return tuple([self._exact(where, f"{name} {names[i]}", values[i], self._widths[i], B, shown) for i in range(n)])
+
+    def _exact(self, where: str, name: str, value: Any, width: int, B: int, shown: Shape) -> Array:
+        array, expected = as_floats(where, name, value, self._dtype), shown.of_state(self._count, B, width)
+        check_shape(where, name, array, expected)
+        if len(expected) < 3:
+            array = array.reshape(self._count, B, width)
+        return array if shown.sorted_indices is None else array.take(shown.sorted_indices, axis=1)
 
     def given(self, state: Any, shown: Shape) -> Any:
         """The way back: in the caller's order, and without the axes that the caller's x lacks."""
         if shown.batched and not shown.one_step and shown.unsorted_indices is None:
             return state
         if isinstance(state, tuple):
-            return tuple(self.given(part, shown) for part in state)
-        if shown.unsorted_indices is not None:
-            return state.take(shown.unsorted_indices, axis=1)
-        state = state if shown.batched else state[:, 0]
-        return state[0] if shown.one_step else state
+            return tuple([_given(part, shown) for part in state])
+        return _given(state, shown)
 
     def reset_state(self, flat: Array, k: int) -> Any:
         """The state that a reset gives the rows of kernel k, views [H] of the parameters, or None for zeros."""
@@ -91,6 +91,14 @@ class States:
         start, stop = self._span
         ends = np.cumsum(self._widths)[:-1].tolist()
         return np.split(flat[start:stop].reshape(self._count, -1), ends, axis=1)
+
+
+def _given(state: Array, shown: Shape) -> Array:
+    if shown.unsorted_indices is not None:
+        return state.take(shown.unsorted_indices, axis=1)
+    if not shown.batched:
+        state = state[:, 0]
+    return state[0] if shown.one_step else state
 
 
 def _whole(parts: list[Array]) -> Any:
