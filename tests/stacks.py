@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import bptt
 from bptt import reference
-from bptt.layers.options import mixed
+from bptt._engine.options import mixed
 
 SEED = 5
 HIDDEN, PROJECTED = 7, 5

@@ -21,7 +21,7 @@ every_cell = pytest.mark.parametrize("cell", CORE.cells())
 
 
 def native_cell(layer: Any) -> str:
-    name: str = layer._kernels._sizes[0][0]
+    name: str = layer._stack.structure.cell
     return name
 
 

@@ -198,7 +198,7 @@ def test_gates_are_those_of_the_reference(kind: str, dtype: str, name: str) -> N
         for k in range(layers):
             for d in range(1 + both):
                 gates = tape.gates(k, d)
-                assert ("c" in gates) == ("c" in case.layer._info.states)
+                assert ("c" in gates) == ("c" in case.layer._stack.structure.states)
                 steps = reference.tapes[k][d].steps
                 for i, gate in enumerate((*GATES[kind], *(("c",) if "c" in gates else ()))):
                     kept: list[Any] = [step["made"][1] if gate == "c" else step["k"][i] for step in steps]

@@ -49,7 +49,7 @@ def beside(case: Case) -> bool:
     """Whether the layers of that call run in parallel."""
     layer, (T, B, _) = case.layer, case.x.shape
     rows = None if case.lengths is None else core.SequenceOrder(case.lengths, T, False)
-    return core.beside(layer._kernels.packed(layer.params, True), 1, T, B, core.CallOptions(order=rows), True)
+    return core.beside(layer._stack.kernels.packed(layer.params, True), 1, T, B, core.CallOptions(order=rows), True)
 
 
 @every_kind
@@ -78,14 +78,14 @@ def test_two_callers_share_the_pool() -> None:
 def test_what_gains_nothing_is_done_in_turn() -> None:
     """One core, two directions, checkpoints, steps too few to be cut, nothing at all."""
     case = case_of("lstm", "two layers")
-    kernels = case.layer._kernels.packed(case.layer.params, True)
+    kernels = case.layer._stack.kernels.packed(case.layer.params, True)
     with threads(2):
         assert core.beside(kernels, 1, 300, 1, core.CallOptions(), True)
         assert core.beside(kernels, 1, 300, 1, core.CallOptions(segment=10), False)  # inference has no checkpoints
         for steps, options in ((300, core.CallOptions(segment=10)), (10, core.CallOptions()), (0, core.CallOptions())):
             assert not core.beside(kernels, 1, steps, 1, options, True)
         both = bptt.LSTM(9, 11, num_layers=2, bidirectional=True)
-        assert not core.beside(both._kernels.packed(both.params, True), 2, 300, 1, core.CallOptions(), True)
+        assert not core.beside(both._stack.kernels.packed(both.params, True), 2, 300, 1, core.CallOptions(), True)
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals to a thread")

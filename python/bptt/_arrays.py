@@ -127,7 +127,11 @@ def check_size(where: str, name: str, value: Any, least: int = 1, most: int = sy
 
 
 def check_seed(where: str, seed: Any) -> int:
-    """An integer of at least 0, of any size."""
+    """An integer of at least 0, of any size; for None a new one of 128 bits from the operating system."""
+    if seed is None:
+        entropy = np.random.SeedSequence().entropy
+        assert isinstance(entropy, int)
+        return entropy
     number = _integer(where, "seed", seed)
     if number < 0:
         raise ValueError(f"{where}: seed has value {_brief(number)}, expected an integer >= 0")

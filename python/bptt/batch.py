@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bptt._arrays import as_array, as_mask, check_shape, shape_error
-from bptt.layers.call_options import as_lengths
+from bptt._engine.call_options import as_lengths
+from bptt._engine.packed import Shape, as_packed, rows_like
 from bptt.layers.dense import Dropout, Linear
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.sequential import Sequential
-from bptt.layers.tape import Shape, as_packed, rows_like
 
 if TYPE_CHECKING:
     from bptt._arrays import Array, ArrayIn

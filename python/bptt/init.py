@@ -129,26 +129,18 @@ def draw(
     if not shape or shape[0] % gates or (len(shape) < 2 and name not in _FOR_VECTORS):
         expected = f"(G*H,) or (G*H, I) with G = {gates}" if name in _FOR_VECTORS else f"(G*H, I) with G = {gates}"
         raise ValueError(f"init.draw: shape has value {shape} for {name}, expected {expected}")
-    entropy = fresh_seed() if seed is None else check_seed("init.draw", seed)
-    sequence = np.random.SeedSequence(entropy, spawn_key=(zlib.crc32(stream.encode()),))
+    sequence = np.random.SeedSequence(check_seed("init.draw", seed), spawn_key=(zlib.crc32(stream.encode()),))
     rng = np.random.Generator(np.random.Philox(sequence))
     blocks = (gates, shape[0] // gates, *shape[1:])
     values = _DRAWS[name](rng, blocks, shape[-1] if size is None else check_size("init.draw", "size", size))
     return values.reshape(shape).astype(check_dtype("init.draw", dtype))
 
 
-def fresh_seed() -> int:
-    """A seed of 128 bits from the operating system."""
-    entropy = np.random.SeedSequence().entropy
-    assert isinstance(entropy, int)
-    return entropy
-
-
 def fill(
     where: str, params: Params, init: Init, seed: int | None, default: Mapping[str, str], *, gates: int, size: int
 ) -> None:
     """Initialise a layer's parameters; `default` has the initialiser of each, `init` is the user's choice."""
-    seed = fresh_seed() if seed is None else check_seed(where, seed)
+    seed = check_seed(where, seed)
     chosen = _choice(where, params, init, default)
     with params.edit() as p:
         for name, shape in params.shapes.items():

@@ -14,12 +14,13 @@ infinite or NaN raises FloatingPointError and changes nothing. Numbers below the
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from bptt._arrays import check_bool, check_number, check_size, check_tuple
+from bptt._arrays import brief, check_bool, check_number, check_size, check_tuple
 from bptt._dispatch import core
+from bptt._signature import checks_names
 from bptt.params import Params, check_like
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Optimizer:
     weight_decay: float
     clip_norm: float | None
     clip_value: float | None
+    # What users may set of a class that says so itself. One that does not, such as a user's, may keep what it likes.
+    _settable: ClassVar[tuple[str, ...]]
 
     def __init__(self, lr: float, weight_decay: float, clip_norm: float | None, clip_value: float | None) -> None:
         self.lr = lr
@@ -64,11 +67,9 @@ class Optimizer:
             return check_number(where, name, value)
         if name in ("clip_norm", "clip_value"):
             return None if value is None else check_number(where, name, value)
-        # A subclass may have any attributes; SGD and Adam themselves have no others.
-        if type(self) in (SGD, Adam) and not name.startswith("_") and not hasattr(type(self), name):
-            known = ", ".join(each for each in vars(self) if not each.startswith("_"))
-            raise AttributeError(f"{where}: there is no {name[:40]!r}, expected one of {known}")
-        return value
+        if name.startswith("_") or hasattr(type(self), name) or name in vars(type(self)).get("_settable", (name,)):
+            return value
+        raise AttributeError(f"{where}: there is no {brief(name)}, expected one of {', '.join(self._settable)}")
 
     def step(self, params: Params, grads: Params) -> StepInfo:
         """Change `params` by one update.
@@ -160,6 +161,9 @@ class SGD(Optimizer):
     SGD(lr=0.1, weight_decay=0.0, clip_norm=1.0, clip_value=None, momentum=0.9, nesterov=False)
     """
 
+    _settable = ("lr", "weight_decay", "clip_norm", "clip_value", "momentum", "nesterov")
+
+    @checks_names
     def __init__(
         self,
         lr: float,
@@ -233,6 +237,9 @@ class Adam(Optimizer):
     eps: float
     steps: int
 
+    _settable = ("lr", "weight_decay", "clip_norm", "clip_value", "betas", "eps", "steps")
+
+    @checks_names
     def __init__(
         self,
         lr: float = 1e-3,

@@ -21,7 +21,7 @@ from bptt.layers.sequential import Sequential
 
 if TYPE_CHECKING:
     from bptt._arrays import Array
-    from bptt.layers.base import Tape
+    from bptt._engine.tape import Tape
     from bptt.optim import Optimizer, StepInfo
 
     BatchIn: TypeAlias = Batch | tuple[Any, ...] | list[Any]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory a pass through a layer will take: sums of the sizes that the kernels name, nothing is measured."""
+"""How much memory a pass through a network will take: sums of the sizes that the kernels name, nothing is measured."""
 
 from __future__ import annotations
 
@@ -9,32 +9,25 @@ from bptt._dispatch import core
 
 if TYPE_CHECKING:
     from bptt import _core
-    from bptt.layers.recurrent import Recurrent
+    from bptt._engine.call_options import PlannedCall
+    from bptt._engine.structure import Structure
 
 
 def estimate(
-    kernels: list[_core.Recurrence],
-    options: list[_core.CallOptions],
-    layer: Recurrent,
-    steps: int,
-    batch: int,
-    rows: int,  # steps of all rows together
-    ordered: bool,  # rows are given lengths, or packed
-    training: bool,
+    kernels: list[_core.Recurrence], structure: Structure, call: PlannedCall, *, training: bool, dropped: bool
 ) -> int:
-    """Bytes beside x, y, their gradients, the parameters and theirs."""
-    D, L, R = layer.num_directions, layer.num_layers, layer.output_size
-    itemsize = layer.params.dtype.itemsize
-    inputs = [layer.input_size] + [D * R] * (L - 1)
+    """Bytes beside x, y, their gradients, the parameters and theirs. dropped: between layers, in training."""
+    steps, batch, rows, ordered, options = call
+    D, L, R = structure.num_directions, structure.num_layers, structure.output_size
+    itemsize, inputs = structure.dtype.itemsize, structure.inputs
     beside = core.beside(kernels, D, steps, batch, options[0], training)
     parts: list[dict[str, int]] = [
         kernel.memory(steps, batch, each, training, 1 if beside else 0)
         for kernel, each in zip(kernels, options, strict=True)
     ]
-    states = R + layer.hidden_size * ("c" in layer._info.states)
+    states = sum(structure.widths)
     held = sum(part["weights"] + part["tape"] for part in parts)
     held += len(parts) * batch * 2 * states * (2 if ordered else 1) * itemsize  # initial, final; and in rows' order
-    dropped = training and bool(layer._state_options.dropout)
     output = (rows if D == 1 else steps * batch) * D * R  # what a layer hands on
     together, each = 0, []  # values: of the whole pass; of one layer at a time
     for k in range(L):

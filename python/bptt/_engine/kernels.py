@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The native recurrences of a layer, one per layer of its stack and direction, and when they were packed last."""
+"""The native kernels of a network, one for each layer and direction, and when they were packed last."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from bptt._locks import ForkSafeLock
 
 if TYPE_CHECKING:
     from bptt import _core
-    from bptt.params import Params
+    from bptt._engine.structure import Structure
+    from bptt._engine.weights import Span, Weights
 
-    Span = tuple[int, int]
+_NEVER = object()  # the version of kernels that are not packed yet
 
 
 class Kernels:
@@ -21,26 +22,31 @@ class Kernels:
     Copied and pickled by its sizes alone: a copy packs for itself, when it is first used.
     """
 
-    def __init__(self, sizes: list[tuple[Any, ...]], spans: list[Span]) -> None:
-        self._sizes, self.spans = sizes, spans
+    def __init__(self, structure: Structure, spans: list[Span]) -> None:
+        self.structure, self.spans = structure, spans
         self._lock = ForkSafeLock()
-        self._native = [core.Recurrence(*each) for each in sizes]  # cell, dtype, I, H, bias
-        self._packed = (-1, False)  # version, whether with the backward layout
+        cell, dtype, H = structure.cell, structure.dtype.name, structure.hidden_size
+        self._native = [
+            core.Recurrence(cell, dtype, inputs, H, structure.bias, structure.proj_size)
+            for inputs in structure.inputs
+            for _ in range(structure.num_directions)
+        ]
+        self._packed: tuple[object, bool] = (_NEVER, False)  # version, whether with the backward layout
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Kernels, (self._sizes, self.spans)
+        return Kernels, (self.structure, self.spans)
 
-    def packed(self, params: Params, training: bool) -> list[_core.Recurrence]:
+    def packed(self, weights: Weights, training: bool) -> list[_core.Recurrence]:
         """Return the native objects, packed. What they had before stays with the tapes that use it."""
         version, trainable = self._packed
-        if version == params.version and trainable >= training:
+        if version == weights.version and trainable >= training:
             return self._native
         with self._lock.held:
-            version = params.version
+            version = weights.version
             # Once for training, always: another thread may be about to train with what is packed here.
             training = training or self._packed[1]
             if self._packed != (version, training):
-                flat = params.plain
+                flat = weights.plain
                 for native, (start, stop) in zip(self._native, self.spans, strict=True):
                     native.pack(flat[start:stop], training)
                 self._packed = version, training
