@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import cases, peers, report, targets
+from benchmarks import cases, peers, report, summary
 from benchmarks.process import ROOT
 from benchmarks.results import Results
 from benchmarks.runner import Plan, Runner
@@ -19,7 +19,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Time bptt beside every peer that is installed, and against the limit of this machine.",
+        description="Time bptt and every peer that is installed in turn, and compare with the limit of this machine.",
         epilog="The full run takes up to 40 minutes and writes to docs/benchmarks; what is quick or chosen by --peers "
         "or --cases goes to build/benchmarks.",
     )
@@ -36,7 +36,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
-    """The plan; ValueError where an option has no meaning."""
+    """The plan; ValueError for an invalid option."""
     table = cases.quick_cases() if options.quick and not options.cases else cases.all_cases()
     chosen = cases.select(table, _parts(options.cases))
     if not chosen:
@@ -68,19 +68,16 @@ def _parts(text: str | None) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()] if text else []
 
 
-def say_targets(results: Results) -> None:
-    """One line for each target."""
+def say_summary(results: Results) -> None:
+    """One line for each figure."""
     print()
-    for verdict in targets.judge(results):
-        target = verdict.target
-        if verdict.value is not None:
-            mark = "reached" if target.reached(verdict.value) else "MISSED "
-            sign = "<=" if target.at_most else ">="
-            print(f"{mark}  {target.what}: {verdict.value:.2f}{target.unit} ({sign} {target.bound:g}{target.unit})")
+    for found in summary.summarise(results):
+        if found.value is not None:
+            print(f"{found.figure.what}: {found.value:.2f}{found.figure.unit}")
 
 
 def main() -> int:
-    """Run and report; 2 for options that have no meaning."""
+    """Run and report; 2 for invalid options."""
     options = parse(sys.argv[1:])
     if options.list:
         print("\n".join(f"{case.name}  ({case.group})" for case in cases.all_cases()))
@@ -95,7 +92,7 @@ def main() -> int:
     full = not (options.quick or options.cases or options.peers)
     out = options.out or ROOT / ("docs" if full else "build") / "benchmarks"
     path = report.write(results, out)
-    say_targets(results)
+    say_summary(results)
     print(f"\nreport: {path}")
     return 0
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one table of cases: what is measured, at which sizes. How is elsewhere; nothing is computed here but flops.
+"""The table of cases: what is measured, at which sizes. Nothing is computed here except flops.
 
 A case is a cell, a mode and the sizes T, B, I, H. Modes: infer (y from x), train (forward, and backward to dx and all
 weight gradients), step (a whole training step of a small model: recurrent layer, Linear, MSE, clip, Adam), stream (one
-time step per call, the state carried along).
+time step per call, with the state carried along).
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Unique, and what `--cases` matches: `lstm-train-B32-T100-I128-H128`."""
+        """A unique name, which `--cases` matches: `lstm-train-B32-T100-I128-H128`."""
         suffix = "" if self.dtype == "float32" else f"-{self.dtype}"
         return f"{self.cell}-{self.mode}-{self.shape}{suffix}"
 
@@ -60,7 +60,7 @@ class Case:
 
     @property
     def regime(self) -> str:
-        """What bounds it, as the targets divide the shapes; empty between the regimes."""
+        """What bounds it: compute, bandwidth or latency; empty between the regimes."""
         if self.mode not in ("infer", "train") or self.dtype != "float32" or self.T < 10:
             return ""
         if self.B >= 32 and self.H >= 128:
@@ -83,7 +83,7 @@ TABLE = [
     (128, 50, 1024, 1024),
     (1, 10000, 4, 32),
 ]
-# Around them: no size is a power of two but where T varies; every I from 1 to 10.
+# Around them: no size is a power of two except where T varies; every I from 1 to 10.
 GRID = [
     (1, 1, 4, 32),  # with the next three and the table's T = 10,000: scaling in T
     (1, 10, 4, 32),
@@ -112,7 +112,7 @@ STEPS = [("lstm", 32, 24, 1, 25), ("gru", 4, 16, 16, 64)]
 
 
 def all_cases() -> list[Case]:
-    """Every case of the full run, the cheap ones first: where time runs out, the dear ones are missing."""
+    """Every case of the full run, cheap ones first: when time runs out, only expensive ones are missing."""
     cases = [
         Case(cell, mode, B, T, I, H, group=group)
         for group, shapes in (("table", TABLE), ("grid", GRID))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each feature costs: forward and full backward with it, over that of the plain cell of the same size.
+"""The cost of each feature: the time of forward and full backward over that of the plain cell of the same size.
 
 `python -m benchmarks.features` measures all of them in one run, plain and feature alternating, and writes the ratios
-into the last columns of the table in docs/features.md, whose rows are named like `FEATURES`. The plain cell has one
-thread; what is said to use both cores has two, where there are two. Two minutes.
+into the last columns of the table in docs/performance.md, whose rows are named like `FEATURES`. The plain cell has one
+thread; features that use both cores have two where there are two. It takes two minutes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import bptt
 CELLS: dict[str, Callable[..., Any]] = {"LSTM": bptt.LSTM, "GRU": bptt.GRU, "RNN": bptt.RNN}
 SIZES = ((32, 100, 128), (8, 100, 64), (1, 100, 64))  # B, T, I = H
 ROUNDS = 15
-TABLE = Path(__file__).resolve().parents[1] / "docs" / "features.md"
+TABLE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 
 
 @dataclass(frozen=True)
 class Feature:
-    """What a layer and a call are asked for; `against` what the plain layer has, `cells` where it exists."""
+    """Options of a layer and of a call; `against`: options of the plain layer; `cells`: those that have the feature."""
 
     layer: dict[str, Any] = field(default_factory=dict)
     call: Callable[[np.random.Generator, int, int], dict[str, Any]] = lambda rng, T, B: {}
@@ -112,7 +112,7 @@ def main() -> int:
             lines[k] = "| " + " | ".join(parts[: -len(SIZES)] + measured.pop(parts[0])) + " |"
     TABLE.write_text("\n".join(lines) + "\n", "utf-8")
     if measured:
-        print(f"docs/features.md has no row for {', '.join(measured)}", file=sys.stderr)
+        print(f"docs/performance.md has no row for {', '.join(measured)}", file=sys.stderr)
     return bool(measured)
 
 

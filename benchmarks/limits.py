@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The least time that a case can take on the measured machine, by the formula of docs and of machine.py's figures.
+"""The least time that a case can take on the measured machine, by the formula below and the figures of machine.py.
 
 Per serial time step and core, with Hc the hidden units that this core owns and B_core its rows:
 
@@ -7,8 +7,8 @@ Per serial time step and core, with Hc the hidden units that this core owns and 
     step  = max(LATENCY_S, t_fma, t_w) + barrier, where hidden units are split
     floor = serial T min over {one core, hidden split, batch split} step + other flops / (peak of all cores)
 
-serial is 1 for inference, 2 for training: of its six products, h Wh forward and dG Wh^T backward alone are serial.
-Activations count as hidden behind the products. Traffic of x, y and the tape is not counted.
+serial is 1 for inference, 2 for training: of its six products, only h Wh forward and dG Wh^T backward are serial.
+Activations are assumed to overlap with the products. Traffic of x, y and the tape is not counted.
 """
 
 import math
@@ -23,11 +23,11 @@ LATENCY_S = 50e-9  # the dependent chain h -> product -> sigmoid -> tanh -> h
 
 @dataclass(frozen=True)
 class Limits:
-    """Of float32, at one number of threads. `read` is [(bytes, bytes/s of each core)], falling."""
+    """The limits for float32 at one number of threads. `read` is [(bytes, bytes/s of each core)], falling."""
 
     threads: int
     peak_one: float  # flop/s of one core
-    peak_all: float  # of all together
+    peak_all: float  # of all cores together
     read_one: tuple[tuple[float, float], ...]
     read_each: tuple[tuple[float, float], ...]
     barrier_s: float
@@ -46,7 +46,7 @@ class Limits:
 
 
 def from_probe(probe: dict[str, Any], threads: int) -> Limits:
-    """The limits at a number of threads, out of machine.py's measurement."""
+    """The limits at a number of threads, from the measurement of machine.py."""
     peaks = {int(n): rate * 1e9 for n, rate in probe["peak_gflops"].items()}
     one: list[tuple[float, float]] = []
     each: list[tuple[float, float]] = []

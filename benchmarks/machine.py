@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What machine this is and what it can do at most: probe.cpp compiled and run, or else NumPy's figures in its place."""
+"""This machine and its limits: measured by probe.cpp, compiled and run, or else by NumPy."""
 
 import json
 import os
@@ -16,7 +16,7 @@ COMPILERS = ("c++", "g++", "clang++")
 MARCH = {"v2": "x86-64-v2", "v3": "x86-64-v3", "v4": "x86-64-v4"}
 ASSUMED_ROUND_TRIP_US = 0.2
 
-# The fallback without a compiler: sgemm stands for the FMA peak, sdot for the read rate; in a process of its own,
+# The fallback without a compiler: sgemm stands for the FMA peak, sdot for the read rate; in a separate process,
 # so that the number of threads can be set.
 NUMPY_PROBE = """
 import json, sys, time
@@ -53,7 +53,7 @@ def probe(threads: int, level: str, quick: bool) -> dict[str, Any]:
 
 
 def merge(probes: list[dict[str, Any]]) -> dict[str, Any]:
-    """The best of several: what the machine was seen to do, it can."""
+    """The best of several measurements."""
     first = probes[0]
     peaks = {n: max(p["peak_gflops"][n] for p in probes) for n in first["peak_gflops"]}
     rows = zip(*(p["read_gbs"] for p in probes), strict=True)
@@ -140,7 +140,7 @@ def _memory_gib() -> float | None:
 
 
 def used_s() -> float | None:
-    """Processor seconds that everything on this machine has used since its start; None where nobody says."""
+    """Processor seconds used on this machine since its start; None where the system does not say."""
     try:
         fields = Path("/proc/stat").read_text("utf-8").split("\n", 1)[0].split()[1:9]
         ticks = [int(field) for field in fields]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peak memory of a training step: `python -m benchmarks.memory ours|torch` prints its bytes. Linux only.
 
-What counts is what the step adds at its highest point to a process that has the library, the layer, x and dy, and has
+Measured is the memory that the step adds at its peak to a process that has the library, the layer, x and dy, and has
 trained a tiny layer once before.
 """
 
@@ -47,7 +47,7 @@ def main(library: str) -> None:
     run(make(library, TINY))
     task = make(library, CASE)
     before = status_bytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     for _ in range(STEPS):
         run(task)
     print(status_bytes("VmHWM") - before)

@@ -15,7 +15,7 @@ from benchmarks.cases import Case
 from benchmarks.problem import LEARNING_RATE, Array
 
 FACTOR = 4
-ADAM_SHARE = 0.05  # of all a parameter can move in STEPS updates
+ADAM_SHARE = 0.05  # share of the most that a parameter can move in STEPS updates
 STEPS = 3  # calls of a step or stream case that are compared
 
 
@@ -24,7 +24,7 @@ class ParityError(AssertionError):
 
 
 def calls(case: Case) -> int:
-    """How often both sides are called before they are compared."""
+    """The number of calls of both sides before they are compared."""
     return STEPS if case.mode in ("step", "stream") else 1
 
 
@@ -62,7 +62,7 @@ def _error(case: Case, name: str, a: Array, b: Array) -> float:
         raise ParityError(f"{case.name}: {name} has shape {a.shape}, the peer's {b.shape}")
     difference = float(np.abs(np.subtract(a, b, dtype=np.float64)).max(initial=0.0))
     if case.mode == "step" and name != "loss":
-        # Adam's first updates are lr g / |g|, also where g is next to nothing: what bounds a difference is lr.
+        # Adam's first updates are lr g / |g|, also for a tiny g: so lr bounds a difference.
         return difference / (STEPS * LEARNING_RATE * ADAM_SHARE)
     eps = max(float(np.finfo(side.dtype).eps) for side in (a, b))
     scale = float(np.abs(b).max(initial=0.0)) or 1.0

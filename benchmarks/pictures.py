@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.cases import CELLS, Case, by_name
 from benchmarks.limits import from_probe, intensity
 from benchmarks.results import Results
-from benchmarks.targets import INFERENCE, TRAINERS
+from benchmarks.summary import INFERENCE, TRAINERS
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

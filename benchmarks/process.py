@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts a worker, feeds it a job and reads its events; starts it again behind a case that killed it."""
+"""Starts a worker, sends it a job and reads its events; starts it again after a case that killed it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ RESTARTS = 5
 
 @dataclass(frozen=True)
 class Job:
-    """What worker.py reads."""
+    """The job that worker.py reads."""
 
     peer: str
     threads: int
@@ -91,7 +91,7 @@ def _one_process(job: Job, cache: str) -> Iterator[dict[str, Any]]:
 
 
 def script(module: str, *arguments: str, threads: int = 1, timeout_s: float = 600) -> str:
-    """The output of another module of this package in a process of its own."""
+    """The output of another module of this package, run in a new process."""
     with tempfile.TemporaryDirectory() as cache:
         result = subprocess.run(
             [sys.executable, "-m", f"benchmarks.{module}", *arguments],
@@ -109,7 +109,7 @@ def script(module: str, *arguments: str, threads: int = 1, timeout_s: float = 60
 
 
 class Neighbours:
-    """How many cores other programs kept busy while we ran."""
+    """The number of cores that other programs kept busy during the run."""
 
     def __init__(self) -> None:
         self._shares: list[tuple[float, float]] = []  # seconds, cores

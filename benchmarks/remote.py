@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our side in a process of its own, beside the peer's: while it is timed, the peer's process is stopped.
+"""Our side in a second process: while it is timed, the peer's process is stopped.
 
 Thread pools wait for their next work by spinning, some for longer than any pause that a benchmark would make (ONNX
-Runtime's for tens of milliseconds): in one process, the peer's idle threads would run in our time. Two processes have
-the same cores and take turns; ours needs no stop, since its threads sleep 50 us after their last work.
+Runtime's for tens of milliseconds): in one process, the peer's idle threads would run while ours is timed. The two
+processes have the same cores and take turns; ours is not stopped, since its threads sleep 50 us after their last work.
 Messages are pickles over stdin and stdout: (method, arguments) -> ("ok", result) or ("error", text).
 """
 
@@ -19,14 +19,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the peer's process imports this file before it is pinned: no library is loaded by it
+if TYPE_CHECKING:  # the peer's process imports this file before it is pinned, so that it loads no library
     from benchmarks.problem import Array
 
 STOP_S = 0.3e-3  # until all threads of a process have stopped
 
 
 class RemoteError(RuntimeError):
-    """What our side raised."""
+    """An exception of our side."""
 
 
 class Remote:
@@ -37,11 +37,11 @@ class Remote:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def make(self, case: str) -> None:
-        """Make the task of a case; the last one is forgotten."""
+        """Make the task of a case and drop the last one."""
         self._call("make", case)
 
     def wait(self) -> float:
-        """Wait until the machine's cores are whole; the seconds waited."""
+        """Wait until each processor is a whole core; return the seconds waited."""
         return float(self._call("wait"))
 
     def timed(self, calls: int) -> float:
@@ -51,7 +51,7 @@ class Remote:
         return float(self._call("sample", count, warm))
 
     def results(self) -> dict[str, Array]:
-        """What the last call computed."""
+        """The results of the last call."""
         results: dict[str, Array] = self._call("results")
         return results
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report: results.json, report.md and its pictures in one folder. `python -m benchmarks.report results.json` makes
-the report anew from a file.
+"""The report: results.json, report.md and its pictures in one folder. `python -m benchmarks.report results.json` writes
+the report again from a file.
 """
 
 import itertools
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import targets
+from benchmarks import summary
 from benchmarks.cases import CELLS, Case, by_name
 from benchmarks.results import Ours, Pair, Results, geometric_mean
 from benchmarks.terminal import duration
@@ -47,10 +47,10 @@ def lines(results: Results, made: list[str]) -> list[str]:
     """The report's text."""
     parts = [
         ["# Benchmark", "", *_about(results)],
-        ["## Targets", "", *_targets(results)],
+        ["## Summary", "", *_summary(results)],
         ["## Means", "", *_means(results)],
         ["## The worst ten", "", *_worst(results)],
-        ["## Misses", "", *_misses(results)],
+        ["## Where a peer was faster", "", *_losses(results)],
         *([f"![{name.removesuffix('.png')}]({name})"] for name in made),
         *(_table(results, mode, title) for mode, title in SECTIONS.items()),
         ["## Ourselves under other conditions", "", *_own(results)],
@@ -100,20 +100,12 @@ def _about(results: Results) -> list[str]:
     ]
 
 
-def _targets(results: Results) -> list[str]:
+def _summary(results: Results) -> list[str]:
     rows = []
-    for verdict in targets.judge(results):
-        target, sign = verdict.target, "<=" if verdict.target.at_most else ">="
-        bound = f"{sign} {target.bound:g}{target.unit}"
-        if verdict.value is None:
-            rows.append([target.what, bound, "not measured", "", ""])
-            continue
-        reached = "yes" if target.reached(verdict.value) else "**no**"
-        missed = "" if target.mean else str(len(verdict.misses))
-        rows.append([target.what, bound, f"{verdict.value:.2f}{target.unit}", reached, f"{missed} of {verdict.count}"])
-        if target.mean:
-            rows[-1][-1] = f"{verdict.count} cases"
-    return _grid(["target", "bound", "worst, or mean", "reached", "misses"], rows)
+    for found in summary.summarise(results):
+        value = "not measured" if found.value is None else f"{found.value:.2f}{found.figure.unit}"
+        rows.append([found.figure.what, value, str(found.count)])
+    return _grid(["", "", "cases"], rows)
 
 
 def _means(results: Results) -> list[str]:
@@ -123,7 +115,7 @@ def _means(results: Results) -> list[str]:
     for mode, cell, n in itertools.product(("train", "infer"), CELLS, results.about["threads"]):
         names = [case.name for case, threads in measured if (case.mode, case.cell, threads) == (mode, cell, n)]
         columns = []
-        for peers in (targets.TRAINERS if mode == "train" else targets.INFERENCE, ("torch",)):
+        for peers in (summary.TRAINERS if mode == "train" else summary.INFERENCE, ("torch",)):
             ratios = [best.ratio for name in names if (best := results.best(name, n, peers))]
             columns += [f"{geometric_mean(ratios):.2f}", f"{min(ratios):.2f}"] if ratios else ["", ""]
         rows.append([f"{cell.upper()} {mode}", str(n), str(len(names)), *columns])
@@ -131,14 +123,14 @@ def _means(results: Results) -> list[str]:
 
 
 def _worst(results: Results) -> list[str]:
-    """By ratio to the best peer over what the target asks for."""
+    """By ratio to the best peer."""
     table, found = by_name(), []
     for ours in results.ours:
         case = table[ours.case]
-        peers, bound = (targets.TRAINERS, 1.25) if case.mode == "train" else (targets.INFERENCE, 1.15)
+        peers = summary.TRAINERS if case.mode == "train" else summary.INFERENCE
         best = results.best(ours.case, ours.threads, peers)
         if best and case.mode in ("train", "infer") and case.dtype == "float32":
-            found.append((best.ratio / bound, ours, best))
+            found.append((best.ratio, ours, best))
     found.sort(key=lambda entry: entry[0])
     rows = [
         [ours.case, str(ours.threads), best.peer, f"{best.ratio:.2f}", f"{ours.rate:.1f}", _fraction(ours), case_regime]
@@ -148,13 +140,8 @@ def _worst(results: Results) -> list[str]:
     return _grid(["case", "threads", "best peer", "ratio", "GF/s", "of limit", "bound by"], rows)
 
 
-def _misses(results: Results) -> list[str]:
-    found = []
-    for verdict in targets.judge(results):
-        if verdict.misses:
-            items = [f"  - {what}: {value:.2f}{verdict.target.unit}" for what, value in verdict.misses]
-            found += [f"- {verdict.target.what}", *items]
-    return found or ["None."]
+def _losses(results: Results) -> list[str]:
+    return [f"- {what}: {ratio:.2f}x" for what, ratio in summary.losses(results)] or ["In no case."]
 
 
 def _fraction(ours: Ours) -> str:
@@ -170,11 +157,11 @@ def _table(results: Results, mode: str, title: str) -> list[str]:
     table = by_name()
     ours = [o for o in results.ours if table[o.case].mode == mode]
     measured = {p.peer for p in results.pairs if table[p.case].mode == mode and not p.peer.startswith("own-")}
-    peers = [name for name in targets.INFERENCE if name in measured] + sorted(measured - set(targets.INFERENCE))
+    peers = [name for name in summary.INFERENCE if name in measured] + sorted(measured - set(summary.INFERENCE))
     rows = []
     for entry in ours:
         pairs = {p.peer: p for p in results.by_case[entry.case, entry.threads]}
-        best = results.best(entry.case, entry.threads, targets.INFERENCE)
+        best = results.best(entry.case, entry.threads, summary.INFERENCE)
         rows.append([
             _title(table[entry.case]),
             str(entry.threads),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run found: rounds of all processes merged into medians, quartiles and ratios with intervals.
+"""The results of a run: rounds of all processes merged into medians, quartiles and ratios with intervals.
 
 The ratio is the peer's time over ours, the median over rounds, each of which timed both. Its interval is a bootstrap
 over processes and, within them, over rounds: 95 % of what other runs on this machine would have given.
@@ -22,7 +22,7 @@ RESAMPLES = 1000
 
 @dataclass
 class Pair:
-    """Ours beside one peer, on a case with a number of threads. Times: first quartile, median, third."""
+    """Ours and one peer on a case with a number of threads. Times: first quartile, median, third."""
 
     case: str
     peer: str
@@ -38,7 +38,7 @@ class Pair:
 
 @dataclass
 class Ours:
-    """Our own figures of one case: over the rounds beside all peers."""
+    """Our own figures of one case, over the rounds with all peers."""
 
     case: str
     threads: int
@@ -53,7 +53,7 @@ class Ours:
 
     @property
     def fraction(self) -> float | None:
-        """Of the machine's limit: floor / measured."""
+        """Fraction of the machine's limit: floor / measured."""
         return None if self.floor_s is None else self.floor_s / self.time_s[1]
 
 
@@ -80,7 +80,7 @@ class Results:
         limits = {n: from_probe(self.about["probe"], n) for n in self.about["threads"]}
         table, found = by_name(), []
         for (name, threads), every in self.by_case.items():
-            # Rounds beside what is no competitor, or ourselves on a busy machine, count where there are no others.
+            # Rounds with no competitor, or with ourselves on a busy machine, count only where there are no others.
             pairs = [p for p in every if p.peer not in CONTEXT and not p.peer.startswith("own-")] or every
             times = [float(np.median([p.ours_s[k] for p in pairs])) for k in range(3)]
             case = table[name]

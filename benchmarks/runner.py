@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs it all: the machine first, then worker processes peer by peer, memory and sweep; merges what they say.
+"""Runs everything: the machine first, then worker processes peer by peer, memory and sweep; merges their results.
 
-A repeat is one process for each peer and number of threads. Repeats go round: when time runs out, every figure has
-about as many processes behind it as the others.
+A repeat is one process for each peer and number of threads. All pairs get their first repeat before any gets its
+second, so that when time runs out all figures come from about as many processes.
 """
 
 import json
@@ -19,9 +19,9 @@ from benchmarks.limits import floor_s, from_probe
 from benchmarks.results import Results, merge
 from benchmarks.terminal import Screen
 
-# Shares of the time that is left: what a peer's import, compilation and calls take beside the others'.
+# Shares of the remaining time: the relative time of a peer's import, compilation and calls.
 WEIGHTS = {"torch": 4.0, "jax": 4.0, "torch-compiled": 3.0, "numpy": 1.5}
-ONCE = {"numpy", "torch-compiled", "keras"}  # in the first repeat only: for context, or dear to compile
+ONCE = {"numpy", "torch-compiled", "keras"}  # in the first repeat only: for context, or slow to compile
 SLOW_S = 0.4  # a pair of calls that takes longer is measured in the first SLOW_REPEATS only
 SLOW_REPEATS = 3
 BUSY_CORES = 0.1
@@ -45,7 +45,7 @@ class Plan:
 
 @dataclass
 class Collected:
-    """What the processes said, by (case, peer, threads)."""
+    """The results of the processes, by (case, peer, threads)."""
 
     rounds: dict[tuple[str, str, int], list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     versions: dict[str, str] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Runner:
         self._table = by_name()
 
     def run(self) -> Results:
-        """Everything; Ctrl-C ends it early with what there is."""
+        """Run everything; Ctrl-C ends it early and keeps the results so far."""
         threads, level = max(self.plan.threads), _level()
         self._screen.note("measuring the machine ...")
         probes = [machine.probe(threads, level, self.plan.quick)]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the cores of this machine are whole at the moment. A virtual machine's two processors may for seconds be two
-halves of one core, or one of them may stand still, without any counter that says so.
+"""Whether each processor is a whole core at the moment. Two processors of a virtual machine may for seconds be two
+halves of one core, or one of them may stand still, without any counter that shows it.
 """
 
 import time
@@ -23,7 +23,7 @@ class Cores:
         self._x = np.zeros((2048, 256), np.float32)
 
     def wait(self) -> float:
-        """Wait until they are whole, at most PATIENCE_S; the seconds waited."""
+        """Wait until they are whole, at most PATIENCE_S; return the seconds waited."""
         start = time.monotonic()
         while self._threads > 1 and not self._whole() and time.monotonic() - start < PATIENCE_S:
             time.sleep(PAUSE_S)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does any size fall off a cliff? Ours alone, one thread, over all H and B: `python -m benchmarks.sweep [stride]`.
+"""Finds sizes slower than their neighbours: ours, one thread, all H and B: `python -m benchmarks.sweep [stride]`.
 
-Compared is the time per flop, H rounded up to the vector: H = 17 may cost as much as H = 32. `worst` is the largest
-factor between sizes that differ by one in H or in B, where the larger size has the larger time per flop; `worst_small`
-the other way round, where the smaller one has: there it is the fixed cost of a call and of a step that shows.
+It compares the time per flop, with H rounded up to the vector: H = 17 may cost as much as H = 32. `worst` is the
+largest factor between sizes that differ by one in H or in B, where the larger size has the larger time per flop;
+`worst_small` is that where the smaller size has it, which shows the fixed cost of a call and of a step.
 Prints JSON: {T, I, H, B, tables: {lstm-train: {seconds [B][H], worst, where, worst_small, where_small}}}.
 """
 
@@ -26,7 +26,7 @@ CALLS, CALLS_AGAIN, AGAIN = 5, 15, 1.4
 
 
 def best_s(task: Task, calls: int) -> float:
-    """The least time of a call: here a disturbance is only in the way."""
+    """The least time of a call, without disturbances."""
     best = float("inf")
     for _ in range(calls):
         if task.prepare:
@@ -52,7 +52,7 @@ def steps(per_flop: Array) -> Array:
 
 
 def measure(cell: str, mode: str, sizes_b: list[int], sizes_h: list[int], lanes: int) -> dict[str, Any]:
-    """One table; what looks like a cliff is measured again before it counts."""
+    """One table; a large step between neighbours is measured again before it counts."""
     grid = [[Case(cell, mode, B, T, I, H) for H in sizes_h] for B in sizes_b]
     seconds = np.array([[best_s(ours.make(Problem(case)), CALLS) for case in row] for row in grid])
     scale = np.array([[flops(case, lanes) for case in row] for row in grid])

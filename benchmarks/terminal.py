@@ -50,7 +50,7 @@ class Screen:
         )
 
     def progress(self, what: str, done: int = 0) -> None:
-        """What runs now, and how much more is done."""
+        """Show what runs now; `done` more of the work is done."""
         self._done += done
         self._what = what
         self._draw()

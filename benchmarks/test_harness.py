@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The harness itself: its arithmetic and its judgements, on made-up figures. `pytest benchmarks/test_harness.py`."""
+"""The harness itself: its arithmetic and its summaries, on made-up figures. `pytest benchmarks/test_harness.py`."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import cases, parity, peers, report, targets, timing
+from benchmarks import cases, parity, peers, report, summary, timing
 from benchmarks.cases import Case
 from benchmarks.limits import floor_s, from_probe
 from benchmarks.peers.base import Task
@@ -46,7 +46,7 @@ def test_bandwidth_lies_between_its_neighbours_and_never_rises_with_the_size() -
     assert limits.bandwidth(1, alone=True) == 100e9
     assert limits.bandwidth(2**30, alone=True) == 10e9
     both = from_probe(PROBE, 2)
-    assert both.bandwidth(2**20, alone=False) == 10e9, "no core is faster beside another than alone"
+    assert both.bandwidth(2**20, alone=False) == 10e9, "no core is faster with another busy than alone"
 
 
 def test_floor_on_one_core_by_hand() -> None:
@@ -91,13 +91,14 @@ def made_up(*ratios: tuple[str, str, float]) -> Results:
     ])  # fmt: skip
 
 
-def test_the_best_peer_counts_and_a_miss_is_named() -> None:
-    results = made_up((CASE.name, "torch", 2.0), (CASE.name, "jax", 1.2), (CASE.name, "numpy", 0.5))
-    verdict = targets.judge(results)[0]
-    assert verdict.value == pytest.approx(1.2)
-    assert [what for what, _ in verdict.misses] == [f"{CASE.name}, 1 thread, jax"]
-    text = "\n".join(report.lines(results, []))
-    assert f"{CASE.name}, 1 thread, jax: 1.20x" in text
+def test_the_best_peer_counts_and_a_loss_is_named() -> None:
+    results = made_up((CASE.name, "torch", 2.0), (CASE.name, "jax", 0.9), (CASE.name, "numpy", 0.5))
+    found = summary.summarise(results)[0]
+    assert found.value == pytest.approx(0.9)
+    assert found.count == 1
+    assert [what for what, _ in summary.losses(results)] == [f"{CASE.name}, 1 thread, jax"]
+    assert f"- {CASE.name}, 1 thread, jax: 0.90x" in report.lines(results, [])
+    assert summary.losses(made_up((CASE.name, "torch", 1.0))) == []
 
 
 def test_results_survive_their_file() -> None:
@@ -150,6 +151,6 @@ def test_steps_between_neighbours() -> None:
     assert found[0, 1, 1] == pytest.approx(0.5)  # from B0 to B1
 
 
-def test_every_target_speaks_of_peers_that_exist() -> None:
-    assert set(targets.TRAINERS) | set(targets.INFERENCE) <= set(peers.PEERS)
-    assert all(verdict.value is None for verdict in targets.judge(made_up()))
+def test_the_summary_names_peers_that_exist_and_can_be_empty() -> None:
+    assert set(summary.TRAINERS) | set(summary.INFERENCE) <= set(peers.PEERS)
+    assert all(found.value is None for found in summary.summarise(made_up()))

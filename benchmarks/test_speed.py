@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Watches our own kernels for regressions: `pytest benchmarks --benchmark-only`, two runs compared as README.md says.
 
-No peers, no targets: the times of two versions of bptt on one machine. One thread, so that runs compare.
+No peers: the times of two versions of bptt on one machine. One thread, so that runs compare.
 """
 
 from collections.abc import Iterator

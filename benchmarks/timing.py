@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two sides timed in turn, A B A B. Where the numbers go, and in which process a side lives, is not known here."""
+"""Two sides timed in turn, A B A B. Knows neither where the numbers go nor in which process a side runs."""
 
 import gc
 import time
@@ -8,11 +8,11 @@ from typing import Protocol
 
 from benchmarks.peers.base import Task
 
-SAMPLE_S = 0.5e-3  # a sample is at least so long: the mean of as many calls as that takes
+SAMPLE_S = 0.5e-3  # the least length of a sample, which is the mean of as many calls as fit
 MAX_CALLS = 500
-WARM_S = 20e-3  # a call shorter than this is made once, untimed, before each sample: caches as in a loop of its own
-SLOW_S = 0.1  # a call longer than this is not repeated to find out how long it takes
-PATIENCE_S = 10.0  # after this, one round is enough: a machine that is shared can make a call a hundred times longer
+WARM_S = 20e-3  # a call shorter than this is made once, untimed, before each sample, to fill the caches
+SLOW_S = 0.1  # a call longer than this is not repeated to measure its length
+PATIENCE_S = 10.0  # after this, one round is enough: on a shared machine a call can take a hundred times longer
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Side(Protocol):
     """One of the two."""
 
     def timed(self, calls: int) -> float:
-        """Seconds of a call, the mean of `calls`, made as the task wants it."""
+        """Seconds of a call, the mean of `calls` calls as the task makes them."""
 
     def sample(self, count: int, warm: bool) -> float:
         """The same, after an untimed call where `warm`."""
@@ -54,7 +54,7 @@ class Local:
 
 
 def alternate(ours: Side, peer: Side, call_s: tuple[float, float], budget_s: float, least: int, most: int) -> Rounds:
-    """Rounds until `budget_s` is spent, at least `least` and at most `most`; what warms up is not in them.
+    """Rounds until `budget_s` is spent, at least `least` and at most `most`, without warm-up calls.
 
     `call_s`: the seconds that a call of each took once.
     """
@@ -76,14 +76,14 @@ def _goes_on(done: int, spent_s: float, budget_s: float, least: int, most: int) 
 
 
 def _size(side: Side, call_s: float) -> tuple[int, bool]:
-    """How many calls make a sample, and whether it is preceded by an untimed one; found by calling."""
+    """The number of calls of a sample, and whether an untimed call precedes it; found by calling."""
     if call_s < SLOW_S:
         call_s = min(side.timed(1) for _ in range(3))
     return max(1, min(MAX_CALLS, round(SAMPLE_S / max(call_s, 1e-9)))), call_s < WARM_S
 
 
 def _calls(task: Task, count: int) -> float:
-    """Seconds of `count` calls; what a task prepares for each is not in them."""
+    """Seconds of `count` calls, without what a task prepares for each."""
     clock, call, prepare = time.perf_counter, task.call, task.prepare
     if prepare is None:
         t0 = clock()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process of one peer, with ours in another beside it: reads a job from stdin, writes JSON events to stdout.
+"""The process of one peer, with ours in a second one: reads a job from stdin, writes JSON events to stdout.
 
 Job: {peer, threads, cases, budget_s, least, most, until}; `until` is a time.time() at which no new case is begun.
 Events: hello (versions), begin (case), rounds (case, ours_s, peer_s), refused / impossible / failed
@@ -17,7 +17,7 @@ from benchmarks.remote import Remote
 
 
 def environment(threads: int, cache: str) -> dict[str, str]:
-    """What must be in the environment before any library is loaded."""
+    """The environment that must be set before any library is loaded."""
     n = str(threads)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BPTT_NUM_THREADS", "NPROC")
     return {
@@ -35,7 +35,7 @@ def environment(threads: int, cache: str) -> dict[str, str]:
 
 
 def pin(threads: int) -> None:
-    """Keep this process on `threads` cores: some libraries have no other way to be told. The last ones, since the
+    """Keep this process on `threads` cores, since some libraries have no other setting: on the last ones, since the
     first serves most interrupts.
     """
     if hasattr(os, "sched_setaffinity"):
@@ -43,14 +43,14 @@ def pin(threads: int) -> None:
 
 
 def private_stdout() -> TextIO:
-    """The real stdout; what libraries print goes to stderr from now on."""
+    """The real stdout; from now on the output of libraries goes to stderr."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return out
 
 
 def versions(distributions: tuple[str, ...]) -> dict[str, str]:
-    """Of the distributions that are installed."""
+    """The versions of the distributions that are installed."""
     found = {}
     for name in distributions:
         try:
@@ -100,7 +100,7 @@ def measure(job: dict[str, Any], out: TextIO) -> None:
 
 
 def pair(peer: Any, case: Any, job: dict[str, Any], remote: Remote) -> dict[str, Any]:
-    """Parity, then rounds. Ourselves under another condition are beside us in one process."""
+    """Parity, then rounds. Ourselves under another condition run in the same process as we do."""
     from benchmarks import parity, timing
     from benchmarks.peers import ours
     from benchmarks.problem import Problem

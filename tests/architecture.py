@@ -46,7 +46,7 @@ MAY_INCLUDE = {
     "stack": {"stack", "sequence", "cells", "core"},
     "optim": {"optim", "core"},
     "nn": {"nn", "core"},
-    "bindings": {"bindings", "stack", "optim", "nn", "core"},
+    "bindings": {"bindings", "stack", "optim", "nn", "cells", "core"},
 }
 # C++ library -> the folders that may include it
 CPP_LIBRARIES = {"Eigen": {"core"}, "pybind11": {"bindings"}}
@@ -62,6 +62,21 @@ PYTHON_LIBRARIES = {
     **{name: {name} for name in ADAPTERS},
 }
 NATIVE = re.compile(r"_core(_\w+)?|_cpu")
+# The rooms of the package, lowest floor first; "" is bptt/__init__. A module imports from its own floor and from those
+# below, also for its types. The reference is apart: it imports nothing of ours.
+FLOORS: tuple[set[str], ...] = (
+    {"_core", "_cpu"},
+    {"_arrays", "_atomic_file", "_dispatch", "_locks", "_signature", "_startup", "_threads", "_views"},
+    {"_engine"},
+    {"_runtime", "checkpoint", "params", "textdata"},
+    {"init", "losses", "optim"},
+    {"layers"},
+    {"batch", "train"},
+    {"charlm", "_memory", *ADAPTERS},
+    {"_terminal", ""},
+    {"cli"},
+    {"__main__"},
+)
 # The command line and what only it uses: the library must not know of them.
 APPLICATION = {"__main__", "cli", "_memory", "_terminal", "charlm"}
 
@@ -222,34 +237,45 @@ def _python_lengths(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class Import:
-    """One import at run time: `module` imports `target`, both without the leading `bptt.` if `ours`."""
+    """`module` imports `target`, both without the leading `bptt.` if `ours`; not `at_run_time`: for its types alone."""
 
     module: str
     target: str
     ours: bool
+    at_run_time: bool
+
+    @property
+    def native(self) -> bool:
+        """Whether the target is a compiled module."""
+        return self.ours and NATIVE.fullmatch(_room(self.target)) is not None
 
 
 def imports(package: Path) -> list[Import]:
-    """Every import of every module, also inside functions, but not below `if TYPE_CHECKING:`; "" is bptt/__init__."""
+    """Every import of every module, also inside functions and below `if TYPE_CHECKING:`; "" is bptt/__init__."""
     found = []
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package).with_suffix("").parts
         module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         anchor = parts[:-1]
-        for node in _run_time_nodes(ast.parse(path.read_text("utf-8"))):
-            found += [_classify(module, name) for name in _imported_names(node, anchor, package)]
+        for node, at_run_time in _nodes(ast.parse(path.read_text("utf-8"))):
+            for name in _imported_names(node, anchor, package):
+                top, _, rest = name.partition(".")
+                ours = top == "bptt"
+                found.append(Import(module, rest if ours else top, ours, at_run_time))
     return found
 
 
-def _run_time_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+def _nodes(tree: ast.AST, at_run_time: bool = True) -> Iterator[tuple[ast.AST, bool]]:
+    """All nodes, and whether what they say is done at run time."""
     for child in ast.iter_child_nodes(tree):
+        yield child, at_run_time
         if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
-            for other in child.orelse:
-                yield other
-                yield from _run_time_nodes(other)
-            continue
-        yield child
-        yield from _run_time_nodes(child)
+            below = ast.Module(child.body, []), ast.Module(child.orelse, [])
+            negated = ast.unparse(child.test).startswith("not ")
+            yield from _nodes(below[negated], False)
+            yield from _nodes(below[not negated], at_run_time)
+        else:
+            yield from _nodes(child, at_run_time)
 
 
 def _imported_names(node: ast.AST, anchor: tuple[str, ...], package: Path) -> Iterator[str]:
@@ -270,9 +296,9 @@ def _is_module(package: Path, name: list[str]) -> bool:
     return place.is_dir() or place.with_suffix(".py").is_file() or NATIVE.fullmatch(name[-1]) is not None
 
 
-def _classify(module: str, name: str) -> Import:
-    top, _, rest = name.partition(".")
-    return Import(module, rest, True) if top == "bptt" else Import(module, top, False)
+def _room(module: str) -> str:
+    """The file or folder of the package that a module is in."""
+    return module.split(".")[0]
 
 
 def import_problems(package: Path) -> list[str]:
@@ -285,6 +311,8 @@ def import_problems(package: Path) -> list[str]:
             problems.append(f"{each.module or '__init__'}: imports {each.target or 'bptt'}, {complaint}")
         if each.ours:
             graph.setdefault(each.module, set()).add(each.target)
+    rooms = {_room(module) for module in graph}
+    problems += [f"{room}: has no place in FLOORS" for room in sorted(rooms) if _floor(room) < 0]
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -292,31 +320,38 @@ def import_problems(package: Path) -> list[str]:
     return problems
 
 
+def _floor(room: str) -> int:
+    """The floor of a room, -1 for one that has none."""
+    return next((floor for floor, rooms in enumerate(FLOORS) if room in rooms or room == "reference"), -1)
+
+
 def _ours_problem(each: Import) -> str:
-    native = NATIVE.fullmatch(each.target.split(".")[0]) is not None
-    target = each.target.split(".")[0]
-    in_reference = each.module.split(".")[0] == "reference"
-    if in_reference:
+    room, target = _room(each.module), _room(each.target)
+    if room == "reference":
         return "" if target == "reference" else "but reference imports nothing of ours"
-    if each.module == "_dispatch" and not native:
+    if not each.at_run_time and each.native:
+        return ""  # its types
+    if each.module == "_dispatch" and not each.native:
         return "but _dispatch knows only the native modules"
-    if native and each.module != "_dispatch":
+    if each.native and each.module != "_dispatch":
         return "but only _dispatch knows the native modules"
-    if target == "reference":
+    if target == "reference" and each.at_run_time:
         return "but the reference serves tests alone"
-    if target in APPLICATION and each.module not in APPLICATION:
+    if target in APPLICATION and room not in APPLICATION and (each.at_run_time or room):
         return "but the library must not know the application"
-    if target in ADAPTERS and each.module.split(".")[0] != target:
+    if target in ADAPTERS and room != target:
         return "but nothing of ours imports an adapter"
+    if target != "reference" and 0 <= _floor(room) < _floor(target):
+        return f"but {room} must not know {target or 'bptt'}"
     return ""
 
 
 def _third_party_problem(each: Import) -> str:
-    if each.target in sys.stdlib_module_names or each.target == "numpy":
+    if each.target in sys.stdlib_module_names or each.target == "numpy" or not each.at_run_time:
         return ""
-    if each.module.split(".")[0] == "reference":
+    if _room(each.module) == "reference":
         return "but reference imports numpy only"
     owners = PYTHON_LIBRARIES.get(each.target)
     if owners is None:
         return "which has no place in PYTHON_LIBRARIES"
-    return "" if each.module.split(".")[0] in owners else f"expected only {sorted(owners)} to"
+    return "" if _room(each.module) in owners else f"expected only {sorted(owners)} to"

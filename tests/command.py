@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the `bptt` command in a process and looks at what it leaves."""
+"""Runs the `bptt` command in a process and checks its exit code, output and files."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def assert_refused(result, command, *words):
 
 
 def interrupt(arguments, cwd, *numbers, pause_s=0.0):
-    """Start a training run that would take hours, send signals once it is under way; its exit code and output."""
+    """Start a training run that would take hours, send signals once it trains; return its exit code and output."""
     with subprocess.Popen(
         [*COMMAND, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     ) as process:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Central differences in float64, with a tolerance that follows from how they go wrong.
+"""Central differences in float64, with a tolerance that follows from their errors.
 
 With the step h = eps^(1/3), (f(x+h) - f(x-h)) / 2h is off by h^2/6 |f'''| (truncation; f''' is itself measured, with
 the wider step eps^(1/5)) and by n eps M / h = n eps^(2/3) M (rounding), where n counts the roundings on the longest

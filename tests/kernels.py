@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel tests share: the native levels of this machine, a case's arrays, one run of it, and its tolerance.
+"""Shared by the kernel tests: the native levels of this machine, the arrays of a case, one run, and its tolerance.
 
 `CASES` are (T, B, I, H) that hit every tail: rows 1 to 6 and their sums, hidden sizes around the register widths, no
 steps at all, several chunks of time, more rows than a chunk.
@@ -123,7 +123,7 @@ class Case:
 
     def amplification(self) -> float:
         """The largest 1 / sigma by which the cell multiplies, at least 1."""
-        if not self.cell.endswith("_norm") or self.dy.shape[2] == 1:  # of one unit nothing is left to be scaled
+        if not self.cell.endswith("_norm") or self.dy.shape[2] == 1:  # normalising one unit gives 0
             return 1.0
         _, _, tape = reference.forward(self.cell, self.weights, self.x, self.states)
         scales = [k for step in tape.steps for k in step["k"] if k.shape[1] == 1]
@@ -137,7 +137,7 @@ def as_state(states: tuple[NDArray[Any], ...]) -> Any:
 
 
 def as_tuple(state: Any) -> tuple[NDArray[Any], ...]:
-    """The way back."""
+    """The inverse of `as_state`."""
     return tuple(s[0] for s in (state if isinstance(state, tuple) else (state,)))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of whole layers share: every kind of layer with arrays for it, one run, and the same by the reference.
+"""Shared by the tests of whole layers: every kind of layer with arrays for it, one run, and the same by the reference.
 
-The reference knows one layer in one direction; here they are put together: each layer reads both directions of the one
-below, times the mask of the dropout between them. Only the seeds of the masks come from the library.
+The reference runs one layer in one direction. This module combines such layers: each one reads both directions of the
+layer below, times the mask of the dropout between them. Only the seeds of the masks come from the library.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import bptt
 from bptt import reference
-from bptt.layers.options import mixed
+from bptt._engine.options import mixed
 
 SEED = 5
 HIDDEN, PROJECTED = 7, 5
@@ -63,14 +63,14 @@ def parts(state: Any) -> tuple[Any, ...]:
 
 
 def whole(arrays: Any) -> Any:
-    """The way back."""
+    """The inverse of `parts`."""
     arrays = tuple(arrays)
     return arrays if len(arrays) > 1 else arrays[0]
 
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Run on n threads for the time of a block."""
+    """Run a block on n threads."""
     before = bptt.get_num_threads()
     bptt.set_num_threads(n)
     try:
@@ -81,7 +81,7 @@ def threads(n: int) -> Iterator[None]:
 
 @dataclass
 class Case:
-    """A layer, what goes in, and what is asked of it; the state may be absent."""
+    """A layer, its inputs and its options; the state may be absent."""
 
     kind: str
     layer: Any
@@ -114,7 +114,7 @@ class Case:
         )  # fmt: skip
 
     def but(self, **changes: Any) -> Case:
-        """The same but for some of it."""
+        """The same case with some changes."""
         return replace(self, **changes)
 
     def run(self) -> Results:
@@ -131,8 +131,8 @@ class Case:
     def tolerance(self) -> float:
         """Relative to the largest value of a result, as in kernels.py, for each layer of the stack.
 
-        A layer adds its own rounding, 8 eps sqrt(n), to what came in with its input, which its weights of order one
-        pass on; on the way back the same once more.
+        A layer adds its own rounding, 8 eps sqrt(n), to the error of its input, which its weights of order one pass on.
+        The backward pass adds the same again.
         """
         T, B, I = self.x.shape  # noqa: E741
         layer = self.layer
@@ -170,7 +170,7 @@ def suffix_of(k: int, d: int) -> str:
 
 
 def reset_state_of(case: Case, k: int, d: int) -> tuple[NDArray[Any], ...] | None:
-    """What one layer and direction learnt to begin with."""
+    """The learnt initial state of one layer and direction."""
     names = [f"initial_{state}{suffix_of(k, d)}" for state in ("h", "c")]
     found = tuple(np.array(case.layer.params[name]) for name in names if name in case.layer.params)
     return found or None
@@ -196,7 +196,7 @@ def state_options_of(case: Case, k: int, d: int, seed: int, training: bool) -> r
 
 
 class Expected:
-    """What the reference makes of a case; `call` counts the layer's calls of forward, from 1."""
+    """The results of the reference for a case; `call` counts the layer's calls of forward, from 1."""
 
     def __init__(self, case: Case, *, call: int = 1, training: bool = True) -> None:
         self.case, layer = case, case.layer

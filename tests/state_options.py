@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the general way share: a kernel case with rows, resets, masks and limits, and its reference."""
+"""Shared by the tests of calls with options: a kernel case with rows, resets, masks and limits, and its reference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEED = 0x1234_5678_9ABC_DEF0
 
 @dataclass
 class Setting:
-    """One way to ask for more than a plain run; every part may be absent."""
+    """The options of one call; each may be absent."""
 
     lengths: NDArray[Any] | None = None
     reverse: bool = False
@@ -32,7 +32,7 @@ class Setting:
 
 
 def settings(T: int, B: int, seed: int = 0) -> dict[str, Setting]:
-    """Each feature by itself, and all together."""
+    """Each feature alone, and all together."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, T + 1, B)
     if B > 1:

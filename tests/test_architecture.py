@@ -183,13 +183,16 @@ def test_functions_of_cpp_whose_braces_do_not_match(text):
         architecture.cpp_functions(text)
 
 
+TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
 GOOD_PYTHON = {
     "__init__.py": "from bptt import losses, optim\nfrom ._dispatch import core\nfrom .layers import LSTM\n",
     "_dispatch.py": "import sys\nfrom importlib import import_module\nfrom bptt import _cpu\n",
     "layers/__init__.py": "from bptt.layers.recurrent import LSTM\n",
+    "_engine/tape.py": "from bptt._dispatch import core\n",
+    "layers/base.py": "from bptt._engine.tape import Tape\n",
     "layers/recurrent.py": (
         "from typing import TYPE_CHECKING\nimport numpy as np\nfrom .._dispatch import core\n"
-        "if TYPE_CHECKING:\n    from bptt._core import Tape\n    from bptt.cli import main\n"
+        "if TYPE_CHECKING:\n    from bptt._core import Tape\n    from bptt.layers.base import Layer\n"
     ),
     "losses.py": "from ._dispatch import core\n",
     "optim.py": "from bptt._dispatch import core\n",
@@ -226,6 +229,19 @@ def test_imports_that_may_be(tmp_path):
         ("bad.py", "import pandas\n", "has no place in PYTHON_LIBRARIES"),
         ("layers/recurrent.py", "from . import LSTM\n", "cycle"),
         ("losses.py", "def f():\n    import bptt\n", "cycle"),
+        ("layers/base.py", f"{TYPES}    from bptt.layers.recurrent import LSTM\n", "cycle"),
+        ("layers/base.py", "from .recurrent import LSTM\n", "cycle"),
+        ("_engine/bad.py", "from bptt.layers import LSTM\n", "_engine must not know layers"),
+        ("_engine/bad.py", f"{TYPES}    from bptt.layers.base import Layer\n", "_engine must not know layers"),
+        ("_engine/bad.py", f"{TYPES}    from ..optim import SGD\n", "_engine must not know optim"),
+        ("losses.py", f"{TYPES}    from bptt.layers import LSTM\n", "losses must not know layers"),
+        ("layers/bad.py", f"{TYPES}    from bptt.cli import main\n", "must not know the application"),
+        (
+            "layers/bad.py",
+            "if not TYPE_CHECKING:\n    from bptt import _core\n",
+            "only _dispatch knows the native modules",
+        ),
+        ("bad.py", "import bptt.losses\n", "bad: has no place in FLOORS"),
     ],
 )
 def test_imports_that_may_not_be(tmp_path, path, text, complaint):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments of layers: what is refused by name, what is taken as what, and where users find them described."""
+"""The arguments of layers: which are refused by name, how they are converted, and where they are documented."""
 
 from __future__ import annotations
 
@@ -74,17 +74,23 @@ def test_wrong_shared_arguments_are_named(options: dict[str, Any], error: type[E
         (lambda: bptt.Embedding(2, 3, seed=True), "Embedding: seed has type bool, expected an integer"),
         (lambda: bptt.Dropout("0.5"), "Dropout: p has type str, expected a number"),
         (lambda: bptt.Dropout(seed=True), "Dropout: seed has type bool, expected an integer"),
-        (lambda: bptt.LSTM(2, 3, zoneut=0.1), "LSTM: there is no option 'zoneut', expected zoneout"),
-        (lambda: bptt.RNN(2, 3, nonlinearty="relu"), "RNN: there is no option 'nonlinearty', expected nonlinearity"),
-        (lambda: bptt.RNN(3, 4, proj_size=2), "RNN: there is no option 'proj_size', help(bptt.RNN) lists all"),
-        (lambda: bptt.GRU(3, 4, proj_size=2), "GRU: there is no option 'proj_size', help(bptt.GRU) lists all"),
-        (lambda: bptt.RNN(3, 4, vectors=()), "RNN: there is no option 'vectors', help(bptt.RNN) lists all"),
-        (lambda: bptt.LSTM(3, 4, vectors=()), "LSTM: there is no option 'vectors', help(bptt.LSTM) lists all"),
-        (lambda: bptt.GRU(3, 4, cell="gru"), "GRU: there is no option 'cell', help(bptt.GRU) lists all"),
-        (lambda: bptt.GRU(3, 4, options=()), "GRU: there is no option 'options', help(bptt.GRU) lists all"),
-        (lambda: bptt.Linear(2, 3, bais=False), "Linear: there is no option 'bais', expected bias"),
-        (lambda: bptt.Embedding(2, 3, sed=1), "Embedding: there is no option 'sed', expected seed"),
-        (lambda: bptt.Dropout(0.5, seeds=1), "Dropout: there is no option 'seeds', expected seed"),
+        (lambda: bptt.LSTM(2, 3, zoneut=0.1), "LSTM: there is no option 'zoneut', did you mean 'zoneout'?"),
+        (
+            lambda: bptt.RNN(2, 3, nonlinearty="relu"),
+            "RNN: there is no option 'nonlinearty', did you mean 'nonlinearity'?",
+        ),
+        (lambda: bptt.RNN(3, 4, proj_size=2), "RNN: there is no option 'proj_size', help(RNN) lists all"),
+        (lambda: bptt.GRU(3, 4, proj_size=2), "GRU: there is no option 'proj_size', help(GRU) lists all"),
+        (lambda: bptt.RNN(3, 4, vectors=()), "RNN: there is no option 'vectors', help(RNN) lists all"),
+        (lambda: bptt.LSTM(3, 4, vectors=()), "LSTM: there is no option 'vectors', help(LSTM) lists all"),
+        (lambda: bptt.GRU(3, 4, cell="gru"), "GRU: there is no option 'cell', help(GRU) lists all"),
+        (lambda: bptt.GRU(3, 4, options=()), "GRU: there is no option 'options', help(GRU) lists all"),
+        (lambda: bptt.LSTM(2, hidden=3), "LSTM: there is no option 'hidden', did you mean 'hidden_size'?"),
+        (lambda: bptt.Linear(2, 3, bais=False), "Linear: there is no option 'bais', did you mean 'bias'?"),
+        (lambda: bptt.Embedding(2, 3, sed=1), "Embedding: there is no option 'sed', did you mean 'seed'?"),
+        (lambda: bptt.optim.SGD(0.1, momentun=0.9), "SGD: there is no option 'momentun', did you mean 'momentum'?"),
+        (lambda: bptt.optim.Adam(learning_rate=0.1), "Adam: there is no option 'learning_rate', help(Adam) lists all"),
+        (lambda: bptt.Dropout(0.5, seeds=1), "Dropout: there is no option 'seeds', did you mean 'seed'?"),
     ],
 )
 def test_wrong_arguments_of_one_layer_are_named(make_one: Any, message: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users hand in as arrays: which dtypes are numbers, and what is refused by name in every operation."""
+"""Arrays from users: which dtypes are numbers, and which arrays every operation refuses by name."""
 
 import numpy as np
 import pytest

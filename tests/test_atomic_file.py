@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replacing a file: whole or not at all, with the rights of the old one, and nothing left behind, not even by kills."""
+"""Replacing a file: completely or not at all, with the rights of the old one, leaving no temporary file."""
 
 import os
 import stat
@@ -144,14 +144,14 @@ def test_what_killed_writers_leave_is_removed_by_the_next(tmp_path):
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", KILLED, str(tmp_path / "model")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) <= 2  # the model, and what the last one left
+    assert int(done.stdout) <= 2  # the model, and the file that the last writer left
     replace_file(tmp_path / "other", b"new")
     assert sorted(os.listdir(tmp_path)) == ["model", "other"]
 
 
 @posix
 def test_the_temporary_file_of_a_living_writer_stays(path, monkeypatch):
-    """A second writer, in the middle of the work of a first one, leaves its file alone."""
+    """A second writer does not touch the file of a first one that is still at work."""
     replace = os.replace
 
     def write_another(*names):

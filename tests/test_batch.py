@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of fit with lengths, resets, masks and packed rows: against the loop written out, and each row by itself."""
+"""Batches of fit with lengths, resets, masks and packed rows: against the loop written out, and each row alone."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_padding_does_not_reach_a_bidirectional_model(fields: dict[str, Any]) ->
 
 
 def test_a_plain_mask_of_padding_gives_the_lengths() -> None:
-    """The reported case: first losses differed by what the padding held."""
+    """A reported fault: the first losses depended on the contents of the padding."""
     for rows in (np.array([5, 3]), np.array([5, 0]), np.array([5, 5])):
         mask = np.arange(5)[:, None] < rows
         results = []
@@ -113,7 +113,7 @@ def test_a_mask_that_is_no_padding_hides_steps_from_the_loss_alone(both: bool) -
     for mask in (SCATTERED, INSIDE[::-1], np.ones((T, B), bool)):
         expected = by_hand(model_of(both=both), x, target, None, None, mask)
         assert_same(fitted(model_of(both=both), [(x, target, mask)]), expected)
-    if not both:  # what a row's last steps hold cannot reach the steps before
+    if not both:  # a row's last steps cannot reach the steps before
         assert_same(
             fitted(model_of(both=both), [(x, target, INSIDE)]),
             by_hand(model_of(both=both), x, target, None, None, INSIDE),
@@ -123,7 +123,7 @@ def test_a_mask_that_is_no_padding_hides_steps_from_the_loss_alone(both: bool) -
 @pytest.mark.parametrize("tbptt", [2, 3, (2, 5), (1, 7), (3, 100)])
 @pytest.mark.parametrize("stateful", [True, False])
 def test_chunks_of_ragged_rows_are_those_of_whole_rows(tbptt: Any, stateful: bool) -> None:
-    """Without learning, each chunk's loss is that of the same steps of a whole pass; a row's state waits at its end."""
+    """Without learning, each chunk's loss is that of these steps in a whole pass; a row that ended keeps its state."""
     data = [arrays(9.0, seed) for seed in (0, 1)]
     orders = ([0, 1, 2, 3], [1, 3, 0, 2])
     batches = [Batch(*each, LENGTHS[order], RESETS) for each, order in zip(data, orders, strict=True)]
@@ -270,7 +270,7 @@ X, TARGET = arrays()
             Batch(packed(X), packed(TARGET), LENGTHS),
             {},
             ValueError,
-            "lengths is given beside packed rows, expected one",
+            "lengths is given with packed rows, expected one",
         ),
         (Batch(X, packed(TARGET)), {}, ValueError, "target has packed rows, expected an array, as x is one"),
         (

@@ -15,8 +15,7 @@ def lm():
     vocabulary = textdata.Vocabulary.of(TEXT)
     lm = charlm.CharLM.create(charlm.Architecture("lstm", hidden=8, layers=1, embedding=4), vocabulary, seed=0)
     streams = textdata.Streams(vocabulary.encode(TEXT), batch_size=4, seq_len=16)
-    for _ in charlm.train(lm, streams, charlm.Settings(steps=40)):
-        pass
+    charlm.train(lm, streams, charlm.Settings(steps=40))
     return lm
 
 
@@ -40,6 +39,35 @@ def test_parameters_counts_the_weights(cell, layers):
     assert model.params.size == architecture.parameters(4)
 
 
+@pytest.mark.parametrize("cell", charlm.CELLS)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_memory_needed_is_a_lower_bound(cell, layers):
+    """Below the layers' own estimates plus the arrays between them; above the size of the gates alone."""
+    architecture = charlm.Architecture(cell, hidden=20, layers=layers, embedding=3)
+    settings = charlm.Settings(batch_size=4, seq_len=50)
+    model = charlm.CharLM.create(architecture, textdata.Vocabulary("abcd")).model
+    arrays = 4 * (4 * model.params.size + 50 * 4 * (3 + layers * 20 + 2 * 4))
+    kernels = charlm.memory_needed(architecture, 4, settings) - arrays
+    recurrent = model.layers[1:-1]
+    gates = sum(50 * 4 * layer.params["bias_l0"].size * 4 for layer in recurrent)
+    assert gates < kernels < sum(layer.estimate_memory(50, 4) for layer in recurrent)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "error", "message"),
+    [
+        ({"hidden": 0}, ValueError, "hidden has value 0, expected an integer >= 1"),
+        ({"layers": -1}, ValueError, "layers has value -1, expected an integer >= 1"),
+        ({"embedding": 2.0}, TypeError, "embedding has type float, expected an integer"),
+        ({"hidden": True}, TypeError, "hidden has type bool, expected an integer"),
+        ({"cell": "transformer"}, ValueError, "cell has 'transformer', expected one of lstm, gru, rnn"),
+    ],
+)
+def test_sizes_that_no_layer_takes_are_named(sizes, error, message):
+    with pytest.raises(error, match=f"^Architecture: {message}$"):
+        charlm.Architecture(**sizes)
+
+
 def test_layers_of_equal_shape_start_differently():
     lm = charlm.CharLM.create(charlm.Architecture(hidden=4, layers=3, embedding=4), textdata.Vocabulary("ab"), seed=0)
     first, second, third = (lm.model.params[f"{k}.weight_hh_l0"] for k in (1, 2, 3))
@@ -52,7 +80,8 @@ def test_train_is_truncated_bptt_with_a_carried_state(lm):
     streams = textdata.Streams(lm.vocabulary.encode(TEXT)[:300], batch_size=3, seq_len=40)
     settings = charlm.Settings(steps=2 * len(streams), lr=0.01, clip_norm=0.5)
     ours, plain = (charlm.CharLM.create(lm.architecture, lm.vocabulary, seed=5) for _ in range(2))
-    steps = list(charlm.train(ours, streams, settings))
+    steps = []
+    history = charlm.train(ours, streams, settings, steps.append)
     optimizer = bptt.optim.Adam(lr=0.01, clip_norm=0.5)
     expected = []
     for _ in range(2):
@@ -62,9 +91,26 @@ def test_train_is_truncated_bptt_with_a_carried_state(lm):
             logits, state, tape = plain.model.forward(x, state)
             loss, dlogits = bptt.losses.cross_entropy(logits, y)
             info = optimizer.step(plain.model.params, plain.model.backward(tape, dlogits)[2])
-            expected.append((len(expected) + 1, loss, info.grad_norm, x.size))
-    assert [(s.number, s.loss, s.grad_norm, s.characters) for s in steps] == expected
+            expected.append((len(expected), loss, info.grad_norm, x.size))
+    assert [(s.number, s.loss, s.grad_norm, s.targets) for s in steps] == expected
+    assert history.loss == [loss for _, loss, *_ in expected]
+    assert not history.stopped
     np.testing.assert_array_equal(ours.model.params.flat, plain.model.params.flat)
+
+
+def test_train_ends_inside_a_pass_or_where_on_step_stops_it(lm):
+    streams = textdata.Streams(lm.vocabulary.encode(TEXT)[:300], batch_size=3, seq_len=40)
+    short, stopped = (charlm.CharLM.create(lm.architecture, lm.vocabulary, seed=5) for _ in range(2))
+    assert len(streams) == 3
+    assert len(charlm.train(short, streams, charlm.Settings(steps=5))) == 5
+
+    def on_step(step):
+        if step.number == 3:
+            raise bptt.StopTraining
+
+    history = charlm.train(stopped, streams, charlm.Settings(steps=5), on_step)
+    assert (len(history), history.stopped) == (4, True)
+    assert not np.array_equal(stopped.model.params.flat, short.model.params.flat)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -74,9 +120,8 @@ def test_every_cell_learns_with_every_optimizer(cell, optimizer):
     lm = charlm.CharLM.create(charlm.Architecture(cell, hidden=16), vocabulary, seed=0)
     streams = textdata.Streams(vocabulary.encode(TEXT), batch_size=8, seq_len=16)
     before = charlm.evaluate(lm, vocabulary.encode(TEXT))
-    for _ in charlm.train(lm, streams, charlm.Settings(steps=80, optimizer=optimizer)):
-        pass
-    assert before == pytest.approx(np.log(len(vocabulary)), rel=0.1)  # small random weights: hardly more than guessing
+    charlm.train(lm, streams, charlm.Settings(steps=80, optimizer=optimizer))
+    assert before == pytest.approx(np.log(len(vocabulary)), rel=0.1)  # small random weights: close to guessing
     assert charlm.evaluate(lm, vocabulary.encode(TEXT)) < 0.7 * before
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model files: what is saved comes back, what is damaged is refused, and a failed save costs nothing."""
+"""Model files: they load as they were saved, damaged ones are refused, and a failed save leaves the old file."""
 
 import json
 import math

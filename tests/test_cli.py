@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `bptt` command in real processes: a whole run, Ctrl-C, and everything that a user can get wrong.
 
-What is wrong gives exit code 2, one line on stderr that says what was expected, no traceback, and no changed file.
+A mistake gives exit code 2, one line on stderr that says what was expected, no traceback, and no changed file.
 """
 
 import math
 import os
 import re
 import subprocess
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import bptt
-from bptt import _runtime, charlm, cli, textdata
+from bptt import _runtime, charlm, cli, optim, textdata
 from command import COMMAND, SMALL, TEXT, assert_refused, run, snapshot
 from installed import not_editable
 
@@ -24,7 +23,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals, limits and termi
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with text.txt and model.safetensors, and what training it printed."""
+    """A folder with text.txt and model.safetensors, and the output of the training."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
     return folder, run("train", "text.txt", *SMALL, "--steps", 40, "--threads", 1, cwd=folder)
@@ -32,7 +31,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path, trained):
-    """A folder of its own with the same two files."""
+    """A new folder with the same two files."""
     for name, content in snapshot(trained[0]).items():
         (tmp_path / name).write_bytes(content)
     return tmp_path
@@ -96,7 +95,7 @@ def test_without_a_file_it_learns_the_manual_of_python(tmp_path):
     ids = textdata.Vocabulary.of(text).encode(text)
     share = np.bincount(ids) / len(ids)
     unigram = -np.sum(share * np.log(share, where=share > 0, out=np.zeros_like(share)))
-    assert nats < 0.75 * unigram  # it knows more than how frequent each character is (3.2 nats); measured: 2.0
+    assert nats < 0.75 * unigram  # better than the frequencies of the characters (3.2 nats); measured: 2.0
 
 
 @posix
@@ -114,7 +113,7 @@ def test_the_progress_on_a_terminal_is_one_bar(folder):
             try:
                 while part := screen.read(4096):
                     shown += part
-            except OSError:  # Linux reports the end of a terminal so
+            except OSError:  # Linux reports the end of a terminal as an error
                 pass
     assert process.returncode == 0
     last = shown.decode().strip().split("\r")[-1]
@@ -169,10 +168,10 @@ def test_train_reports_what_grew_without_bounds(folder, monkeypatch, capsys, bro
             raise FloatingPointError("Adam.step: gradient has norm inf")
         with params.edit() as p:
             p.flat[-1] = np.inf
-        return SimpleNamespace(grad_norm=1.0)
+        return optim.StepInfo(1.0, False)
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(bptt.optim.Adam, "step", step)
+    monkeypatch.setattr(optim.Adam, "step", step)
     before = snapshot(folder)
     assert cli.main(["train", "text.txt", *SMALL, "--steps", "1"]) == 2
     assert capsys.readouterr().err.splitlines(keepends=True)[-1] == (

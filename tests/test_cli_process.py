@@ -24,7 +24,7 @@ ENDLESS = ["train", "text.txt", *SMALL, "--hidden", "9", "--steps", "100000000"]
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with text.txt and model.safetensors, which is not trained."""
+    """A folder with text.txt and an untrained model.safetensors."""
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     architecture = charlm.Architecture("gru", hidden=8, layers=2, embedding=4)
     charlm.CharLM.create(architecture, textdata.Vocabulary.of(TEXT)).save(tmp_path / "model.safetensors")
@@ -126,7 +126,7 @@ COMMANDS = {
 
 
 def shell(folder, command, **environment):
-    """The exit code of a shell's command and what is left of its output, with Python's own buffering."""
+    """The result of a shell command, with Python's own buffering."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         ["bash", "-c", command],
@@ -187,7 +187,7 @@ def limited(kilobytes):
 
 def test_a_text_beyond_the_memory_is_what_the_message_names(folder):
     with (folder / "large.txt").open("wb") as file:
-        file.truncate(1_000_000_000)  # takes no room on the disk
+        file.truncate(1_000_000_000)  # a sparse file, which takes no room on the disk
     before = (folder / "model.safetensors").read_bytes()
     for limit in (1_300_000, 1_750_000):  # refused by its size; refused where the allocation fails
         result = run("train", "large.txt", *SMALL, "--threads", 1, cwd=folder, **limited(limit))

@@ -25,7 +25,7 @@ def train(layer, optimizer, x=x):
     optimizer.step(layer.params, layer.backward(tape, y)[-1])
 """
 
-# What each daemon thread does again and again.
+# The calls that each daemon thread repeats.
 CALLS = {
     "inference": "lstm(x)",
     "another dtype": "lstm(x.astype(np.float64))",
@@ -41,7 +41,7 @@ CALLS = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_daemon_threads_do_not_disturb_the_exit(call: str) -> None:
-    """Two processes with three threads each: the fault that this test guards against aborted nearly every one."""
+    """Two processes with three threads each: the fault tested here aborted nearly every such process."""
     code = f"""
 def loop():
     while True:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Initialisers: what each draws, that a seed means the same weights everywhere, and what the layers choose."""
+"""Initialisers: their distributions, the same weights from a seed everywhere, and the defaults of layers."""
 
 import math
 import signal
@@ -15,8 +15,8 @@ from bptt.init import NAMES, draw
 from kernels import levels
 
 # CRC-32 of the bytes of draw(name, (12, 5), seed=7, stream="w", gates=4, size=3) in little-endian float32, from an
-# x86-64 Linux with numpy 2.4. They hold on every platform: no BLAS or LAPACK takes part, and of libm only what the
-# normal generator's rare tails need.
+# x86-64 Linux with numpy 2.4. They hold on every platform: no BLAS or LAPACK takes part, and libm only in the rare
+# tails of the normal generator.
 PINNED = {
     "forget_bias": 1022064178,
     "glorot_normal": 2476052452,
@@ -44,7 +44,7 @@ def test_the_bits_are_the_same_everywhere(name):
     assert pinned(name) == PINNED[name]
 
 
-# CRC-32 of the bytes of the orthogonal factor of a uniform [m,n] matrix: no function of the C library takes part.
+# CRC-32 of the bytes of the orthogonal factor of a uniform [m,n] matrix; no function of the C library is used.
 ORTHOGONAL = {
     (1, 1): 708874441,
     (3, 3): 2516280011,

@@ -135,7 +135,7 @@ def test_an_exception_of_a_handler_ends_the_call_and_the_next_one_works(make: Ca
         raise TimeoutError
 
     def work() -> None:
-        while True:  # the first call, unless the machine is so fast that it is done
+        while True:  # in the first call, unless a fast machine has finished it
             job()
 
     before = signal.signal(signal.SIGALRM, stop)
@@ -156,7 +156,7 @@ class Late(Exception):  # noqa: N818 (not an error)
 
 @pytest.mark.parametrize("of_layers", [1, 2, "model"])
 def test_an_interrupted_chunk_leaves_the_state_as_it_was(of_layers: Any) -> None:
-    """The layers would be at different steps."""
+    """Otherwise the layers would be at different steps."""
     if of_layers == "model":
         layers: Any = bptt.Sequential(
             bptt.GRU(64, 128, seed=0), bptt.Linear(128, 128, seed=0), bptt.GRU(128, 128, seed=1)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recurrent layers as users call them: names and shapes, what arrays are taken, states, tapes, errors, copies.
+"""The recurrent layers as users call them: names and shapes, accepted arrays, states, tapes, errors, copies.
 
-Values are held against bptt.reference in float64, where sums of fewer than 100 terms of order 1 leave errors below
+Values are compared with bptt.reference in float64, where sums of fewer than 100 terms of order 1 leave errors below
 100 * 2^-53 * 100 = 1e-12. The kernels' own accuracy and sizes are test_kernels.py's.
 """
 

@@ -144,7 +144,7 @@ X, IDS, ALL = np.zeros((T, B, C)), np.zeros((T, B), int), np.ones((T, B), bool)
         (lambda: losses.cross_entropy(X, IDS - 1), ValueError, "targets has the value -1, expected 0 to 3"),
         (lambda: losses.cross_entropy(X, IDS + 0.5), TypeError, "targets has dtype float64, expected integers"),
         (lambda: losses.cross_entropy(X * 1j, IDS), TypeError, "logits has dtype complex128, expected real numbers"),
-        (lambda: losses.cross_entropy(X, IDS, ~ALL), ValueError, "mask has no step that counts, expected one at least"),
+        (lambda: losses.cross_entropy(X, IDS, ~ALL), ValueError, "mask has no step that counts, expected at least one"),
         (lambda: losses.cross_entropy(X, IDS, ALL[0]), ValueError, r"mask has shape \(3,\), expected \(5, 3\)"),
         (lambda: losses.cross_entropy(X, IDS, ALL + 0), TypeError, "mask has dtype int64, expected booleans"),
         (lambda: losses.cross_entropy(X, IDS, None, "none"), ValueError, "reduction has value 'none', expected 'mean'"),
@@ -152,12 +152,12 @@ X, IDS, ALL = np.zeros((T, B, C)), np.zeros((T, B), int), np.ones((T, B), bool)
         (
             lambda: losses.cross_entropy(X[:0], IDS[:0]),
             ValueError,
-            r"logits has shape \(0, 3, 4\), expected one step and",
+            r"logits has shape \(0, 3, 4\), expected at least one step",
         ),
         (
             lambda: losses.cross_entropy(X[0, :0], IDS[0, :0]),
             ValueError,
-            r"logits has shape \(0, 4\), expected one step",
+            r"logits has shape \(0, 4\), expected at least one step",
         ),
         (lambda: losses.cross_entropy(X[..., :0], IDS), ValueError, r"logits has shape \(5, 3, 0\)"),
         (lambda: losses.mse(X, X[1:]), ValueError, r"mse: target has shape \(4, 3, 4\), expected \(5, 3, 4\)"),
@@ -166,7 +166,7 @@ X, IDS, ALL = np.zeros((T, B, C)), np.zeros((T, B), int), np.ones((T, B), bool)
         (
             lambda: losses.mse(X[:, :0], X[:, :0]),
             ValueError,
-            r"mse: prediction has shape \(5, 0, 4\), expected one step",
+            r"mse: prediction has shape \(5, 0, 4\), expected at least one step",
         ),
     ],
 )

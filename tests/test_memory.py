@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `estimate_memory` says against what a pass takes: the arena's peak, and NumPy's by tracemalloc."""
+"""`estimate_memory` compared with the memory that a pass takes: the arena's peak, and NumPy's by tracemalloc."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_memory_held_stays_near_the_peak_when_lengths_fall() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS and /proc")
 def test_free_blocks_are_given_back_before_memory_is_said_to_be_short() -> None:
-    """With room for one and a half calls: each call leaves free blocks that the next one is too long to use."""
+    """With room for one and a half calls: each call leaves free blocks that are too short for the next one."""
     code = """
 import resource
 import numpy as np, bptt

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Native classes and functions refuse what is no object of theirs: an empty one, or one of another level's module."""
+"""Native classes and functions refuse foreign objects: empty ones, and those of another level's module."""
 
 from __future__ import annotations
 
@@ -80,13 +80,14 @@ CALLS = ARGUMENTS | {
 
 
 def classes(core: Any) -> dict[str, type]:
-    return {name: value for name, value in vars(core).items() if isinstance(value, type)}
+    """The native ones: a named tuple is Python's."""
+    return {name: value for name, value in vars(core).items() if isinstance(value, type) and value is not core.CellInfo}
 
 
 def members(cls: type) -> set[str]:
-    """What Python code can use of an object."""
+    """The members of a class that Python code can use."""
     own = {name for name in vars(cls) if name == "__call__" or not name.startswith("_")}
-    own -= {"stale", "refresh"}  # which a Python object answers, without the native one
+    own -= {"stale", "refresh"}  # which a Python object answers without the native one
     return {name for name in own if not isinstance(vars(cls)[name], staticmethod)}
 
 
@@ -108,7 +109,7 @@ def test_an_empty_object_is_refused_and_a_good_one_taken(call: str) -> None:
 
 @pytest.mark.parametrize("call", CALLS)
 def test_an_object_of_another_level_is_refused(call: str) -> None:
-    """Their registers differ in width, and with it what lies in their memory."""
+    """Their registers differ in width, and so does the layout of their memory."""
     for level in _cpu.supported():
         try:
             other = import_module(f"bptt._core_{level}")

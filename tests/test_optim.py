@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers against bptt.reference over several steps, with clipping; what a bad gradient leaves unchanged; errors."""
+"""Optimizers against bptt.reference over several steps, with clipping; a bad gradient changes nothing; errors."""
 
 import copy
 import math

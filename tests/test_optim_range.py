@@ -13,7 +13,7 @@ from bptt.optim import SGD, Adam
 from bptt.params import Params
 
 STEPS, N = 5, 40
-BETAS = 0.5, 0.75  # they and their powers are exact, so that bias corrections are
+BETAS = 0.5, 0.75  # these and their powers are exact, and so are the bias corrections
 
 
 def params_of(values, dtype):

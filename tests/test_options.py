@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a layer can be asked for beside its sizes: zoneout, recurrent dropout, clipping, checkpoints; a tape's gates."""
+"""The options of a layer: zoneout, recurrent dropout, clipping, checkpoints; and the gates of a tape."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_masks_are_those_of_the_seed_and_the_call(kind: str, name: str) -> None:
     first, second = case.run(), case.run()
     assert_same_bits(twin.run(), first)
     assert not np.array_equal(second["y"], first["y"])
-    later = copy.deepcopy(case.layer)  # a copy goes on where its original is
+    later = copy.deepcopy(case.layer)  # a copy continues where its original is
     assert_same_bits(case.but(layer=later).run(), case.run())
     other = asked(kind, "float32", name, seed=6)
     np.testing.assert_array_equal(other.layer.params.flat, case.layer.params.flat)
@@ -106,7 +106,7 @@ def not_in_segments(case: Case) -> int:
 @pytest.mark.parametrize("name", ["plain", "all"])
 @pytest.mark.parametrize(("layers", "both"), [(1, False), (2, True)])
 def test_checkpoints_change_no_bit(kind: str, name: str, layers: int, both: bool) -> None:
-    """Segments end where chunks of time do, so that sums keep their order: 200 steps have several, 7 have one."""
+    """Segments end where chunks of time end, so that sums keep their order: 200 steps have several, 7 have one."""
     for steps, batch in ((200, 3), (T, B)):
         resets = np.random.default_rng(1).random((steps, batch)) < 0.1
         lengths = np.arange(1, batch + 1) * steps // batch
@@ -169,7 +169,7 @@ def test_limits_bound_what_they_name(kind: str) -> None:
     assert np.abs(got["dbias_l0"]).max() == 1e-3
 
 
-# The reference's kept values by our names; what a cell needs besides has no place there.
+# Our names of the values that the reference keeps; values that only our kernels keep are not listed.
 GATES: dict[str, tuple[str, ...]] = {
     "lstm": ("i", "f", "g", "o"),
     "peephole": ("i", "f", "g", "o"),
@@ -198,7 +198,7 @@ def test_gates_are_those_of_the_reference(kind: str, dtype: str, name: str) -> N
         for k in range(layers):
             for d in range(1 + both):
                 gates = tape.gates(k, d)
-                assert ("c" in gates) == ("c" in case.layer._states)
+                assert ("c" in gates) == ("c" in case.layer._stack.structure.states)
                 steps = reference.tapes[k][d].steps
                 for i, gate in enumerate((*GATES[kind], *(("c",) if "c" in gates else ()))):
                     kept: list[Any] = [step["made"][1] if gate == "c" else step["k"][i] for step in steps]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tape owns, or keeps alive, every array that backward reads: the caller may drop all of them.
 
-The arrays lie in memory maps of their own, so that a read of dropped memory is a crash: each layer runs in a process.
+Each array is in a separate memory map, so that a read of dropped memory crashes; so each layer runs in a process.
 """
 
 from __future__ import annotations

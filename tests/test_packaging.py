@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is installed: version, metadata, typing, cost of the import, detected levels; and the check of built files."""
+"""The installed package: version, metadata, typing, cost of the import, detected levels; the check of built files."""
 
 import importlib.metadata
 import importlib.util
@@ -77,7 +77,7 @@ def test_the_build_group_holds_what_the_build_requires():
 @not_editable
 def test_importing_is_cheap():
     code = "import numpy, time; t0 = time.perf_counter(); import bptt; print((time.perf_counter() - t0) * 1e3)"
-    # the least of several: everything else on the machine only ever adds
+    # the least of several, since other programs can only add to it
     times_ms = []
     while not times_ms or (min(times_ms) >= IMPORT_LIMIT_MS and len(times_ms) < 10):
         times_ms.append(float(run_python(code)))
@@ -142,7 +142,7 @@ def test_type_checkers_see_the_modules_and_nothing_else(tmp_path):
     assert "def (lm: bptt.charlm.CharLM" in done.stdout
 
 
-# The names in /proc/cpuinfo of what the psABI asks of each level; abm is lzcnt, pni is SSE3.
+# The names in /proc/cpuinfo of the features that the psABI requires for each level; abm is lzcnt, pni is SSE3.
 CPUINFO = {
     "v2": "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3",
     "v3": "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave",

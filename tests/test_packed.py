@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packed rows whose caller has another order: states against padded rows and PyTorch, and what layers return."""
+"""Packed rows in another order than the caller's: states against padded rows and PyTorch, and returned types."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stacks import DTYPES, KINDS, PROJECTED, Case, Results, parts, torch_layer, 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_shape = pytest.mark.parametrize(("layers", "both"), [(1, False), (1, True), (2, True)])
 
-T, LENGTHS = 6, np.array([2, 6, 1, 4, 6])  # not sorted, two alike
+T, LENGTHS = 6, np.array([2, 6, 1, 4, 6])  # not sorted, two equal
 B = len(LENGTHS)
 ORDER = np.argsort(-LENGTHS, kind="stable")
 INVERSE = np.argsort(ORDER)

@@ -272,7 +272,7 @@ def test_a_window_is_a_part_under_its_own_names():
     window.flat[:] = 3
     assert grads.flat.tolist() == [3, 3, 3, 0, 0]
     assert len(grads.window("2.")) == 0
-    with pytest.raises(KeyError, match="are not side by side"):
+    with pytest.raises(KeyError, match="are not adjacent"):
         Params({"a.w": (2,), "b": (1,), "a.b": (2,)}).window("a.")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a long-lived process needs: forking, Ctrl-C in a long call, denormals. Each test in a process of its own."""
+"""Long-lived processes: forking, Ctrl-C in a long call, denormals. Each test runs in a new process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_forked_child_computes_with_threads_of_its_own() -> None:
 @posix
 @pytest.mark.parametrize("options", ["", "recurrent_dropout=0.1"])
 def test_children_forked_while_another_thread_trains_compute(options: str) -> None:
-    """The child needs each lock that the other thread may have held: of packing, of masks, of the native module."""
+    """The child needs each lock that the other thread may hold: those of packing, of masks, of the native module."""
     out = run(
         f"""
         import os, signal, threading, time, warnings
@@ -154,7 +154,7 @@ def test_denormals_are_left_as_they_were() -> None:
 @posix
 @pytest.mark.parametrize("threads", [1, 2])
 def test_denormals_are_kept_in_a_signal_handler(threads: int) -> None:
-    """It runs in the middle of a call, which flushes its own."""
+    """The handler runs in the middle of a call, which flushes denormals."""
     out = run(
         f"""
         import signal

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference's cells held against what does not share their text: central differences, scalar equations, PyTorch.
+"""The reference's cells compared with independent results: central differences, scalar equations, PyTorch.
 
 Its stateless parts (dense layers, losses, optimizer steps) have their own file. Shapes as there: x [T,B,I], y [T,B,H].
 """
@@ -160,7 +160,7 @@ def test_normalised_cells_unit_by_unit(cell: str, H: int) -> None:
 
 
 def torch_layer(cell: str, weights: Mapping[str, Array], I: int, H: int) -> Any:  # noqa: E741
-    """PyTorch's two biases: ours is their sum, except that bias_hn stands alone."""
+    """PyTorch's two biases: ours is their sum, except that bias_hn is separate."""
     torch = pytest.importorskip("torch")
     kinds = {"rnn_tanh": torch.nn.RNN, "rnn_relu": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
     options = {"nonlinearity": cell.removeprefix("rnn_")} if cell.startswith("rnn") else {}

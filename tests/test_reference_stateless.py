@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reference's stateless parts: linear, embedding and dropout, the losses, the optimizer steps.
 
-Held against central differences, against their definitions written as loops, and against PyTorch.
+Compared with central differences, with their definitions written as loops, and with PyTorch.
 """
 
 import math
@@ -67,7 +67,7 @@ def test_loss_is_its_definition_and_its_gradient_that_of_the_value(name: str, ma
     T, B, C = 4, 3, 5
     z, targets, target = rng.standard_normal((T, B, C)), rng.integers(0, C, (T, B)), rng.standard_normal((T, B, C))
     keep = np.ones((T, B), dtype=bool) if mask is None else mask
-    z[~keep], targets[~keep], target[~keep] = np.nan, -1, np.inf  # padding holds anything
+    z[~keep], targets[~keep], target[~keep] = np.nan, -1, np.inf  # padding may have any values
 
     def value(z: Array) -> tuple[float, Array]:
         if name == "mse":

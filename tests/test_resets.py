@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that begin anew, from zeros or from what is learnt: against their pieces run apart, and central differences."""
+"""Resets to zeros or to a learnt state: against the pieces run separately, and against central differences."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def resetting(kind: str, dtype: str, layers: int, both: bool, learnt: bool, **op
 
 
 def pieces(case: Case, b: int) -> Iterator[tuple[slice, Case]]:
-    """One row's pieces as cases of their own; which states go in, and which gradients, is the point."""
+    """The pieces of one row as separate cases, with the states and gradients that go into each."""
     layer, D = case.layer, case.layer.num_directions
     cuts = [0, *(t for t in range(1, T) if RESETS[t, b]), T]
     for begin, end in itertools.pairwise(cuts):

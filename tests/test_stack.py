@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers on layers, both directions, projections, dropout between: against the reference put together, and PyTorch."""
+"""Stacks, both directions, projections, dropout between layers: against combined references, and PyTorch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_inference_gives_the_bits_of_training(kind: str) -> None:
 @every_kind
 @every_dtype
 def test_what_memory_held_before_does_not_matter(kind: str, dtype: str) -> None:
-    """Runs on NaN leave them in the blocks that the next run is given; narrow inputs take another way to dx."""
+    """Runs on NaN leave NaN in the blocks that the next run gets; dx of narrow inputs is computed in another way."""
     each: tuple[dict[str, Any], ...] = ({}, {"clip_state": 0.5, "recurrent_dropout": 0.2})
     for I, B, H in ((3, 4, 7), (3, 2, 7), (4, 4, 7), (3, 9, 20), (9, 4, 17)):  # noqa: E741
         for options in each:
@@ -59,7 +59,7 @@ def test_what_memory_held_before_does_not_matter(kind: str, dtype: str) -> None:
 
 
 def torch_gradients(kind: str, layer: Any) -> dict[str, np.ndarray]:
-    """By our names: of the two biases, which have the same gradient, the one that stands in the place of ours."""
+    """By our names: of the two biases, which have the same gradient, the one in the place of ours."""
     theirs = {name: parameter.grad.numpy() for name, parameter in layer.named_parameters()}
     ours = {name.replace("bias_ih", "bias"): g for name, g in theirs.items() if not name.startswith("bias_hh")}
     if kind == "gru":
@@ -132,7 +132,7 @@ def test_tapes_of_a_stack_are_values(kind: str) -> None:
 
 
 def test_many_threads_may_use_one_stack() -> None:
-    """Lengths of all sizes at once: what a layer keeps between calls is none of theirs."""
+    """Lengths of all sizes at once: a layer keeps nothing of a call for the next one."""
     base = Case.random("gru", "float32", num_layers=2, bidirectional=True)
     cases = [base.but(x=base.x[: 2 + k % 5], dy=base.dy[: 2 + k % 5]) for k in range(20)]
     expected = [case.run() for case in cases]
@@ -143,7 +143,7 @@ def test_many_threads_may_use_one_stack() -> None:
 
 
 def linear_stack(p: float, seed: int = 3) -> Any:
-    """y is x, where x is positive, but for what the dropout between two layers does."""
+    """y is x where x is positive, apart from the dropout between two layers."""
     layer = bptt.RNN(64, 64, num_layers=2, nonlinearity="relu", dropout=p, seed=seed)
     with layer.params.edit() as params:
         params.flat[:] = 0
@@ -160,7 +160,7 @@ def test_dropout_between_layers_is_a_mask_of_the_seed_and_the_call() -> None:
         with threads(n):
             y, _, tape = layer.forward(x)
             dx, _, _ = layer.backward(tape, np.full_like(y, 3.0))
-        np.testing.assert_array_equal(dx, y)  # x and dy are alike, so that the same mask gives the same values
+        np.testing.assert_array_equal(dx, y)  # x and dy are equal, so that the same mask gives the same values
         assert sorted(set(y.ravel().tolist())) == [0.0, 4.0]
         # 81,920 draws: standard deviation sqrt(p (1-p) / n) = 0.0015; 6 of them
         assert abs((y == 0).mean() - p) < 0.009
@@ -175,7 +175,7 @@ def test_dropout_between_layers_is_a_mask_of_the_seed_and_the_call() -> None:
 
 
 def test_dropout_in_a_stack_has_its_gradient() -> None:
-    """The masks are drawn anew by each call, so that a difference of two losses needs two layers at the same call."""
+    """Each call draws new masks, so that a difference of two losses needs two layers at the same call."""
     for kind in ("lstm", "gru"):
         case = Case.random(kind, num_layers=3, bidirectional=True, dropout=0.4)
         first, second = case.run(), case.run()

@@ -30,7 +30,7 @@ def test_kernels_agree_with_the_reference(core: Any, cell: str, dtype: str, name
         case = Case.random(cell, dtype, T, B, I, H)
         setting = settings(T, B)[name]
         if cell == "rnn_relu" and setting.clip < np.inf:
-            continue  # states at the limit: which side of it a rounding falls on is chance
+            continue  # states at the limit: rounding may move them to either side
         assert_close(run(core, case, setting), expected(case, setting), 2 * case.tolerance())
 
 

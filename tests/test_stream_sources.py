@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams and where they come from: the last y as x, the layer's weights, copies, other threads, wrong arguments."""
+"""Streams and their sources: the last y as x, the layer's weights, copies, other threads, wrong arguments."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def square(kind: str, **options: Any) -> Any:
 
 
 def dense(dtype: Any = np.float32, N: int = N) -> dict[str, Any]:
-    """Layers and models that are no recurrent layer, from N to N features, by name."""
+    """Layers and models other than recurrent layers, from N to N features, by name."""
     options: dict[str, Any] = {"dtype": dtype, "seed": 3}
     return {
         "linear": bptt.Linear(N, N, **options),
@@ -133,7 +133,7 @@ def test_refresh_takes_the_present_weights_and_keeps_the_state(name: str) -> Non
         np.testing.assert_array_equal(a, b)
     assert stream(x[1]) is y
     np.testing.assert_array_equal(y, expected(x[1]))
-    if hasattr(stream, "state"):  # what a reset sets is the present one as well
+    if hasattr(stream, "state"):  # the state of a reset is also the present one
         stream.reset()
         np.testing.assert_array_equal(stream(x), layer.stream(B)(x))
 
@@ -211,7 +211,7 @@ def test_a_cycle_of_a_layer_and_its_stream_is_collected() -> None:
 
 
 def test_one_call_at_a_time() -> None:
-    """A call that finds another one under way is an error: it would read what the other one is writing."""
+    """A call during another call is an error: it would read what the other one is writing."""
     stream = bptt.LSTM(1, 32, seed=0).stream()
     x = np.zeros((300_000, 1, 1), np.float32)  # about a quarter of a second
     refused = []

@@ -64,8 +64,8 @@ def test_a_stream_gives_the_bits_of_the_whole_sequence(kind: str, dtype: str, na
     for values in parts(middle):
         values[:] = np.nan  # it was a copy
     np.testing.assert_array_equal(stream(x[3:]), y[3:])
-    for anew in (lambda: stream.reset(), lambda: setattr(stream, "state", None)):
-        anew()
+    for restart in (lambda: stream.reset(), lambda: setattr(stream, "state", None)):
+        restart()
         np.testing.assert_array_equal(stream(x), y)
         assert_same_state(stream.state, final)
 
@@ -165,7 +165,7 @@ def test_streams_of_one_layer_share_nothing(kind: str) -> None:
 
 
 def bytes_in_use() -> Callable[[], int]:
-    """A function that asks the C library, where it is glibc and tells, how many bytes it has given out."""
+    """A function that returns the bytes given out by the C library, where it is a glibc that reports them."""
     try:
         function = ctypes.CDLL("libc.so.6").mallinfo2
     except (OSError, AttributeError):

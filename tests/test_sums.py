@@ -2,7 +2,7 @@
 """Sums over many rows: gradients of weights, biases, per-unit vectors, learnt states and embeddings in float32.
 
 The error of a sum of n equal terms in one chain grows with n: each term is rounded to the last digit of the sum, always
-in the same direction. In levels of 128, 64 and n / 8192 terms it grows with the longest level.
+in the same direction. Summed in levels of 128, 64 and n / 8192 terms, it grows with the longest level.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def bound(rows: int) -> float:
 
 
 def test_two_to_the_25_ones_are_counted() -> None:
-    """In one chain the sum stops at 2^24, where one more is less than its last digit."""
+    """In one chain the sum stops at 2^24, where another 1 is below its last digit."""
     n = 2**25
     rnn = bptt.RNN(1, 1, init="zeros")
     x = np.ones((n, 1, 1), np.float32)
@@ -53,7 +53,7 @@ def test_gradients_of_many_rows_agree_with_float64(kind: str, T: int, B: int) ->
         found.append(layer.backward(tape, np.full_like(y, 0.1))[2])
     for name in narrow.params:
         error = np.abs(found[0][name] - found[1][name]).max() / np.abs(found[1][name]).max()
-        # beside the sums each term has errors of its own, some 30 operations of a step and its successor
+        # each term also has its own errors, from some 30 operations of a step and its successor
         assert error < bound(T * B) + 60 * EPS, name
 
 

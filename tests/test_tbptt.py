@@ -53,14 +53,14 @@ def written_out(
 ) -> tuple[list[NDArray[Any]], list[float]]:
     """Every update from its definition: a window of the last k2 steps, the loss on the last k1 of them.
 
-    The state before a window is the one before the last window, run on to there by the parameters of that time; where
-    windows do not overlap it is the one that the last window left.
+    The state before a window is the state before the last window, moved there with the parameters in force then. Where
+    windows do not overlap, it is the final state of the last window.
     """
     gradients, values, optimizer = [], [], optim.SGD(lr)
     state: Any = None
     for x, target in data:
         state = state if stateful else None
-        at = 0  # the step before which `state` is
+        at = 0  # `state` is that before this step
         for begin in range(0, len(x), k1):
             end = min(begin + k1, len(x))
             first = max(0, begin - (k2 - k1))
@@ -89,7 +89,7 @@ def test_each_update_is_its_window(k1: int, k2: int, stateful: bool) -> None:
     optimizer, history = fitted(model, data, 0.1, tbptt=(k1, k2), stateful=stateful)
     gradients, values = written_out(twin, data, 0.1, k1, k2, stateful)
     assert len(optimizer.gradients) == 2 * -(-T // k1)
-    # States that were handed on in pieces have the bits of those in one piece, and so has all that follows.
+    # States handed on in pieces have the same bits as those of one piece, and so have all later values.
     np.testing.assert_array_equal(optimizer.gradients, gradients)
     np.testing.assert_array_equal(history.loss, values)
     np.testing.assert_array_equal(model.params.flat, twin.params.flat)
@@ -97,7 +97,7 @@ def test_each_update_is_its_window(k1: int, k2: int, stateful: bool) -> None:
 
 @every_pair
 def test_the_gradient_goes_back_k2_steps_and_no_further(k1: int, k2: int) -> None:
-    """By the reference: one gated layer; the state that was there is a constant."""
+    """By the reference: one gated layer; the state before the window is a constant."""
     gru, (x, target) = bptt.GRU(I, H, dtype="float64", seed=0), batches(1)[0]
     target = np.repeat(target, H, axis=2)
     optimizer, _ = fitted(gru, [(x, target)], 0.0, tbptt=(k1, k2))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts, vocabularies and streams: every character is served once, in order, next to the one that follows it."""
+"""Texts, vocabularies and streams: every character occurs once, in order, with the next one as its target."""
 
 import shutil
 import subprocess
@@ -156,7 +156,7 @@ def test_streams_are_continuous_and_complete(N, B, T):
     for b in range(B):  # each column is one piece of the text; y is the same piece one character later
         assert np.array_equal(x[:, b], ids[b * length : (b + 1) * length])
         assert np.array_equal(y[:, b], ids[b * length + 1 : (b + 1) * length + 1])
-    for batch, again in zip(batches, streams, strict=True):  # the second pass is the first again
+    for batch, again in zip(batches, streams, strict=True):  # the second pass equals the first
         assert np.array_equal(batch, again)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The number of threads that calls use at first: environment, affinity, cgroups; and threadpoolctl, which limits it."""
+"""The default number of threads: environment, affinity, cgroups; and threadpoolctl, which limits it."""
 
 from __future__ import annotations
 

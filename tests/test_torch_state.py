@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers as state dicts, ours and PyTorch's, as copies, pickles and text: what comes back computes the same."""
+"""State dicts of ours and of PyTorch, copies, pickles and repr of layers: what is read back computes the same."""
 
 from __future__ import annotations
 

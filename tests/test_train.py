@@ -124,6 +124,52 @@ def test_on_step_sees_every_update_and_can_stop():
     assert [step.loss for step in seen] == history.loss
 
 
+@pytest.mark.parametrize("max_steps", [1, 4, 6, 7])
+def test_max_steps_ends_the_run_also_inside_an_epoch(max_steps):
+    batches, seen = make_batches(), []
+    chunks = [(x, t, True) for _ in range(2) for x, t in batches][:max_steps]
+    history = assert_same_as_by_hand(batches, chunks, epochs=2, max_steps=max_steps, on_step=seen.append)
+    assert [step.number for step in seen] == list(range(min(max_steps, 6)))
+    assert not history.stopped
+
+
+def test_no_batch_is_asked_for_after_the_last_update():
+    def batches():
+        yield from make_batches(2)
+        raise AssertionError("a third batch was asked for")
+
+    options = {"loss": losses.cross_entropy, "optimizer": optim.SGD(0.1)}
+    assert len(bptt.fit(make_model(), batches(), max_steps=2, **options)) == 2
+
+
+def test_a_schedule_is_an_assignment_in_on_step():
+    ((x, t),) = make_batches(1)
+    model, twin, sgd = make_model(), make_model(), optim.SGD(0.1)
+
+    def on_step(step):
+        sgd.lr = 0.1 / (2 + step.number)
+
+    bptt.fit(model, [(x, t)], loss=losses.cross_entropy, optimizer=sgd, epochs=3, on_step=on_step)
+    for k in range(3):
+        bptt.fit(twin, [(x, t)], loss=losses.cross_entropy, optimizer=optim.SGD(0.1 / (1 + k)))
+    np.testing.assert_array_equal(model.params.flat, twin.params.flat)
+
+
+def test_a_step_has_the_number_of_its_targets():
+    (x, t), (x1, t1) = make_batches(1)[0], [ids[:, 0] for ids in make_batches(1)[0]]
+    mask = np.zeros((T, B), bool)
+    mask[:3, 0] = True
+    packed = bptt.Packed(x[:, 0][:5], [2, 2, 1])
+    batches = [(x, t), (x1, t1), (x, t, mask), bptt.Batch(x, t, lengths=[T, 2]), (packed, t[:, 0][:5])]
+    seen = []
+    options = {"loss": losses.cross_entropy, "optimizer": optim.SGD(0.1), "on_step": seen.append}
+    bptt.fit(make_model(), batches, **options)
+    assert [step.targets for step in seen] == [T * B, T, 3, T + 2, 5]
+    seen.clear()
+    bptt.fit(make_model(), batches[:1] + batches[3:4], tbptt=4, **options)
+    assert [step.targets for step in seen] == [4 * B, 3 * B, 4 + 2, 3]
+
+
 @pytest.mark.parametrize("returned", [True, 1, "stop", StopIteration])
 def test_what_on_step_returns_does_not_stop(returned):
     options = {"loss": losses.cross_entropy, "optimizer": optim.SGD(0.1)}
@@ -172,7 +218,7 @@ def test_an_iterator_is_gone_through_once():
 
 
 class Once:
-    """Batches that end after one epoch and are no iterator."""
+    """Batches that end after one epoch, though they are not an iterator."""
 
     def __init__(self):
         self.batches = iter(make_batches())
@@ -205,6 +251,8 @@ BOTH = bptt.GRU(V, V, bidirectional=True)
         ([(IDS, IDS[1:])], {"tbptt": 2}, ValueError, r"batch has shapes \(7, 2\), \(6, 2\), expected one length along"),
         ([(IDS, 1)], {"tbptt": 2}, ValueError, r"batch has shapes \(7, 2\), \(\), expected one length"),
         ([(IDS, IDS)], {"epochs": 0}, ValueError, "epochs has value 0, expected an integer >= 1"),
+        ([(IDS, IDS)], {"max_steps": 0}, ValueError, "max_steps has value 0, expected an integer >= 1"),
+        ([(IDS, IDS)], {"max_steps": 1.5}, TypeError, "max_steps has type float, expected an integer"),
         ([(IDS, IDS)], {"tbptt": 0}, ValueError, "tbptt has value 0, expected an integer >= 1"),
         ([(IDS, IDS)], {"tbptt": 1.5}, TypeError, "tbptt has type float, expected an integer"),
         ([(IDS, IDS)], {"loss": "mse"}, TypeError, "loss has type str, expected a function such as bptt.losses.mse"),

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The libraries to compare with, each in a module of its own that alone imports it."""
+"""The libraries to compare with; each is imported by one module only."""
 
 from importlib import import_module
 
 from benchmarks.peers.base import Peer
 
-# name -> module, class. A peer is imported by the process that measures it and by no other.
+# name -> module, class. A peer is imported only by the process that measures it.
 PEERS = {
     "torch": ("torch_eager", "TorchEager"),
     "jax": ("jax_scan", "JaxScan"),
@@ -20,7 +20,7 @@ PEERS = {
     "own-busy-one-thread": ("own", "BusyOneThread"),
 }
 OPTIONAL = {"keras"}  # measured only where it is named
-CONTEXT = {"numpy", "keras"}  # not among the peers that a target speaks of
+CONTEXT = {"numpy", "keras"}  # shown in the tables, not counted among the peers of the summary
 
 
 def competitors() -> list[str]:

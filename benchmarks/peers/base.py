@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A peer makes tasks of problems; a task can be called and timed. This is all that timing and parity know of them."""
+"""A peer makes tasks of problems; a task can be called and timed. Timing and parity know no more of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.problem import Array, Problem
 class Task(ABC):
     """One library ready to run one case."""
 
-    #: what must happen before each call and is no part of it, for instance forgetting the last gradients
+    #: work before each call that is not part of it, such as dropping the last gradients
     prepare: Callable[[], None] | None = None
 
     @abstractmethod
@@ -22,7 +22,7 @@ class Task(ABC):
 
     @abstractmethod
     def results(self) -> dict[str, Array]:
-        """What the last call computed, by our names: y, dx, d<parameter>; loss and parameters of a step case."""
+        """The results of the last call, by our names: y, dx, d<parameter>; loss and parameters of a step case."""
 
     def begin(self) -> None:  # noqa: B027
         """Called before some calls in a row; not timed."""
@@ -34,11 +34,11 @@ class Task(ABC):
         """Called once, between the check of parity and the timing."""
 
     def close(self) -> None:  # noqa: B027
-        """Give back what outlives the process."""
+        """Release what would outlive the process."""
 
 
 class Peer(ABC):
-    """A library, in its own best documented mode."""
+    """A library in its best documented mode."""
 
     #: distributions whose versions the report names
     distributions: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Peer(ABC):
 
     @abstractmethod
     def refuses(self, case: Case, threads: int) -> str:
-        """Why this peer does not run that case, or nothing if it does."""
+        """Why this peer does not run that case; empty if it does."""
 
     @abstractmethod
     def make(self, problem: Problem) -> Task:

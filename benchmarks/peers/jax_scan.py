@@ -81,7 +81,7 @@ def update(cell: str, p: Weights, m: Weights, v: Weights, count: Any, x: Any, ta
 
 
 def transposed(values: dict[str, Any]) -> dict[str, Any]:
-    """Between our layout of the weights and JAX's."""
+    """Converts between our layout of the weights and JAX's, in both directions."""
     return {name: value.T if name.removeprefix("d").startswith(("weight", "head_w")) else value
             for name, value in values.items()}  # fmt: skip
 

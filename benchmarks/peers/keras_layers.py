@@ -18,7 +18,7 @@ LAYERS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "rnn": keras.layer
 
 
 def swap(cell: str, rows: Array) -> Array:
-    """Between our gate order and Keras's, of [G*H,...]: a GRU's first two change places."""
+    """Between our gate order and Keras's, of [G*H,...]: a GRU's first two are swapped."""
     if cell != "gru":
         return rows
     r, z, n = np.split(rows, 3)

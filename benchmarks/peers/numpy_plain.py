@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain NumPy, as one would write it with some care: input product first, dW in one product at the end. For context.
+"""Plain NumPy, written with some care: input product first, dW in one product at the end. For context.
 
 Shapes: x [T,B,I], y [T,B,H], gates a [T,B,G*H]. Not the reference of the tests, which is written for clarity.
 """
@@ -20,7 +20,7 @@ def sigmoid(a: Array) -> Any:
 
 
 class Layer:
-    """Forward keeps what backward needs, where it is asked to."""
+    """Forward stores what backward needs, if asked to."""
 
     def __init__(self, problem: Problem) -> None:
         case, w = problem.case, problem.weights

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ONNX graph of one recurrent layer, for the two runtimes that read it. No runtime is known here.
+"""The ONNX graph of one recurrent layer, for the two runtimes that read it. Imports no runtime.
 
 ONNX's gate orders: LSTM i o f c, GRU z r h with linear_before_reset=1. X [T,B,I], Y [T,1,B,H], states [1,B,H].
 """
@@ -20,7 +20,7 @@ def reorder(cell: str, rows: Array) -> Array:
 
 
 def bias(problem: Problem) -> Array:
-    """[1, 2*G*H]: ours, then the hidden product's own, which only a GRU's candidate has."""
+    """[1, 2*G*H]: our bias, then that of the hidden product, which only a GRU's candidate has."""
     second = np.zeros_like(problem.weights["bias_l0"])
     if problem.case.cell == "gru":
         second[2 * problem.case.H :] = problem.weights["bias_hn_l0"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO on the CPU: one stream for the least latency, float32 arithmetic as asked for, tensors set once."""
+"""OpenVINO on the CPU: one stream for the least latency, float32 arithmetic, tensors set once."""
 
 import numpy as np
 import openvino

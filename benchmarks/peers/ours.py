@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our side of every comparison, through the public Python API, as a user would call it.
 
-Between two training calls the weights count as changed, as they do in training: packing them is in our time.
+Between two training calls the weights count as changed, as in training, so that packing them is in our time.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ CLASSES = {"lstm": bptt.LSTM, "gru": bptt.GRU, "rnn": bptt.RNN}
 
 
 def lacks(case: Case) -> str:
-    """What this bptt has not got that the case needs, or nothing."""
+    """What the case needs and this bptt lacks; empty if nothing."""
     return "this bptt has no layer.stream" if case.mode == "stream" and not hasattr(bptt.LSTM, "stream") else ""
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ourselves under other conditions, in the place of a peer: one thread, float32, a machine that is shared.
+"""bptt under other conditions, in the place of a peer: one thread, float32, a shared machine.
 
-The ratio peer / ours is then the gain from threads, the speed of float64 against float32, the price of a busy core.
+The ratio peer / ours is then the gain from threads, the speed of float64 against float32, the cost of a busy core.
 """
 
 import os
@@ -104,7 +104,7 @@ class Busy(Peer):
 
 
 class BusyOneThread(Busy):
-    """A quiet machine with all threads against one thread beside a busy core."""
+    """A quiet machine with all threads against one thread on a machine with a busy core."""
 
     task = BusyOneThreadTask
 

@@ -15,7 +15,7 @@ from benchmarks.peers.base import Peer, Task
 from benchmarks.problem import Problem
 
 MOST_UNROLLED = 48  # T * G: a GRU over 16 steps
-COMPILED_B = 32  # of the shapes with T = 1 the one: each takes 5 to 10 s to compile
+COMPILED_B = 32  # the only shape with T = 1, since each takes 5 to 10 s to compile
 
 
 class TorchCompiled(Peer):

@@ -16,7 +16,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def make_module(problem: Problem) -> Any:
-    """The module of a case with its weights; our one bias is their first, the second is zero but for a GRU's b_hn."""
+    """The module of a case with its weights; our bias is their first; their second is zero except for a GRU's b_hn."""
     case = problem.case
     module = MODULES[case.cell](case.I, case.H, dtype=DTYPES[case.dtype])
     with torch.no_grad():
@@ -29,7 +29,7 @@ def make_module(problem: Problem) -> Any:
 
 
 def by_our_names(cell: str, H: int, values: dict[str, torch.Tensor]) -> dict[str, Array]:
-    """PyTorch's parameters or gradients by our names: the second bias is left out but for a GRU's b_hn."""
+    """PyTorch's parameters or gradients by our names: without the second bias, except a GRU's b_hn."""
     ours = {
         "weight_ih_l0": values["weight_ih_l0"],
         "weight_hh_l0": values["weight_hh_l0"],
@@ -100,8 +100,8 @@ class Step(Task):
         self._case = problem.case
         self._model = Model(problem)
         self._run = torch.compile(self._model) if compiled else self._model
-        # PyTorch's second bias learns as well and would double the step of the one that we have. It stays as it is; of
-        # a GRU's, whose last third we have too, the rest is held while parity is checked.
+        # PyTorch's second bias learns too and would double the step of our only bias, so it is fixed. Of a GRU's we
+        # have the last third; its rest is fixed while parity is checked.
         bias, H = self._model.layer.bias_hh_l0, problem.case.H
         self._hold: Any = None
         if problem.case.cell == "gru":

@@ -69,6 +69,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("memory_in_use", [] { return Arena::instance().in_use(); });
   m.def("memory_held", [] { return Arena::instance().held(); });
   m.def("release_memory", [] { return Arena::instance().release(); });
+  register_cell_info(m);
   register_math(m);
   register_stack(m);
   register_nn(m);

@@ -9,6 +9,10 @@
 //     static constexpr int K;  // values kept from forward for backward
 //     static constexpr int P;  // per-unit vectors (peephole weights, GRU's b_hn)
 //     static constexpr bool kVectorsAreBias;  // whether they are part of the bias, as GRU's
+//     static constexpr const char* kGates;    // names of the gates in order, separated by spaces
+//     static constexpr const char* kStates;   // of the states
+//     static constexpr const char* kKept;     // of the values kept, as far as users can ask for them
+//     static constexpr Vector kVectors[2];    // the parameters that the vectors are, in order; a bias is not named
 //     static constexpr int x_acc(int g), h_acc(int g);  // the accumulator that gate g's input / hidden product feeds
 //     template <class V> static void forward(const V* a, const V* p, const V* s0, V* s1, V* k);
 //     template <class V> static void backward(const V* k, const V* p, const V* s0, const V* s1, const V* ds1,
@@ -30,6 +34,12 @@ inline double tanh(double x) { return std::tanh(x); }
 inline double relu(double x) { return x > 0 ? x : 0; }
 inline double heaviside(double x) { return x > 0 ? 1 : 0; }
 inline double fma(double a, double b, double c) { return std::fma(a, b, c); }
+
+/// A parameter of `rows` vectors: [rows,H], or [H] for one row.
+struct Vector {
+  const char* name = nullptr;
+  int rows = 0;
+};
 
 /// Gate g of both products feeds accumulator g.
 struct PlainAccumulators {

@@ -12,6 +12,8 @@ struct GRU {
   static constexpr const char* kName = "gru";
   static constexpr int G = 3, A = 4, S = 1, K = 4, P = 1;  // k: r z n (a_nh + b_hn); p: b_hn
   static constexpr bool kVectorsAreBias = true;
+  static constexpr const char *kGates = "r z n", *kStates = "h", *kKept = "r z n m";
+  static constexpr Vector kVectors[2] = {{"bias_hn", 1}};
   static constexpr int x_acc(int g) { return g; }
   static constexpr int h_acc(int g) { return g < 2 ? g : 3; }
 

@@ -15,6 +15,8 @@ struct LSTM : PlainAccumulators {
   static constexpr const char* kName = "lstm";
   static constexpr int G = 4, A = 4, S = 2, K = 4, P = 0;
   static constexpr bool kVectorsAreBias = false;
+  static constexpr const char *kGates = "i f g o", *kStates = "h c", *kKept = "i f g o";
+  static constexpr Vector kVectors[2] = {};
 
   template <class V>
   static void forward(const V* a, const V*, const V* s0, V* s1, V* k) {
@@ -43,6 +45,8 @@ struct PeepholeLSTM : PlainAccumulators {
   static constexpr const char* kName = "lstm_peephole";
   static constexpr int G = 4, A = 4, S = 2, K = 4, P = 3;  // p: i f o
   static constexpr bool kVectorsAreBias = false;
+  static constexpr const char *kGates = "i f g o", *kStates = "h c", *kKept = "i f g o";
+  static constexpr Vector kVectors[2] = {{"weight_peephole", 3}};
 
   template <class V>
   static void forward(const V* a, const V* p, const V* s0, V* s1, V* k) {
@@ -73,6 +77,8 @@ struct CoupledLSTM : PlainAccumulators {
   static constexpr const char* kName = "lstm_coupled";
   static constexpr int G = 3, A = 3, S = 2, K = 3, P = 0;  // f g o
   static constexpr bool kVectorsAreBias = false;
+  static constexpr const char *kGates = "f g o", *kStates = "h c", *kKept = "f g o";
+  static constexpr Vector kVectors[2] = {};
 
   template <class V>
   static void forward(const V* a, const V*, const V* s0, V* s1, V* k) {

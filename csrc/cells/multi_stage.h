@@ -5,7 +5,7 @@
 // are kept for backward, as they are after the last stage.
 // clang-format off
 //
-//   struct MultiStageCell {                     // G, A, S, P, x_acc, h_acc, kVectorsAreBias as in cell.h
+//   struct MultiStageCell {                     // G, A, S, P, x_acc, h_acc, kVectorsAreBias and names as in cell.h
 //     static constexpr int kLines, kStages;
 //     static constexpr bool kBiasIsVectors;  // the bias is not in a, but the last G rows of p
 //     static constexpr Link kBefore[kStages];
@@ -47,6 +47,8 @@ struct GRUBefore : PlainAccumulators {
   static constexpr const char* kName = "gru_before";
   static constexpr int G = 3, A = 3, S = 1, P = 0;
   static constexpr bool kVectorsAreBias = false, kBiasIsVectors = false;
+  static constexpr const char *kGates = "r z n", *kStates = "h", *kKept = "r z n rh";
+  static constexpr Vector kVectors[2] = {};
   static constexpr int kLines = 4, kStages = 2;  // r z n, r h
   static constexpr Link kBefore[] = {{}, {Job::kProduct, 3, 0, 2}};
   static constexpr unsigned kWrites[] = {0b1011, 0b100}, kWritesBack[] = {0b1, 0b110}, kVectorsBack[] = {0, 0};
@@ -84,6 +86,9 @@ struct LSTMNorm {
   static constexpr const char* kName = "lstm_norm";
   static constexpr int G = 4, A = 8, S = 2, P = 14;
   static constexpr bool kVectorsAreBias = false, kBiasIsVectors = true;
+  static constexpr const char *kGates = "i f g o", *kStates = "h c",
+                              *kKept = "x_i x_f x_g x_o h_i h_f h_g h_o c_norm i f g o";
+  static constexpr Vector kVectors[2] = {{"weight_norm", 9}, {"bias_norm", 1}};
   static constexpr int kLines = 13, kStages = 2;  // N(Wx x), N(Wh h), N(c1), i f g o
   static constexpr Link kBefore[] = {{Job::kNormalise, 0, 4, 0, 4, 4}, {Job::kNormalise, 8, 1}};
   static constexpr unsigned kWrites[] = {0x1F00, 0}, kWritesBack[] = {0xFF, 0x1100}, kVectorsBack[] = {0x3CFF, 0x300};
@@ -131,6 +136,8 @@ struct GRUNorm {
   static constexpr const char* kName = "gru_norm";
   static constexpr int G = 3, A = 6, S = 1, P = 9;
   static constexpr bool kVectorsAreBias = false, kBiasIsVectors = true;
+  static constexpr const char *kGates = "r z n", *kStates = "h", *kKept = "x_r x_z x_n h_r h_z h_n r z n";
+  static constexpr Vector kVectors[2] = {{"weight_norm", 6}};
   static constexpr int kLines = 9, kStages = 1;  // N(Wx x), N(Wh h), r z n
   static constexpr Link kBefore[] = {{Job::kNormalise, 0, 3, 0, 3, 3}};
   static constexpr unsigned kWrites[] = {0x1C0}, kWritesBack[] = {0x3F}, kVectorsBack[] = {0x1FF};

@@ -10,6 +10,8 @@ struct RNNTanh : PlainAccumulators {
   static constexpr const char* kName = "rnn_tanh";
   static constexpr int G = 1, A = 1, S = 1, K = 0, P = 0;
   static constexpr bool kVectorsAreBias = false;
+  static constexpr const char *kGates = "h", *kStates = "h", *kKept = "";
+  static constexpr Vector kVectors[2] = {};
 
   template <class V>
   static void forward(const V* a, const V*, const V*, V* s1, V*) {
@@ -28,6 +30,8 @@ struct RNNReLU : PlainAccumulators {
   static constexpr const char* kName = "rnn_relu";
   static constexpr int G = 1, A = 1, S = 1, K = 0, P = 0;
   static constexpr bool kVectorsAreBias = false;
+  static constexpr const char *kGates = "h", *kStates = "h", *kKept = "";
+  static constexpr Vector kVectors[2] = {};
 
   template <class V>
   static void forward(const V* a, const V*, const V*, V* s1, V*) {

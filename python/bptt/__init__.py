@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from bptt import init, losses, optim
 from bptt._runtime import config, get_num_threads, release_memory, set_num_threads, show_config
 from bptt.batch import Batch
-from bptt.layers import GRU, LSTM, RNN, Dropout, Embedding, Linear, Packed, Sequential
+from bptt.layers import GRU, GRUCell, LSTM, LSTMCell, RNN, RNNCell, Dropout, Embedding, Linear, Packed, Sequential
 from bptt.params import Params
 from bptt.train import History, StopTraining, fit
 
@@ -37,10 +37,13 @@ __all__ = [
     "Batch",
     "Dropout",
     "Embedding",
+    "GRUCell",
     "History",
+    "LSTMCell",
     "Linear",
     "Packed",
     "Params",
+    "RNNCell",
     "Sequential",
     "StopTraining",
     "config",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users hand in, made exact: arrays, dtypes, sizes and numbers are checked and converted here, once.
+"""Arguments from users: arrays, dtypes, sizes and numbers are checked and converted here, once.
 
-The native module takes C-contiguous arrays of one exact dtype. Whatever differs is copied once (a strided view, another
-dtype, another byte order, an unaligned buffer); what already fits is passed on as it is, without a copy.
+The native module takes C-contiguous arrays of one exact dtype. Any other array is copied once (a strided view, another
+dtype, another byte order, an unaligned buffer); an array that fits is passed on without a copy.
 Each error reads `operation: argument has what, expected what`; `where` is the operation.
 """
 
@@ -40,7 +40,7 @@ class SupportsDLPack(Protocol):
 def as_array(where: str, name: str, value: Any) -> Array:
     """NumPy's view of an array, of anything with `__array__` or `__dlpack__` in CPU memory, or of nested lists.
 
-    TypeError or ValueError for what is none of these, TypeError for a masked array, whose mask would be lost.
+    TypeError or ValueError for anything else, TypeError for a masked array, whose mask would be lost.
     """
     if type(value) is np.ndarray:
         return value
@@ -57,9 +57,9 @@ def as_array(where: str, name: str, value: Any) -> Array:
 
 
 def as_floats(where: str, name: str, value: ArrayIn, dtype: DTypeLike | None = None) -> Array:
-    """Real numbers as a C-contiguous array; TypeError for what is not real.
+    """Real numbers as a C-contiguous array; TypeError for anything else.
 
-    `dtype` is the result's; by default float64 in any byte order, and wider floats, become float64, and all else
+    The result has `dtype`. Without it, float64 in any byte order and wider floats become float64, all others
     float32.
     """
     if type(value) is np.ndarray and (value.dtype is dtype or (dtype is None and value.dtype in _FLOATS)):
@@ -105,7 +105,7 @@ def shape_error(where: str, name: str, array: Array, expected: object) -> ValueE
 
 
 def kind_of(value: object) -> str:
-    """What an error says of a value that is the wrong kind of object."""
+    """How an error describes a value of the wrong type."""
     return f"is the class {value.__name__}" if isinstance(value, type) else f"has type {type(value).__name__}"
 
 
@@ -118,7 +118,7 @@ def check_tuple(where: str, name: str, value: Any, length: int, expected: str) -
 
 
 def check_size(where: str, name: str, value: Any, least: int = 1, most: int = sys.maxsize) -> int:
-    """An integer in [least, most]; True and False are none."""
+    """An integer in [least, most]; True and False are refused."""
     size = _integer(where, name, value)
     if not least <= size <= most:
         expected = f"an integer >= {least}" if size < least else f"an integer <= {most}"
@@ -127,7 +127,11 @@ def check_size(where: str, name: str, value: Any, least: int = 1, most: int = sy
 
 
 def check_seed(where: str, seed: Any) -> int:
-    """An integer of at least 0, of any size."""
+    """An integer of at least 0, of any size; for None a new one of 128 bits from the operating system."""
+    if seed is None:
+        entropy = np.random.SeedSequence().entropy
+        assert isinstance(entropy, int)
+        return entropy
     number = _integer(where, "seed", seed)
     if number < 0:
         raise ValueError(f"{where}: seed has value {_brief(number)}, expected an integer >= 0")
@@ -144,12 +148,12 @@ def _integer(where: str, name: str, value: Any) -> int:
 
 
 def _brief(number: int) -> str:
-    """The digits of an integer, if they are not too many for a message."""
+    """The digits of an integer, or fewer where they are too many for a message."""
     return str(number) if number.bit_length() <= 128 else f"of {number.bit_length()} bits"
 
 
 def check_number(where: str, name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
-    """A number in [low, high); NaN is not in it. Strings, True and False are no numbers."""
+    """A number in [low, high); NaN, strings, True and False are refused."""
     try:
         if not is_number(value):
             raise TypeError
@@ -164,7 +168,7 @@ def check_number(where: str, name: str, value: Any, low: float = 0.0, high: floa
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is one real number, Python's or NumPy's; strings, True and False are none."""
+    """Whether a value is one real number, Python's or NumPy's; strings, True and False are not."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.ndim == 0 and value.dtype.kind in "fiu"
     return not isinstance(value, bool) and (hasattr(type(value), "__float__") or hasattr(type(value), "__index__"))
@@ -194,7 +198,7 @@ def brief(value: Any, room: int = 40) -> str:
 
 
 def first_of(names: Sequence[str], room: int = 36) -> str:
-    """As many of the names as fit into `room` characters, at least one, and how many more there are."""
+    """The names that fit into `room` characters, at least one, and how many more there are."""
     text, shown = names[0] if len(names[0]) <= room else names[0][: room - 3] + "...", 1
     while shown < len(names) and len(text) + 2 + len(names[shown]) <= room:
         text, shown = f"{text}, {names[shown]}", shown + 1

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replaces a file whole or not at all, and removes what killed writers left behind. Knows nothing of contents.
+"""Replaces a file completely or not at all, and removes temporary files of killed writers. Knows nothing of contents.
 
 The contents go to a temporary file in the same directory, then to the disk (fsync), then over the old file (rename).
-A writer holds a lock (flock) on its temporary file. The system drops the lock when the process dies, so nobody needs a
-temporary file that is not locked.
+A writer holds a lock (flock) on its temporary file. The system drops the lock when the process dies, so a temporary
+file without a lock can be removed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DAY_S = 86400
 
 
 def replace_file(path: str | os.PathLike[str], contents: bytes) -> None:
-    """Write `contents` to `path`, whole or not at all; see `checkpoint.save` for the details.
+    """Write `contents` to `path`, completely or not at all; see `checkpoint.save` for the details.
 
     Raises: OSError where the file cannot be written; ValueError where `path` is not a regular file.
     """
@@ -43,13 +43,13 @@ def replace_file(path: str | os.PathLike[str], contents: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
             if os.name != "posix":
-                file.close()  # Windows renames no open file
+                file.close()  # Windows cannot rename an open file
             os.replace(temporary, target)
         _sync_directory(target.parent)
 
 
 def check_replaceable(path: str | os.PathLike[str]) -> None:
-    """Find out whether `replace_file` could write `path`; nothing is changed.
+    """Check whether `replace_file` could write `path`; nothing is changed.
 
     Raises: OSError where the directory is missing or cannot be written, or the file is write-protected; ValueError
     where `path` is not a regular file.
@@ -63,7 +63,7 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def _explained(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield the file that `path` means, links followed; errors say what could not be written."""
+    """Yield the file that `path` names, after following links; errors say what could not be written."""
     target = Path(os.path.realpath(path))
     try:
         if target.exists() and not target.is_file():
@@ -80,7 +80,7 @@ def _explained(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def _temporary(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """Yield an open, locked, empty file beside `target` with its permissions, and the name; remove it at the end."""
+    """Yield an open, locked, empty file next to `target` with its permissions, and its name; remove it at the end."""
     old = target.stat() if target.exists() else None
     # Nobody else may read it before it has the permissions of the old file; a new file gets the umask's default.
     mode = 0o600 if old else 0o666
@@ -92,7 +92,7 @@ def _temporary(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
             _lock(file.fileno(), wait=True)
             if path.exists():
                 break
-            # else another writer found the file before it was locked, and removed it
+            # otherwise another writer found the file before it was locked, and removed it
         if old and os.name == "posix":
             _copy_permissions(old, file.fileno())
         yield file, path
@@ -113,16 +113,16 @@ def _copy_permissions(old: os.stat_result, handle: int) -> None:
         except OSError:
             try:
                 os.fchown(handle, -1, old.st_gid)
-            except OSError:  # our group gets no more rights than everybody else has: the bits were meant for another
+            except OSError:  # our group gets only the rights of all others: the bits were meant for another group
                 mode &= ~0o070 | (mode & 0o007) << 3
     if mode != os.fstat(handle).st_mode & 0o777:
         os.fchmod(handle, mode)
 
 
 def _remove_abandoned(directory: Path) -> None:
-    """Remove the temporary files of dead processes; those that are locked or cannot be locked stay.
+    """Remove the temporary files of dead processes; files that are locked or cannot be locked stay.
 
-    Some file systems show the locks of another host to nobody else: its files stay until they are a day old.
+    Some file systems do not show the locks of other hosts: files of other hosts stay until they are a day old.
     """
     with suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
@@ -142,7 +142,7 @@ def _remove_if_abandoned(path: str, *, own: bool) -> None:
 
 
 def _lock(handle: int, *, wait: bool) -> bool:
-    """Lock an open file until it is closed; False where that fails or the system has no such locks."""
+    """Lock an open file until it is closed; return False where that fails or the system has no such locks."""
     if sys.platform == "win32":
         return False
     try:
@@ -157,7 +157,7 @@ def _sync_directory(directory: Path) -> None:
         return
     try:
         handle = os.open(directory, os.O_RDONLY)
-    except PermissionError:  # it can be written but not read; the new file is in its place
+    except PermissionError:  # a directory that can be written but not read; the file has already been renamed
         return
     try:
         os.fsync(handle)

@@ -1,10 +1,10 @@
-"""The native module of one instruction-set level (chosen by `bptt._dispatch`); every level has this same interface.
+"""The native module of one instruction-set level, chosen by `bptt._dispatch`. Every level has this interface.
 
-Arrays are C-contiguous and exact in dtype and shape: nothing is converted here. `T` is float32 or float64, the same for
+Arrays are C-contiguous and exact in dtype and shape; nothing is converted here. `T` is float32 or float64, the same for
 all arrays of a call.
 """
 
-from typing import Any, TypeAlias, TypeVar, final
+from typing import Any, NamedTuple, TypeAlias, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ def memory_in_use() -> tuple[int, int]:
     """Bytes that tapes, packed weights and scratch use now, and the peak since the last call."""
 
 def memory_held() -> int:
-    """Bytes that the system gave, in use or free."""
+    """Bytes obtained from the system, in use or free."""
 
 def release_memory() -> int: ...
 def orthogonal(a: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -32,14 +32,35 @@ def orthogonal(a: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def vector_function(name: str, x: NDArray[_T]) -> NDArray[_T]: ...
 
+class CellInfo(NamedTuple):
+    """The facts of a cell (csrc/cells)."""
+
+    gates: tuple[str, ...]
+    """Names of the blocks of H rows in weight_ih, weight_hh and bias, in order."""
+    states: tuple[str, ...]
+    """h first."""
+    kept: tuple[str, ...]
+    """Names of the values that `Tape.kept` gives, in order."""
+    vectors: tuple[tuple[str, int], ...]
+    """Name and rows of the parameters for each unit besides these: [rows,H], or [H] for one row."""
+    vectors_are_bias: bool
+    """Whether a layer without bias has no vectors either."""
+    projects: bool
+    """Whether h is projected to proj_size units."""
+
+def cells() -> tuple[str, ...]:
+    """Names of all cells."""
+
+def cell_info(name: str) -> CellInfo: ...
+
 @final
 class Tape:
-    """What a forward pass keeps for its backward pass."""
+    """The values that a forward pass keeps for its backward pass."""
 
     @property
     def nbytes(self) -> int: ...
     def kept(self, indices: list[int], kernel: int = 0) -> list[NDArray[Any]]:
-        """Values that a cell keeps, by number, or (-i) its state i as it leaves the cell (0 is h), [T,B,H] each."""
+        """Values that a cell keeps, by number; -i is its state i as it leaves the cell (0 is h); [T,B,H] each."""
 
 @final
 class SequenceOrder:
@@ -48,7 +69,7 @@ class SequenceOrder:
     def __init__(self, lengths: NDArray[np.int64], steps: int, reverse: bool) -> None: ...
     @staticmethod
     def packed(batch_sizes: NDArray[np.int64], reverse: bool) -> SequenceOrder:
-        """Rows of packed arrays [sum,.]: step t has batch_sizes[t], none more than the step before."""
+        """Rows of packed arrays [sum,.]: step t has batch_sizes[t] rows, no more than the step before."""
 
     @property
     def batch(self) -> int: ...
@@ -58,7 +79,7 @@ class SequenceOrder:
 
 @final
 class CallOptions:
-    """What one direction of a pass is asked for beyond x and a state; see csrc/sequence/state_transition.h."""
+    """The options of one direction of a pass; see csrc/sequence/state_transition.h."""
 
     def __init__(
         self,
@@ -78,13 +99,13 @@ class CallOptions:
 
 @final
 class Stream:
-    """The layers of a stack of one direction, step by step, without an allocation: `batch` rows.
+    """The layers of a stack of one direction, step by step for `batch` rows, without an allocation.
 
-    It has the weights that the stack packed last, zoneout and clip of `options`, and begins with `initial`, h [L,B,H]
-    or (h, c), None for zeros. Each method raises RuntimeError while another call is not over.
+    It has the weights that the stack packed last, and zoneout and clip of `options`. It begins with `initial`, h
+    [L,B,H] or a tuple with h first, None for zeros. Each method raises RuntimeError during another call.
     """
 
-    _source: Any  # given by Python after it is made; what answers to the next three
+    _source: Any  # set by Python after construction; it answers the next three
     @property
     def stale(self) -> bool: ...
     def refresh(self) -> None: ...
@@ -98,18 +119,18 @@ class Stream:
 
     @property
     def state(self) -> _State:
-        """A copy of h or (h, c), [L,B,H] each; assigning sets it, None to what it began with."""
+        """A copy of h or (h, c), [L,B,H] each; an assignment sets it, None sets the initial state."""
 
     @state.setter
     def state(self, state: _State | None) -> None: ...
     def reset(self, rows: Any = None) -> None:
-        """Begin again: all rows, or those an index selects (an integer, slice, mask or list)."""
+        """Begin again, for all rows or those that an index selects (an integer, slice, mask or list)."""
 
     def _take_weights(self, stack: Stack, initial: _State | None) -> None:
-        """Go on with the weights that a stack of the same sizes packed last; resets begin with `initial`."""
+        """Continue with the weights that a stack of the same sizes packed last; resets begin with `initial`."""
 
     def _weights(self) -> list[NDArray[Any]]:
-        """The weights in use, of each layer a flat array as `Stack.pack` takes it."""
+        """The weights in use: for each layer a flat array as `Stack.pack` takes it."""
 
 @final
 class Stack:
@@ -137,7 +158,7 @@ class Stack:
         num_heads: int = 1,
     ) -> None: ...
     def plan(self, steps: int, batch: int) -> dict[str, Any]:
-        """How a call is spread: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""
+        """How a call is split: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""
 
     def beside(self, steps: int, batch: int, options: list[CallOptions] | None, training: bool) -> bool:
         """Whether the layers of a call that long and wide will run in parallel."""
@@ -181,7 +202,7 @@ class Stack:
 class LinearStream:
     """y = W x + b row by row, without an allocation."""
 
-    _source: Any  # given by Python after it is made; what answers to the next three
+    _source: Any  # set by Python after construction; it answers the next three
     @property
     def stale(self) -> bool: ...
     def refresh(self) -> None: ...
@@ -200,7 +221,7 @@ class LinearStream:
 class EmbeddingStream:
     """Rows of a weight by id, without an allocation."""
 
-    _source: Any  # given by Python after it is made; what answers to the next three
+    _source: Any  # set by Python after construction; it answers the next three
     @property
     def stale(self) -> bool: ...
     def refresh(self) -> None: ...
@@ -254,8 +275,8 @@ def sgd_step(
     """Updates the flat params [n]; returns (norm before clipping, clipped, overflow, small).
 
     overflow: the first element whose parameter or moment would not be finite, else -1. Nothing changes in that case,
-    nor where the norm is not finite. small: whether all parameters and moments are now at most 2^60 in magnitude. The
-    next step takes it as known_small if nothing has changed them since; known_small=False lets it look.
+    nor where the norm is not finite. small: whether all parameters and moments are now at most 2^60 in magnitude. If
+    nothing has changed them since, the next step gets it as known_small; with known_small=False it checks.
     """
 
 def adam_step(

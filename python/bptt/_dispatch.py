@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses the native module of one instruction-set level and makes it known as `bptt._core`; exports it as `core`.
+"""Chooses the native module of one instruction-set level, registers it as `bptt._core` and exports it as `core`.
 
 The levels are _core_v4, _core_v3, _core_v2 (x86-64) or _core_base; all have the interface of _core.pyi. The best one
-that this machine runs and this build has is taken; the environment variable BPTT_ISA=v2|v3|v4|base asks for one.
+that this machine runs and this build has is used; the environment variable BPTT_ISA=v2|v3|v4|base selects another.
 """
 
 from __future__ import annotations

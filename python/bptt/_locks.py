@@ -13,7 +13,8 @@ class ForkSafeLock:
 
     The thread that holds it may take it again: a signal handler that runs during native work may use the same object.
 
-    What another thread was doing under the lock stays half done in the child: whoever uses one of these must bear that.
+    If another thread was working under the lock at the fork, that work stays half done in the child: users of these
+    locks must allow for that.
     """
 
     def __init__(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory this process may use: what the machine has, or less where a limit was set. For the command line."""
+"""How much memory this process may use: that of the machine, or less where a limit is set. For the command line."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads, and what this build and this machine are: the process-wide settings."""
+"""Process-wide settings: threads, memory, and the facts of this build and this machine."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from bptt._threads import default_threads, register_with_threadpoolctl
 
 __all__ = ["config", "get_num_threads", "release_memory", "set_num_threads", "show_config"]
 
-MAX_THREADS: int = core.max_threads  # what set_num_threads accepts at most
+MAX_THREADS: int = core.max_threads  # the most that set_num_threads accepts
 
 
 def set_num_threads(n: int) -> None:
     """Use `n` threads in all calls from now on; results have the same bits for every number.
 
     The default is the environment variable BPTT_NUM_THREADS, from 1 to 256; else the first number of OMP_NUM_THREADS;
-    else the cores that the process may use (affinity mask, cgroup quotas). `threadpoolctl.threadpool_limits` sets the
-    number, too.
+    else the cores that the process may use (affinity mask, cgroup quotas). `threadpoolctl.threadpool_limits` also sets
+    the number.
     Raises: ValueError for n < 1 or n > 256, TypeError for what is not an integer.
 
     >>> before = get_num_threads()
@@ -46,8 +46,8 @@ def get_num_threads() -> int:
 def release_memory() -> int:
     """Return free memory of the library to the system; what tapes and layers use stays.
 
-    Calls keep their working memory for the next one, at most 5/4 of what was in use at the peak, and 16 MiB; this
-    empties it, for example after the last call of a large model.
+    The library keeps the working memory of calls for the next ones, at most 5/4 of the peak in use plus 16 MiB. This
+    function frees it, for example after the last call of a large model.
     Returns: the number of bytes.
 
     >>> release_memory() >= 0
@@ -57,7 +57,7 @@ def release_memory() -> int:
 
 
 def config() -> dict[str, str | int]:
-    """Return what bptt was built with and what it uses here: versions, compiler, instruction-set level, threads.
+    """Return the build and the settings in use: versions, compiler, instruction-set level, threads.
 
     >>> config()["threads"] == get_num_threads()
     True

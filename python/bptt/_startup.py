@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ctrl-C while the `bptt` command still imports its modules: exit code 130 and no traceback.
 
-bptt/__init__.py imports this first, since the imports after it take most of the time of a start. Every other program
-that imports bptt is left as it is.
+bptt/__init__.py imports this first, since the imports after it take most of the time of a start. Other programs that
+import bptt keep their own handler.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _IS_COMMAND = _is_command()
 def set_interrupt_handler(handler: Callable[..., object] | int) -> None:
     """Set what Ctrl-C does in the `bptt` command, unless it is ignored; nothing in other programs."""
     if _IS_COMMAND:
-        import signal  # here, since most programs that import bptt do not need it
+        import signal  # imported here, since most programs that import bptt do not need it
 
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             signal.signal(signal.SIGINT, handler)
@@ -37,4 +37,4 @@ def _exit(*_: object) -> None:
     os._exit(130)
 
 
-set_interrupt_handler(_exit)  # an exception could be swallowed or reworded by what is being imported
+set_interrupt_handler(_exit)  # a module that is being imported could swallow or reword an exception

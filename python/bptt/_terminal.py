@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command line needs from its terminal: streams, progress on stderr, Ctrl-C as a request, not an exception.
+"""The terminal of the command line: streams, progress on stderr, Ctrl-C as a request instead of an exception.
 
-Used by cli.py only; nothing here knows of models.
+Used by cli.py only; knows nothing of models.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bptt.charlm import Step
+    from bptt.train import Step
 
 __all__ = ["Progress", "StopRequest", "flush_streams", "open_missing_streams"]
 
@@ -24,9 +24,9 @@ SAME_REQUEST_S = 1.0
 
 
 def open_missing_streams() -> None:
-    """Make an output that the caller has closed (`>&-`) one that nobody reads (`>/dev/null`).
+    """Redirect an output that the caller has closed (`>&-`) to /dev/null.
 
-    Python has no stream for it, and the next file to be opened would get its number.
+    Python has no stream for a closed output, and the next file to be opened would get its number.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -34,7 +34,7 @@ def open_missing_streams() -> None:
 
 
 def flush_streams() -> None:
-    """Write what stdout and stderr still hold, or give it up: Python would try at its exit and change the exit code."""
+    """Flush stdout and stderr, or drop their contents: at its exit Python would try again and change the exit code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -45,7 +45,7 @@ def flush_streams() -> None:
 class StopRequest:
     """While entered, the first Ctrl-C (or SIGTERM) sets `asked`; one more than a second later raises KeyboardInterrupt.
 
-    What comes within that second is taken for the same request: people press twice, and tools send two signals.
+    Further signals within that second count as the same request: people press twice, and tools send two signals.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python refuses to set handlers
+        if threading.current_thread() is threading.main_thread():  # Python sets handlers in the main thread only
             self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -72,7 +72,7 @@ class StopRequest:
 
 
 class Progress:
-    """A bar on a terminal; elsewhere (a log file) a plain line for each tenth of the run, or one per minute."""
+    """A bar on a terminal; otherwise (a log file) a line for each tenth of the run and at least every minute."""
 
     def __init__(self, steps: int) -> None:
         self.bar: Any = None
@@ -81,7 +81,7 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            # some terminals say that they have no columns and no rows; tqdm would then print nothing
+            # some terminals report no columns and no rows; tqdm would print nothing there
             columns = os.get_terminal_size(sys.stderr.fileno()).columns
             self.bar = tqdm(
                 total=steps,
@@ -93,18 +93,19 @@ class Progress:
             )
 
     def show(self, step: Step) -> None:
-        """Take in one step; `loss` is shown averaged over about the last 20."""
-        self.characters += step.characters
-        self.loss += (step.loss - self.loss) * max(1 / step.number, 0.05)
-        with suppress(OSError):  # nobody reads it any more: no reason to lose what has been learned
+        """Count one step and show it; `loss` is shown as an average over about the last 20."""
+        done = step.number + 1
+        self.characters += step.targets
+        self.loss += (step.loss - self.loss) * max(1 / done, 0.05)
+        with suppress(OSError):  # training goes on where nobody reads stderr any more
             if self.bar is not None:
                 self.bar.set_postfix_str(self._figures(step), refresh=False)
                 self.bar.update()
-            elif self._is_due(step.number):
-                print(f"step {step.number:,} of {self.steps:,}: {self._figures(step)}", file=sys.stderr, flush=True)
+            elif self._is_due(done):
+                print(f"step {done:,} of {self.steps:,}: {self._figures(step)}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it is."""
         if self.bar is not None:
             with suppress(OSError):
                 self.bar.close()
@@ -114,9 +115,9 @@ class Progress:
         time_s = time.perf_counter() - self.start
         return f"{verb} {self.characters:,} characters in {time_s:.1f} s ({self.characters / time_s:,.0f} characters/s)"
 
-    def _is_due(self, number: int) -> bool:
+    def _is_due(self, done: int) -> bool:
         now = time.perf_counter()
-        due = number * 10 // self.steps > (number - 1) * 10 // self.steps or now - self._shown > 60
+        due = done * 10 // self.steps > (done - 1) * 10 // self.steps or now - self._shown > 60
         if due:
             self._shown = now
         return due

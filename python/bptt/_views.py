@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views of parameters: arrays that an edit opens and closes, and that say how to change them where a write is refused.
+"""Views of parameters: arrays that an edit opens and closes, whose error on a refused write says how to change them.
 
-A change that nobody counts would leave a layer with packed weights that are out of date. So an edit knows every view
-that it gave out, and every view of these, and makes them read-only at its end.
+An uncounted change would leave a layer with packed weights that are out of date. So an edit knows every view that it
+gave out, and every view of those views, and makes them read-only at its end.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ class Opening:
         return made
 
     def admit(self, view: ParameterView) -> None:
-        """Let a view be closed with the others."""
+        """Remember a view, to close it with the others."""
         if self._closed:
             self._close(view)
         else:
             self._views[id(view)] = view
 
     def close(self) -> None:
-        """Make all views read-only that still exist, and those to come."""
+        """Make all views read-only, existing ones and later ones."""
         self._closed = True
         for view in list(self._views.values()):
             self._close(view)
 
     def _close(self, view: ParameterView) -> None:
-        if np.may_share_memory(view, self._buffer):  # else it is a copy
+        if np.may_share_memory(view, self._buffer):  # otherwise it is a copy
             view.flags.writeable = False
 
 
 class ParameterView(np.ndarray[Any, np.dtype[Any]]):
-    """An array in the memory of parameters. What is computed with it is a plain array."""
+    """An array in the memory of parameters. Results computed with it are plain arrays."""
 
     opening: Opening | None
 
@@ -99,5 +99,5 @@ class ParameterView(np.ndarray[Any, np.dtype[Any]]):
 
 
 def _plain(value: Any) -> Any:
-    """A view as an array of NumPy's own class, of the same memory; all else as it is."""
+    """A view as an array of NumPy's own class over the same memory; other objects are returned as they are."""
     return value.view(np.ndarray) if isinstance(value, ParameterView) else value

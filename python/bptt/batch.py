@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `fit` trains on: batches, checked once and cut along time. No loop over batches, and no update.
+"""The batches of `fit`, checked once and cut along time. No loop over batches and no update is here.
 
 Shapes: x [T,B,...], target and masks [T,B,...] alike ([B,T,...] with batch_first, [T,...] without a batch axis).
 """
@@ -7,16 +7,17 @@ Shapes: x [T,B,...], target and masks [T,B,...] alike ([B,T,...] with batch_firs
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from bptt._arrays import as_array, as_mask, check_shape, shape_error
-from bptt.layers.call_options import as_lengths
+from bptt._engine.call_options import as_lengths
+from bptt._engine.packed import Shape, as_packed, rows_like
 from bptt.layers.dense import Dropout, Linear
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.sequential import Sequential
-from bptt.layers.tape import Shape, as_packed, rows_like
 
 if TYPE_CHECKING:
     from bptt._arrays import Array, ArrayIn
@@ -29,17 +30,17 @@ FORMS = "(x, target), (x, target, mask) or bptt.Batch"
 
 
 class Batch(NamedTuple):
-    """One batch for `fit`: inputs, targets, which steps each row has and which of them count.
+    """One batch for `fit`: inputs, targets, the lengths of rows, and which steps count.
 
     Args:
         x: [T,B,...] ([B,T,...] with batch_first), or `Packed` rows.
-        target: what the loss takes beside y, with the same time axis; for packed rows `Packed` or its data.
+        target: the second argument of the loss, with the same time axis; for packed rows `Packed` or its data.
         lengths: [B] integers from 0 to T: row b ends after lengths[b] steps, for every recurrent layer and for the
             loss. Default None: all rows have T steps.
         resets: [T,B] booleans: where True, the row starts again before that step, as in `forward` of the layers.
             Default None: nowhere.
-        mask: [T,B] booleans: where False, a step does not count in the loss, but is an input all the same. Default
-            None: every step of a row counts.
+        mask: [T,B] booleans: where False, a step does not count in the loss, but is still an input. Default None:
+            every step of a row counts.
 
     >>> import numpy as np, bptt
     >>> model = bptt.Sequential(bptt.GRU(2, 4, bidirectional=True, seed=0), bptt.Linear(8, 1, seed=1))
@@ -61,9 +62,10 @@ class Batch(NamedTuple):
 
 
 class Steps:
-    """One batch, checked: `count` steps, of which `cut` gives some as a `Batch`. Its mask is None where all count.
+    """One batch, checked: it has `count` steps, and `cut` returns some of them as a `Batch`.
 
-    Args: given, in one of FORMS; model; cut, whether it will be cut along time: all its arrays need a time axis then.
+    The mask of a part is None where all its steps count.
+    Args: given, in one of FORMS; model; cut, whether it will be cut along time, which needs a time axis in all arrays.
     """
 
     def __init__(self, given: Any, model: Sequential | Recurrent, *, cut: bool) -> None:
@@ -83,7 +85,7 @@ class Steps:
         x, shown = as_packed("fit", batch.x)
         _check_not_empty(x)
         if batch.lengths is not None:
-            raise ValueError("fit: lengths is given beside packed rows, expected one of them")
+            raise ValueError("fit: lengths is given with packed rows, expected one of them")
         target, mask = (rows_like("fit", name, getattr(batch, name), shown) for name in ("target", "mask"))
         mask = None if mask is None else as_mask("fit", "mask", mask)
         rows: Any = shown.packed(x)
@@ -94,13 +96,13 @@ class Steps:
         x = as_array("fit", "x", batch.x)
         _check_not_empty(x)
         layers = layers_of(model)
-        features = isinstance(layers[0], (Recurrent, Linear, Dropout))  # others take ids
+        features = isinstance(layers[0], (Recurrent, Linear, Dropout))  # other first layers take ids
         self._batched = x.ndim > 1 + features
         self.axis = int(model.batch_first and self._batched)
         self.count = x.shape[self.axis]
         lead = x.shape[: 1 + self._batched]
         for name in ("target", "mask"):
-            rows_like("fit", name, getattr(batch, name), Shape(self._batched))  # refuses packed ones
+            rows_like("fit", name, getattr(batch, name), Shape(self._batched))  # raises for packed rows
         mask = None if batch.mask is None else as_mask("fit", "mask", batch.mask)
         lengths = None
         if batch.lengths is not None:
@@ -114,13 +116,13 @@ class Steps:
         self._whole = Batch(x, batch.target, lengths, batch.resets, mask)
 
     def _lengths_of(self, mask: Array) -> Array | None:
-        """The lengths of rows whose padding is masked, which must not reach the reverse direction; None without."""
+        """The lengths of rows whose padding is masked, since the reverse direction must not read it; None without."""
         last = mask[:, -1] if self.axis else mask[-1]
         if last.all():
             return None
         counts: Array = mask.sum(self.axis, dtype=np.int64).reshape(-1)
         if not np.array_equal(self._inside(counts, self.count), mask):
-            what = "mask is False inside rows and at their ends, expected lengths beside it"
+            what = "mask is False inside rows and at their ends, expected lengths too"
             raise ValueError(f"fit: {what}: a bidirectional model must know which of these steps are padding")
         return counts
 
@@ -135,14 +137,14 @@ class Steps:
         self._whole = self._whole._replace(**arrays)
 
     def _inside(self, lengths: Array, count: int) -> Array:
-        """Where rows of `count` steps are not beyond their lengths: [T,B], or as x has it."""
+        """True within the lengths of rows of `count` steps: [T,B], or as x has it."""
         inside = np.arange(count)[:, np.newaxis] < lengths
         if not self._batched:
             return inside[:, 0]
         return inside.T if self.axis else inside
 
     def cut(self, start: int, stop: int) -> Any:
-        """The steps from `start` to before `stop`, a `Batch`."""
+        """The steps [start, stop) as a `Batch`."""
         if stop - start == self.count:
             return self._whole
         at = (slice(None),) * self.axis + (slice(start, stop),)
@@ -151,8 +153,16 @@ class Steps:
             lengths = np.clip(lengths - start, 0, stop - start)
         return Batch(x[at], target[at], lengths, *(None if part is None else part[at] for part in (resets, mask)))
 
+    def targets(self, part: Batch) -> int:
+        """The number of steps of rows of `part`, some steps of this batch, that count in the loss."""
+        if part.mask is not None:
+            return int(np.count_nonzero(np.asarray(part.mask)))
+        if hasattr(part.x, "batch_sizes"):
+            return len(part.x.data)
+        return math.prod(part.x.shape[: 1 + self._batched])
+
     def not_finite(self, seen: Any, new: Any, params: Params) -> str:
-        """Name the first of x of `seen`, target of `new` and parameters with a value that is not finite; "" if none."""
+        """Name the first value that is not finite in x of `seen`, target of `new` or the parameters; "" if none."""
         x, target = _floats(seen.x.data if hasattr(seen.x, "batch_sizes") else seen.x), _floats(new.target)
         inside = x
         if x is not None and seen.lengths is not None:
@@ -181,7 +191,7 @@ def is_bidirectional(layer: Recurrent | Stateless) -> bool:
 
 
 def _named(given: Any) -> Batch:
-    """A batch of one of FORMS as a `Batch`."""
+    """A batch in one of FORMS as a `Batch`."""
     if isinstance(given, Batch):
         return given
     if not isinstance(given, (tuple, list)):

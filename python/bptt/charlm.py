@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A character-level language model: Embedding -> recurrent layers -> Linear, its training, evaluation and sampling.
 
-What `bptt train` and `bptt sample` do, without the terminal: nothing is printed here and no signal is handled. Ids are
-[T,B] int64, logits [T,B,V] float32, losses are in nats per character.
+The work of `bptt train` and `bptt sample` without the terminal: nothing is printed here and no signal is handled. Ids
+are [T,B] int64, logits [T,B,V] float32, losses are in nats per character.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ from __future__ import annotations
 import math
 import os
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bptt import checkpoint, losses, optim
+from bptt._arrays import check_size
+from bptt._dispatch import core
 from bptt.layers import GRU, LSTM, RNN, Embedding, Linear, Sequential
 from bptt.textdata import Streams, Vocabulary
+from bptt.train import History, Step, fit
 
-__all__ = ["Architecture", "CharLM", "Settings", "Step", "architecture_of", "evaluate", "sample", "train"]
+__all__ = ["Architecture", "CharLM", "Settings", "architecture_of", "evaluate", "sample", "train"]
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
-GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+KERNELS = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}  # the names of these cells in core.cells()
 LEARNING_RATES = {"adam": 6e-3, "sgd": 1.0}
 KIND = "charlm"
 
@@ -37,7 +39,7 @@ class Architecture:
     - `cell`: "lstm", "gru" or "rnn". `hidden`: H units in each of `layers` recurrent layers.
     - `embedding`: numbers per character.
 
-    Raises: ValueError where a size is not a whole number >= 1 or the cell is unknown.
+    Raises: ValueError where a size is below 1 or the cell is unknown, TypeError where a size is no integer.
 
     >>> Architecture(hidden=64).parameters(vocabulary=100)
     34532
@@ -49,29 +51,26 @@ class Architecture:
     embedding: int = 32
 
     def __post_init__(self) -> None:
-        """Check the sizes; they may come from a file."""
+        """Check the sizes, which may come from a file."""
         if not isinstance(self.cell, str) or self.cell not in CELLS:
             raise ValueError(f"Architecture: cell has {reprlib.repr(self.cell)}, expected one of {', '.join(CELLS)}")
         for name in ("hidden", "layers", "embedding"):
-            size = getattr(self, name)
-            if type(size) is not int or size < 1:
-                raise ValueError(
-                    f"Architecture: {name} has {reprlib.repr(size)}, expected a whole number of at least 1"
-                )
+            check_size("Architecture", name, getattr(self, name))
 
     def parameters(self, vocabulary: int) -> int:
         """Return the number of weights for a vocabulary of V characters."""
-        G, H = GATES[self.cell], self.hidden
+        cell = core.cell_info(KERNELS[self.cell])
+        G, P, H = len(cell.gates), sum(rows for _, rows in cell.vectors), self.hidden
         E, L, V = self.embedding, self.layers, vocabulary
-        bias = G * H + (H if self.cell == "gru" else 0)
-        return V * E + G * H * (E + H) + (L - 1) * G * H * (H + H) + L * bias + V * (H + 1)
+        inputs = E + (L - 1) * H  # of all layers
+        return V * E + G * H * (inputs + L * (H + 1)) + L * P * H + V * (H + 1)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; `train` gives the recipe.
+    """How to train; see `train`.
 
-    - `batch_size`: B streams read side by side. `seq_len`: T characters between two updates (truncated BPTT).
+    - `batch_size`: B streams read in parallel. `seq_len`: T characters between two updates (truncated BPTT).
     - `steps`: number of updates. `lr`: the first step's learning rate, None for the optimizer's default.
     - `clip_norm`: largest gradient norm, None for no limit. `optimizer`: "adam" or "sgd" (momentum 0.9, Nesterov).
     """
@@ -85,18 +84,8 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one update saw: `loss` in nats per character and `grad_norm` before clipping, of `characters` characters."""
-
-    number: int
-    loss: float
-    grad_norm: float
-    characters: int
-
-
-@dataclass(frozen=True)
 class CharLM:
-    """A model together with the characters it knows.
+    """A model and the characters that it knows.
 
     >>> lm = CharLM.create(Architecture(hidden=8), Vocabulary("abc"), seed=0)
     >>> logits, state = lm.model(np.zeros((5, 2), np.int64))
@@ -137,13 +126,13 @@ class CharLM:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CharLM:
-        """Return the model of a file that `save` wrote; OSError or ValueError (one line) where it is not one."""
+        """Return the model in a file that `save` wrote; OSError or ValueError (one line) for any other file."""
         arrays, config = checkpoint.load(path)
         try:
             architecture = architecture_of(config)
             characters: Any = config.get("vocabulary")
             vocabulary = Vocabulary(characters)
-            # before building: sizes from a file must not make us allocate more than the file holds
+            # before the model is built, since sizes from a file must not allocate more than the file holds
             if architecture.parameters(len(vocabulary)) != sum(array.size for array in arrays.values()):
                 raise ValueError("its sizes differ from its arrays")
             lm = cls.create(architecture, vocabulary)
@@ -164,7 +153,7 @@ class CharLM:
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
     """Return the architecture in the configuration of a file that `CharLM.save` wrote.
 
-    Raises: TypeError or ValueError where the configuration is that of something else.
+    Raises: TypeError or ValueError for any other configuration.
 
     >>> architecture_of({"kind": "charlm", "architecture": {"cell": "gru", "hidden": 8, "layers": 1, "embedding": 4}})
     Architecture(cell='gru', hidden=8, layers=1, embedding=4)
@@ -179,58 +168,72 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
 
 
 def memory_needed(architecture: Architecture, vocabulary: int, settings: Settings) -> int:
-    """Return about how many bytes a training run takes, counted from its largest arrays; a lower bound.
+    """Return how many bytes a training run takes at least; nothing is allocated.
 
-    Per weight: itself, its gradient, two moments, and the two packed copies of the kernels. Per character of a batch:
-    the gates and states that each layer keeps for the backward pass, and the logits with their gradient.
+    Counted are the weights with their gradients and moments, what the recurrent layers hold, their input and output,
+    and the logits with their gradient.
     """
-    weights = 6 * architecture.parameters(vocabulary)
-    per_character = 2 * (GATES[architecture.cell] + 2) * architecture.hidden * architecture.layers + 2 * vocabulary
-    return 4 * (weights + per_character * settings.batch_size * settings.seq_len)
+    E, H, L = architecture.embedding, architecture.hidden, architecture.layers
+    T, B = settings.seq_len, settings.batch_size
+    stack = core.Stack(KERNELS[architecture.cell], "float32", E, H, True, 0, L)
+    copies = 4 if settings.optimizer == "adam" else 3  # Adam has two moments, SGD one
+    arrays = copies * architecture.parameters(vocabulary) + T * B * (E + H + 2 * vocabulary)
+    return stack.memory(T, B, None, True) + 4 * arrays
 
 
-def train(lm: CharLM, streams: Streams, settings: Settings) -> Iterator[Step]:
-    """Train by truncated backpropagation through time, yielding after each update; leave the loop to stop early.
+def train(lm: CharLM, streams: Streams, settings: Settings, on_step: Callable[[Step], object] | None = None) -> History:
+    """Train with `fit` by truncated backpropagation through time.
 
     The state is carried from batch to batch and starts from zeros at each new pass over the text. The learning rate
     falls from `settings.lr` to zero over the run along half a cosine: lr(k) = lr/2 * (1 + cos(pi * k / steps)).
 
     - `streams`: batches (x, y), each [T,B], of the text to learn from. `settings.steps` updates are made.
+    - `on_step`: called after each update, as by `fit`; it may raise `StopTraining` to stop early.
 
-    Raises: FloatingPointError where the gradient is no longer finite; the weights are then those of the step before.
+    Returns: the `History` of `fit`.
+
+    Raises: FloatingPointError where loss or gradient is no longer finite; the weights are then those of the step
+    before.
 
     Source: Williams & Peng 1990 (truncated BPTT); Loshchilov & Hutter 2017 (cosine decay).
 
     >>> lm = CharLM.create(Architecture(hidden=8), Vocabulary("ab"), seed=0)
     >>> streams = Streams(lm.vocabulary.encode("ab" * 50), batch_size=2, seq_len=8)
-    >>> steps = list(train(lm, streams, Settings(steps=20)))
-    >>> len(steps), steps[-1].loss < steps[0].loss
+    >>> history = train(lm, streams, Settings(steps=20))
+    >>> len(history), history.loss[-1] < history.loss[0]
     (20, True)
     """
+    steps = settings.steps
     lr = settings.lr if settings.lr is not None else LEARNING_RATES[settings.optimizer]
     optimizer: optim.Adam | optim.SGD
     if settings.optimizer == "adam":
         optimizer = optim.Adam(lr=lr, clip_norm=settings.clip_norm)
     else:
         optimizer = optim.SGD(lr=lr, momentum=0.9, nesterov=True, clip_norm=settings.clip_norm)
-    done = 0
-    while done < settings.steps:
-        state: Any = None
-        for x, y in islice(streams, settings.steps - done):
-            optimizer.lr = lr / 2 * (1 + math.cos(math.pi * done / settings.steps))
-            logits, state, tape = lm.model.forward(x, state)
-            loss, dlogits = losses.cross_entropy(logits, y)
-            _, _, grads = lm.model.backward(tape, dlogits)
-            info = optimizer.step(lm.model.params, grads)
-            done += 1
-            yield Step(done, loss, info.grad_norm, x.size)
+
+    def after(step: Step) -> None:
+        optimizer.lr = lr / 2 * (1 + math.cos(math.pi * (step.number + 1) / steps))
+        if on_step is not None:
+            on_step(step)
+
+    # each pass over the text makes at least one update, so there are never more passes than updates
+    return fit(
+        lm.model,
+        streams,
+        loss=losses.cross_entropy,
+        optimizer=optimizer,
+        epochs=steps,
+        max_steps=steps,
+        stateful=True,
+        on_step=after,
+    )
 
 
 def evaluate(lm: CharLM, ids: NDArray[Any], *, streams: int = 16, seq_len: int = 256) -> float:
-    """Return the mean loss over a text in nats per character (bits: divide by ln 2), the state carried all along.
+    """Return the mean loss over a text in nats per character (bits: divide by ln 2), with the state carried along.
 
-    The text is read as up to `streams` parallel streams of at least 256 characters, each from a zero state; a single
-    stream would be exact but many times slower. The cold starts make the result slightly too high, never too low.
+    The text is read as up to `streams` parallel streams of at least 256 characters, each from a zero state. A single
+    stream would be exact, but slower. The zero states make the result slightly too high on average.
 
     - `ids`: [N] from `lm.vocabulary.encode`, N >= 2.
 
@@ -253,8 +256,8 @@ def sample(
 ) -> Iterator[str]:
     """Return an iterator over `length` characters that continue `prompt` (which is not repeated).
 
-    Each is drawn from softmax(logits / temperature). Temperature 1 is what the model believes, below 1 is more
-    careful, 0 always takes the likeliest character. An empty prompt stands for the start of a paragraph.
+    Each is drawn from softmax(logits / temperature). Temperature 1 uses the model's own probabilities, lower ones
+    favour likely characters, and 0 always takes the likeliest. An empty prompt means the start of a paragraph.
 
     - `seed`: the same seed gives the same text; None draws a new one each time.
 
@@ -283,7 +286,7 @@ def sample(
 def _choose(logits: NDArray[np.float64], temperature: float, generator: np.random.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    with np.errstate(over="ignore", under="ignore"):  # a tiny temperature: exp(-inf) = 0 is meant
+    with np.errstate(over="ignore", under="ignore"):  # with a tiny temperature exp(-inf) = 0 is right
         cumulative = np.cumsum(np.exp((logits - logits.max()) / temperature))
     # side="right": a character of probability zero is never drawn, not even for a draw of exactly 0
     drawn = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))

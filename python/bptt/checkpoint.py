@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named arrays and a configuration in one safetensors file; an interrupted save never costs the old file.
+"""Named arrays and a configuration in one safetensors file; an interrupted save leaves the old file as it was.
 
 Knows nothing of models. The file's metadata have one entry, `bptt`, a JSON object: `format_version`, `config` (what is
-needed to build the model again) and `crc32`. One entry, because safetensors writes several in random order: this way
-equal models are equal files.
+needed to build the model again) and `crc32`. It is one entry because safetensors writes several in random order; so
+equal models give equal files.
 
 Format 2: the checksum covers the configuration and the names, dtypes, shapes and bytes of the arrays.
-Format 1 (read, no longer written): it covers the names and bytes of the arrays, not the configuration.
+Format 1 (read, no longer written): the checksum covers the names and bytes of the arrays, not the configuration.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ __all__ = ["check_writable", "load", "save"]
 FORMAT = "bptt"  # the metadata's key
 FORMAT_VERSION = 2
 DTYPES = "bool, int8 to int64, uint8 to uint64, float16, float32 or float64"
-MAX_DEPTH = 100  # of lists and objects in a configuration: JSON readers give up at some depth
+MAX_DEPTH = 100  # of lists and objects in a configuration, since JSON readers have a limit
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 def save(path: str | os.PathLike[str], arrays: Arrays, config: Mapping[str, Any]) -> None:
-    """Write `arrays` and `config` to `path`, whole or not at all.
+    """Write `arrays` and `config` to `path`, completely or not at all.
 
-    All arrays are copied first: other threads may change them while the file is written. (What they change during the
+    All arrays are copied first, so that other threads may change them while the file is written. (A change during the
     copy can be in the file in part, as in any copy.)
 
-    A temporary file in the same directory is written, flushed to the disk (fsync), renamed over `path`, and the
-    directory flushed. A full disk or an interruption leaves the old file as it was and no temporary file behind; what a
-    killed process leaves, the next save in that directory removes (on POSIX systems). A file that is replaced keeps its
-    permission bits and, where the system allows it, its owner and group. A symbolic link is followed.
+    A temporary file in the same directory is written, flushed to the disk (fsync) and renamed over `path`; then the
+    directory is flushed. A full disk or an interruption leaves the old file as it was and no temporary file. The next
+    save in that directory removes temporary files of killed processes (on POSIX systems). A replaced file keeps its
+    permission bits and, where the system allows it, its owner and group. Symbolic links are followed.
 
     - `arrays`: name -> ndarray of any shape, strides and byte order; bool, integers, float16, float32 or float64.
     - `config`: what JSON can hold: str keys; dict, list, str, int, finite float, bool, None. A tuple becomes a list.
 
     Raises: OSError where the file cannot be written; TypeError or ValueError for arrays, names and configurations that
-    could not be loaded as they were.
+    could not be loaded unchanged.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "model.safetensors")
@@ -76,8 +76,8 @@ def save(path: str | os.PathLike[str], arrays: Arrays, config: Mapping[str, Any]
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return the arrays and the configuration that `save` wrote.
 
-    A file that was changed is refused. (Files of format 1 have a weaker check: a changed configuration, dtype or shape
-    goes unnoticed. Saving them again gives them the full check.)
+    A changed file is refused. (The check of format 1 is weaker: it misses a changed configuration, dtype or shape.
+    Saving such a file again gives it the full check.)
 
     Raises: OSError where the file cannot be read; ValueError where it is damaged, not from bptt or of a later format.
 
@@ -86,10 +86,10 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
     FileNotFoundError: cannot read 'no such file' (No such file or directory), expected a model written by bptt
     """
     name = repr(os.fspath(path))
-    if Path(path).is_fifo():  # opening it would wait for a writer
+    if Path(path).is_fifo():  # open would wait for a writer
         raise ValueError(f"{name} is a pipe, expected a file: a model written by bptt")
     try:
-        Path(path).open("rb").close()  # safe_open reports every failure in its own words; this one in the system's
+        Path(path).open("rb").close()  # for the system's own error message, which safe_open replaces
         with safe_open(path, "np") as file:
             metadata = _known_metadata(name, file.metadata())
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
@@ -106,9 +106,9 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
 
 
 def check_writable(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Find out, before hours of training, whether `save` could write `path`; nothing is changed.
+    """Check, before hours of training, whether `save` could write `path`; nothing is changed.
 
-    A file that already stands there must be a checkpoint of ours (or empty): nobody's text is overwritten by mistake.
+    An existing file must be a checkpoint of bptt or empty, so that no other file is overwritten by mistake.
     Returns: the configuration of the checkpoint that `save` would replace; None where there is none.
 
     Raises: OSError where the directory is missing or cannot be written; ValueError where `path` is something else.
@@ -132,7 +132,7 @@ def check_writable(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def _plain(value: Any, where: str, depth: int = 0) -> Any:
-    """Return a copy of a configuration in JSON's own types; TypeError or ValueError names the entry that has none."""
+    """Return a copy of a configuration in JSON's types; TypeError or ValueError names an entry that has none."""
     if depth > MAX_DEPTH:
         raise ValueError(f"save: config is nested more than {MAX_DEPTH} levels deep, expected less")
     if isinstance(value, Mapping):
@@ -145,7 +145,7 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"save: {where} has value {value}, expected a finite number")
     if value is not None and not isinstance(value, (str, int, float)):
-        raise TypeError(f"save: {where} has type {type(value).__name__}, expected what JSON can hold")
+        raise TypeError(f"save: {where} has type {type(value).__name__}, expected a JSON type")
     return value
 
 
@@ -158,7 +158,7 @@ def _checked_name(name: Any) -> str:
     if not isinstance(name, str):
         raise TypeError(f"save: arrays has the name {reprlib.repr(name)}, expected str")
     if name == "__metadata__":
-        raise ValueError("save: arrays has the name '__metadata__', expected another: safetensors keeps it for itself")
+        raise ValueError("save: arrays has the name '__metadata__', expected another: safetensors reserves it")
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -167,7 +167,7 @@ def _checked_name(name: Any) -> str:
 
 
 def _snapshot(name: str, array: Any) -> NDArray[Any]:
-    """Return a copy in row-major order and little-endian bytes; safetensors 0.8.0 writes the bytes as they lie."""
+    """Return a copy in row-major order and little-endian bytes; safetensors 0.8.0 writes the bytes in memory order."""
     copy = np.array(array, order="C")
     if copy.dtype.kind not in "biuf" or copy.dtype.itemsize > 8:
         raise TypeError(f"save: array {reprlib.repr(name)} has dtype {copy.dtype}, expected {DTYPES}")

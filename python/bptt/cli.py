@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `bptt` command: train, sample, info. Options, messages and exit codes; the work itself is in charlm.py.
 
-Results go to stdout, progress and errors to stderr; one that the caller has closed is taken for /dev/null. Exit codes:
-0 done; 2 something is wrong with what was asked (one line on stderr, nothing overwritten); 130 stopped by Ctrl-C or
-SIGTERM (`bptt train` has then saved what it learned); 141 nobody reads the output any more (`| head`).
+Results go to stdout, progress and errors to stderr; a stream that the caller has closed becomes /dev/null. Exit codes:
+0 done; 2 something is wrong with the request (one line on stderr, nothing overwritten); 130 stopped by Ctrl-C or
+SIGTERM (`bptt train` has then saved its model); 141 the reader of the output has gone (`| head`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from bptt._terminal import Progress, StopRequest, flush_streams, open_missing_st
 if TYPE_CHECKING:
     from bptt.charlm import Architecture, CharLM, Settings
     from bptt.textdata import Ids, Streams, Vocabulary
+    from bptt.train import Step
 
 __all__ = ["main"]
 
@@ -36,17 +37,17 @@ OK, WRONG, INTERRUPTED, CLOSED = 0, 2, 130, 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the program's own) and return its exit code.
 
-    Raises: SystemExit, as argparse does, for --help, --version and options that make no sense.
+    Raises: SystemExit, as argparse does, for --help, --version and invalid options.
     """
     open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal without UTF-8 gets escapes, not a crash
+        if hasattr(stream, "reconfigure"):  # escapes instead of a crash on a terminal without UTF-8
             stream.reconfigure(errors="backslashreplace")
     try:
         return _run(argv)
     finally:
         flush_streams()
-        set_interrupt_handler(signal.SIG_IGN)  # Python's exit would print a traceback
+        set_interrupt_handler(signal.SIG_IGN)  # at its exit Python would print a traceback
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -68,7 +69,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except MemoryError:
         _complain(program, "not enough memory, expected a shorter text or smaller sizes")
     except OSError as error:
-        unexpected = error.errno is not None  # what the library raises has been reworded; this comes from stdout
+        unexpected = error.errno is not None  # the library's own errors have no errno; this one comes from stdout
         reason = f"cannot write the output ({error.strerror}), expected room for it"
         _complain(program, reason if unexpected else str(error))
     except (ValueError, FloatingPointError) as error:
@@ -82,16 +83,16 @@ def _complain(program: str, message: str) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line instead of a page of usage."""
+    """Reports an error in one line instead of a page of usage."""
 
     def error(self, message: str) -> NoReturn:
-        hint = "" if "expected" in message else f", expected what '{self.prog} --help' describes"
+        hint = "" if "expected" in message else f", expected the options of '{self.prog} --help'"
         self.exit(WRONG, f"{self.prog}: {message}{hint}\n")
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args, unknown = _parser().parse_known_args(argv)
-    if unknown:  # parse_args would complain in the name of bptt, not of the command
+    if unknown:  # parse_args would name bptt in its message, not the command
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return args
 
@@ -118,26 +119,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _TRAIN = (
-    "Learn to continue a text, character by character. The last tenth of the text is held out; the loss on it is "
-    "reported at the end, with a sample. Ctrl-C stops after the current step and saves what has been learned (exit "
-    "code 130); another Ctrl-C, more than a second later, quits at once."
+    "Train a model to continue a text, character by character. The last tenth of the text is held out; the loss on it "
+    "is printed at the end, with a sample. Ctrl-C stops after the current step and saves the model (exit code 130); "
+    "another Ctrl-C, more than a second later, quits at once."
 )
-_SAMPLE = "Let a trained model write. It goes on from the prompt, one character at a time."
+_SAMPLE = "Let a trained model write. It continues the prompt, one character at a time."
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     from bptt._runtime import MAX_THREADS
-    from bptt.charlm import LEARNING_RATES, Architecture, Settings
+    from bptt.charlm import CELLS, LEARNING_RATES, Architecture, Settings
 
     rates = ", ".join(f"{rate:g} for {name}" for name, rate in LEARNING_RATES.items())
     add = parser.add_argument
     add("file", nargs="?", metavar="FILE", help="a UTF-8 text (default: the manual shipped with Python)")
-    _option(parser, "--cell", _one_of("lstm", "gru", "rnn"), Architecture.cell, "lstm, gru or rnn")
+    _option(parser, "--cell", _one_of(*CELLS), Architecture.cell, "lstm, gru or rnn")
     _option(parser, "--hidden", _whole(1, 65536), Architecture.hidden, "hidden units per layer")
     _option(parser, "--layers", _whole(1, 64), Architecture.layers, "recurrent layers")
     _option(parser, "--embedding", _whole(1, 65536), Architecture.embedding, "numbers per character")
     _option(parser, "--seq-len", _whole(1, 10**6), Settings.seq_len, "characters between two updates")
-    _option(parser, "--batch-size", _whole(1, 10**6), Settings.batch_size, "places of the text read side by side")
+    _option(parser, "--batch-size", _whole(1, 10**6), Settings.batch_size, "places of the text read in parallel")
     duration = parser.add_mutually_exclusive_group()
     _option(duration, "--steps", _whole(1, 10**9), Settings.steps, "number of updates")
     _option(duration, "--epochs", _whole(1, 10**6), None, "passes over the text, instead of --steps")
@@ -152,17 +153,17 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--out",
         default="model.safetensors",
         metavar="PATH",
-        help="where the model goes; one that 'bptt train' wrote is replaced (default: %(default)s)",
+        help="file for the model; a model of 'bptt train' is replaced (default: %(default)s)",
     )
     parser.set_defaults(run=_train, parser=parser)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a file that 'bptt train' wrote")
-    parser.add_argument("--prompt", default="", metavar="TEXT", help="what to go on from (default: a new paragraph)")
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="text to continue (default: a new paragraph)")
     _option(parser, "--length", _whole(1, 10**9), 500, "characters to write")
     _option(
-        parser, "--temperature", _number(0, 1000), 0.8, "1 as learned, lower is more careful, 0 takes the likeliest"
+        parser, "--temperature", _number(0, 1000), 0.8, "1 as learned, lower prefers likely ones, 0 takes the likeliest"
     )
     _option(parser, "--seed", _whole(0, 2**63 - 1), None, "the same seed gives the same text (default: a new one)")
     parser.set_defaults(run=_sample, parser=parser)
@@ -250,7 +251,7 @@ def _train(args: argparse.Namespace) -> int:
             _say("That is worse than guessing. A smaller --lr may help.")
         if stop.asked:
             return INTERRUPTED
-    opening = vocabulary.decode(tail[:200])  # the model has not seen how it goes on
+    opening = vocabulary.decode(tail[:200])  # the model has not seen the continuation
     paragraph = "".join(charlm.sample(lm, opening, length=400, seed=args.seed))
     _say(f"\nA sample, going on from the held-out {opening[-30:]!r}:\n\n{paragraph}\n")
     _say(f"For more: bptt sample {shlex.quote(args.out)}")
@@ -258,18 +259,19 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _learn(lm: CharLM, streams: Streams, settings: Settings, stop: StopRequest, out: str) -> str:
-    """Train to the end, or as far as is wanted, showing the progress, and save; return one line about the run."""
-    from bptt import charlm
+    """Train to the end, or until stopped, with progress, and save; return one line about the run."""
+    from bptt import StopTraining, charlm
 
     progress = Progress(settings.steps)
-    verb = "Learned from"
+
+    def on_step(step: Step) -> None:
+        progress.show(step)
+        if stop.asked:
+            raise StopTraining
+
     try:
-        for step in charlm.train(lm, streams, settings):
-            progress.show(step)
-            if stop.asked:
-                verb = "Stopped after"
-                break
-        summary = progress.summary(verb)
+        history = charlm.train(lm, streams, settings, on_step)
+        summary = progress.summary("Stopped after" if history.stopped else "Learned from")
         lm.save(out)
     except FloatingPointError as error:
         raise ValueError("the loss grew beyond all numbers, expected a smaller --lr; nothing was written") from error
@@ -305,7 +307,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _replaced(out: str) -> str:
-    """Return what is known of the model that a run will replace, "" where there is none; ValueError for other files."""
+    """Describe the model that a run will replace, "" where there is none; ValueError for other files."""
     from bptt import charlm, checkpoint
 
     config = checkpoint.check_writable(out)
@@ -324,11 +326,11 @@ def _read(args: argparse.Namespace) -> tuple[str, Vocabulary, Ids]:
     from bptt.textdata import HELD_OUT, Streams, Vocabulary, default_text, read_text
 
     name = "the manual of this Python" if args.file is None else args.file
-    # in memory at once: the file's bytes and, with up to 3 bytes for a character of 2, the text
+    # in memory at once: the file's bytes and the text, which takes 2 bytes for a character of up to 3
     _require_memory(0, 0 if args.file is None else _size(args.file) * 5 // 3, name)
     try:
         text = default_text() if args.file is None else read_text(args.file)
-        # the part that is not held out must fill the streams once; 20 leaves two characters to validate on
+        # the text without the held-out part must fill the streams once; 20 leaves two characters for validation
         shortest = max(20, math.ceil((Streams.shortest(args.batch_size, args.seq_len) + 0.5) / (1 - HELD_OUT)))
         if len(text) < shortest:
             raise ValueError(
@@ -342,7 +344,7 @@ def _read(args: argparse.Namespace) -> tuple[str, Vocabulary, Ids]:
 
 
 def _size(path: str) -> int:
-    """Return a file's bytes; 0 where it cannot say (or is missing: reading it will report that)."""
+    """Return the size of a file in bytes; 0 where it is unknown (reading a missing file will report that)."""
     try:
         return os.path.getsize(path)
     except OSError:
@@ -350,9 +352,9 @@ def _size(path: str) -> int:
 
 
 def _require_memory(sizes: int, text: int, name: str) -> None:
-    """Refuse what the memory cannot hold: `sizes` bytes for the model and its batches, `text` bytes for the text."""
+    """Raise ValueError unless memory can hold `sizes` bytes for model and batches and `text` bytes for the text."""
     limit = memory_limit()
-    if limit is None or sizes + text <= limit:  # where the system does not say, an allocation fails instead
+    if limit is None or sizes + text <= limit:  # where the system gives no limit, an allocation fails instead
         return
     expected = f"expected at most the {limit / 1e9:,.1f} GB that this process may use"
     if text > limit:

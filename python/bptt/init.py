@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Initial weights by name, from a counter-based generator: the same seed gives the same weights everywhere.
 
-A weight matrix of a recurrent layer holds its gates one below the other, [G*H, I]; each gate's block [H, I] is drawn as
-a matrix of its own, so that the fans are those of the gate (fan_in I, fan_out H), however many gates a cell has.
+A weight matrix of a recurrent layer stacks its gates, [G*H, I]. Each gate's block [H, I] is drawn as a separate matrix,
+so that the fans are those of one gate (fan_in I, fan_out H), for any number of gates.
 Everything is computed in float64 and rounded to the layer's dtype at the end.
 """
 
@@ -38,8 +38,8 @@ def _uniform_within(rng: np.random.Generator, shape: tuple[int, ...], bound: flo
 def _orthogonal(rng: np.random.Generator, shape: tuple[int, ...], size: int) -> Array:
     rows, cols = shape[-2:]
     tall = (*shape[:-2], max(rows, cols), min(rows, cols))
-    # Not NumPy's QR: a LAPACK's bits depend on its make and its threads. The positive diagonal of R makes Q unique, and
-    # uniform over the orthogonal matrices.
+    # Not NumPy's QR: the bits of LAPACK depend on its build and its threads. The positive diagonal of R makes Q unique
+    # and uniform over the orthogonal matrices.
     q = np.array([core.orthogonal(block) for block in rng.standard_normal(tall)])
     return q if rows >= cols else np.swapaxes(q, -1, -2)
 
@@ -110,8 +110,8 @@ def draw(
         size: of `uniform`, default fan_in (recurrent layers pass H).
         dtype: float32 (default) or float64.
 
-    Returns: an array of `shape` and `dtype`. The bits are functions of the arguments, whatever the platform, the
-        instruction set, the number of threads and the BLAS library. Two things are not ours: the streams of NumPy's
+    Returns: an array of `shape` and `dtype`. The bits depend on the arguments only, not on the platform, the
+        instruction set, the number of threads or the BLAS library. Two things are not ours: the streams of NumPy's
         generators, and the C library's exp and log1p, which NumPy uses in the tails of the normal distribution.
     Raises: ValueError for an unknown name or a shape that the initialiser cannot fill.
 
@@ -129,30 +129,22 @@ def draw(
     if not shape or shape[0] % gates or (len(shape) < 2 and name not in _FOR_VECTORS):
         expected = f"(G*H,) or (G*H, I) with G = {gates}" if name in _FOR_VECTORS else f"(G*H, I) with G = {gates}"
         raise ValueError(f"init.draw: shape has value {shape} for {name}, expected {expected}")
-    entropy = fresh_seed() if seed is None else check_seed("init.draw", seed)
-    sequence = np.random.SeedSequence(entropy, spawn_key=(zlib.crc32(stream.encode()),))
+    sequence = np.random.SeedSequence(check_seed("init.draw", seed), spawn_key=(zlib.crc32(stream.encode()),))
     rng = np.random.Generator(np.random.Philox(sequence))
     blocks = (gates, shape[0] // gates, *shape[1:])
     values = _DRAWS[name](rng, blocks, shape[-1] if size is None else check_size("init.draw", "size", size))
     return values.reshape(shape).astype(check_dtype("init.draw", dtype))
 
 
-def fresh_seed() -> int:
-    """A seed of 128 bits from the operating system."""
-    entropy = np.random.SeedSequence().entropy
-    assert isinstance(entropy, int)
-    return entropy
-
-
 def fill(
     where: str, params: Params, init: Init, seed: int | None, default: Mapping[str, str], *, gates: int, size: int
 ) -> None:
-    """Initialise a layer's parameters; `default` has the initialiser of each, `init` what the user chose instead."""
-    seed = fresh_seed() if seed is None else check_seed(where, seed)
+    """Initialise a layer's parameters; `default` has the initialiser of each, `init` is the user's choice."""
+    seed = check_seed(where, seed)
     chosen = _choice(where, params, init, default)
     with params.edit() as p:
         for name, shape in params.shapes.items():
-            # peephole weights [3, H] and the bias [H] of GRU's candidate are no stacks of gates
+            # peephole weights [3, H] and the bias [H] of GRU's candidate are not stacks of gates
             blocks = gates if shape[0] == gates * size else 1
             p[name] = draw(chosen[name], shape, seed=seed, stream=name, gates=blocks, size=size, dtype=params.dtype)
 

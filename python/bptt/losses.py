@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses: value and gradient together. Here are shapes, masks and the meaning of a reduction; the sums are native.
+"""Losses: value and gradient together. This module checks shapes and applies masks and reductions; sums are native.
 
 The loss of a sequence is made of step losses, one for each unmasked pair (t, b):
     "mean"   their mean
-    "sum"    their sum, divided by nothing
-Neither depends on the order of the axes, so that [B,T,...] is as good as [T,B,...].
+    "sum"    their sum
+Neither depends on the order of the axes, so that [B,T,...] gives the same as [T,B,...].
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _rows(where: str, name: str, value: ArrayIn) -> tuple[Array, tuple[int, ...]
     if array.ndim < 2 or not array.shape[-1]:
         raise shape_error(where, name, array, "(T, B, features)")
     if not array.size:
-        raise shape_error(where, name, array, "one step and one row at least")
+        raise shape_error(where, name, array, "at least one step of at least one row")
     lead = array.shape[:-1]
     return array.reshape(math.prod(lead), array.shape[-1]), lead
 
@@ -111,5 +111,5 @@ def _mask_and_scale(
         check_shape(where, "mask", keep, lead)
         steps = int(np.count_nonzero(keep))
     if not steps:
-        raise ValueError(f"{where}: mask has no step that counts, expected one at least")
+        raise ValueError(f"{where}: mask has no step that counts, expected at least one")
     return keep, 1 / steps if reduction == "mean" else 1.0

@@ -2,8 +2,8 @@
 """Optimizers: SGD and Adam. One fused native pass over the flat buffers: norm, clipping, update.
 
 An optimizer keeps its moments for one set of parameters. Hyperparameters are attributes, so that a schedule is an
-assignment: `optimizer.lr = 1e-4`. An assignment is checked as the constructor checks. Clipping comes in this order: the
-whole gradient g is scaled to the norm clip_norm if its own is larger, then each element is clamped to
+assignment: `optimizer.lr = 1e-4`. An assignment is checked like an argument of the constructor. First the whole
+gradient g is scaled to the norm clip_norm if its norm is larger, then each element is clamped to
 [-clip_value, clip_value].
 
 A step is right over the whole range of the parameters' dtype, or refused: one that would make a parameter or a moment
@@ -14,12 +14,13 @@ infinite or NaN raises FloatingPointError and changes nothing. Numbers below the
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from bptt._arrays import check_bool, check_number, check_size, check_tuple
+from bptt._arrays import brief, check_bool, check_number, check_size, check_tuple
 from bptt._dispatch import core
+from bptt._signature import checks_names
 from bptt.params import Params, check_like
 
 if TYPE_CHECKING:
@@ -29,19 +30,21 @@ __all__ = ["SGD", "Adam", "StepInfo"]
 
 
 class StepInfo(NamedTuple):
-    """What a step found: the norm of the whole gradient before clipping, and whether anything was clipped."""
+    """The norm of the whole gradient before clipping, and whether anything was clipped."""
 
     grad_norm: float
     clipped: bool
 
 
 class Optimizer:
-    """What the optimizers share: the checks, the clipping options, the moments and their parameters' shapes."""
+    """Shared by the optimizers: the checks, the clipping options, the moments and their parameters' shapes."""
 
     lr: float
     weight_decay: float
     clip_norm: float | None
     clip_value: float | None
+    # What users may set of a class that says so itself. One that does not, such as a user's, may keep what it likes.
+    _settable: ClassVar[tuple[str, ...]]
 
     def __init__(self, lr: float, weight_decay: float, clip_norm: float | None, clip_value: float | None) -> None:
         self.lr = lr
@@ -49,35 +52,33 @@ class Optimizer:
         self.clip_norm = clip_norm
         self.clip_value = clip_value
         self._moments: tuple[Params, ...] = ()
-        # The parameters, and the version of them, that a step left small, so that the next need not look.
+        # The parameters, and their version, that a step left small, so that the next step need not check.
         self._small: tuple[Params, int] | None = None
 
-    if not TYPE_CHECKING:  # with a __setattr__ in sight, type checkers accept every name
+    if not TYPE_CHECKING:  # if type checkers saw a __setattr__, they would accept every name
 
         def __setattr__(self, name: str, value: Any) -> None:
             object.__setattr__(self, name, self._checked(name, value))
 
     def _checked(self, name: str, value: Any) -> Any:
-        """The value that an attribute gets: a hyperparameter is checked, an unknown name refused."""
+        """The value for an attribute: hyperparameters are checked, unknown names are refused."""
         where = type(self).__name__
         if name in ("lr", "weight_decay"):
             return check_number(where, name, value)
         if name in ("clip_norm", "clip_value"):
             return None if value is None else check_number(where, name, value)
-        # A subclass may keep what it likes; SGD and Adam themselves have nothing else to set.
-        if type(self) in (SGD, Adam) and not name.startswith("_") and not hasattr(type(self), name):
-            known = ", ".join(each for each in vars(self) if not each.startswith("_"))
-            raise AttributeError(f"{where}: there is no {name[:40]!r}, expected one of {known}")
-        return value
+        if name.startswith("_") or hasattr(type(self), name) or name in vars(type(self)).get("_settable", (name,)):
+            return value
+        raise AttributeError(f"{where}: there is no {brief(name)}, expected one of {', '.join(self._settable)}")
 
     def step(self, params: Params, grads: Params) -> StepInfo:
         """Change `params` by one update.
 
-        Args: params, of a layer or a `Sequential`, the same for all steps; grads, as `backward` returned them.
+        Args: params of a layer or a `Sequential`, the same for all steps; grads, as `backward` returned them.
         Returns: StepInfo(grad_norm, clipped).
         Raises: FloatingPointError for a gradient that is not finite, or whose norm is beyond float64, and for a step
             after which a parameter or a moment would not be finite; nothing changes then. ValueError for gradients or
-            parameters of other names or shapes; TypeError for another dtype, or for what is no `Params`.
+            parameters of other names or shapes; TypeError for another dtype or another type than `Params`.
 
         >>> from bptt import Linear
         >>> linear = Linear(2, 1, init={"weight": "zeros"})
@@ -135,7 +136,7 @@ class Optimizer:
         return f"{type(self).__name__}({options})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_small": None}  # versions count in one process only, and parameters do not go along
+        return {**vars(self), "_small": None}  # versions are valid in one process only
 
 
 class SGD(Optimizer):
@@ -147,19 +148,22 @@ class SGD(Optimizer):
 
     Args:
         lr: learning rate.
-        momentum: in [0,1), default 0. The velocity v starts from zero when momentum becomes positive, also later.
+        momentum: in [0,1), default 0. The velocity v starts from zero whenever momentum becomes positive.
         nesterov: default False; needs momentum.
         weight_decay: default 0.
         clip_norm, clip_value: limits of the global norm and of each element, default None, no limit.
 
     Call: `info = optimizer.step(params, grads)`.
-    Raises: ValueError for values out of range, TypeError for what is no number; also at a later assignment.
+    Raises: ValueError for values out of range, TypeError for other types than numbers; also at a later assignment.
     Source: Sutskever et al. 2013 (momentum, Nesterov); Pascanu et al. 2013 (clipping).
 
     >>> SGD(lr=0.1, momentum=0.9, clip_norm=1.0)
     SGD(lr=0.1, weight_decay=0.0, clip_norm=1.0, clip_value=None, momentum=0.9, nesterov=False)
     """
 
+    _settable = ("lr", "weight_decay", "clip_norm", "clip_value", "momentum", "nesterov")
+
+    @checks_names
     def __init__(
         self,
         lr: float,
@@ -216,13 +220,13 @@ class Adam(Optimizer):
     Args:
         lr: learning rate, default 1e-3.
         betas: (beta1, beta2), each in [0,1), default (0.9, 0.999).
-        eps: default 1e-8. With 0, a weight whose gradients have all been 0 stays where it is.
+        eps: default 1e-8. With 0, a weight whose gradients have all been 0 stays as it is.
         weight_decay: default 0.
         clip_norm, clip_value: limits of the global norm and of each element, default None, no limit.
 
     Attributes: steps, the number k of updates so far.
     Call: `info = optimizer.step(params, grads)`.
-    Raises: ValueError for values out of range, TypeError for what is no number; also at a later assignment.
+    Raises: ValueError for values out of range, TypeError for other types than numbers; also at a later assignment.
     Source: Kingma & Ba 2015; Loshchilov & Hutter 2019 (AdamW).
 
     >>> Adam(lr=2e-3, clip_norm=1.0).betas
@@ -233,6 +237,9 @@ class Adam(Optimizer):
     eps: float
     steps: int
 
+    _settable = ("lr", "weight_decay", "clip_norm", "clip_value", "betas", "eps", "steps")
+
+    @checks_names
     def __init__(
         self,
         lr: float = 1e-3,

@@ -2,8 +2,8 @@
 """Named arrays in one flat buffer: parameters and gradients.
 
 An optimizer step, a checkpoint and an all-reduce are each one call on `flat`. A model's parameters are read-only views,
-so that no change escapes `version`, by which layers know when their packed weights are out of date.
-Not a place for equations: nothing is computed here.
+so that every change counts in `version`, which tells layers when their packed weights are out of date. Nothing is
+computed here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ticks = itertools.count(1)  # next() on it is atomic, also without the GIL
 
 
 class Params(Mapping[str, "Array"]):
-    """Mapping from names to array views that lie side by side in one 64-byte-aligned buffer.
+    """Mapping from names to array views that are adjacent in one 64-byte-aligned buffer.
 
         params[name]  =  flat[start : start + size].reshape(shape)
 
@@ -44,7 +44,7 @@ class Params(Mapping[str, "Array"]):
             `edit`, which count. True for gradients: views and `flat` are writable.
 
     All elements start as zeros.
-    Raises: ValueError for sizes that no memory can hold, MemoryError for sizes that this machine's cannot.
+    Raises: ValueError for sizes that no machine can hold, MemoryError for sizes that this machine cannot.
 
     >>> params = Params({"weight": (2, 3), "bias": (2,)})
     >>> params["bias"] = [1, 2]
@@ -76,9 +76,9 @@ class Params(Mapping[str, "Array"]):
         self._spans = dict(zip(shapes, itertools.pairwise(ends), strict=True))
 
     def _bind(self, buffer: Array, clock: list[int], opening: Opening | None = None) -> None:
-        """Lie in `buffer` from now on; `clock`, one element, is shared by all who lie in the same allocation.
+        """Use `buffer` from now on; `clock`, one element, is shared by all parameters in the same allocation.
 
-        `opening`: of an edit, which closes the views.
+        `opening` is that of an edit, which closes the views.
         """
         self._buffer, self._clock, self._opening = buffer, clock, opening
         self._flat: Array
@@ -96,7 +96,7 @@ class Params(Mapping[str, "Array"]):
     def _twin(
         self, buffer: Array, clock: list[int], *, writable: bool, joined: bool, opening: Opening | None = None
     ) -> Params:
-        """Params of the same layout over another buffer, or another right to write."""
+        """Params of the same layout over another buffer, or with another right to write."""
         twin = object.__new__(Params)
         twin._dtype, twin._writable, twin._joined = self._dtype, writable, joined
         twin._shapes, twin._size, twin._spans = self._shapes, self._size, self._spans
@@ -110,7 +110,7 @@ class Params(Mapping[str, "Array"]):
 
     @property
     def plain(self) -> Array:
-        """As `flat`, but of parameters an array of NumPy's own class, whose slices are quicker."""
+        """`flat` as an array of NumPy's own class, whose slices are faster."""
         return self._plain
 
     @property
@@ -130,17 +130,17 @@ class Params(Mapping[str, "Array"]):
 
     @property
     def version(self) -> int:
-        """A number that differs after each change; never two alike in one process."""
+        """A number that differs after each change; no two are equal in one process."""
         return self._clock[0]
 
     @property
     def writable(self) -> bool:
-        """Whether views and `flat` are writable, as those of gradients are."""
+        """Whether views and `flat` are writable, as they are for gradients."""
         return self._writable
 
     @property
     def joined(self) -> bool:
-        """Whether these parameters lie in the buffer of a larger whole."""
+        """Whether these parameters are part of a larger buffer."""
         return self._joined
 
     def __getitem__(self, name: str) -> Array:
@@ -176,11 +176,11 @@ class Params(Mapping[str, "Array"]):
 
     @contextmanager
     def edit(self) -> Iterator[Params]:
-        """Writable views for the time of a `with` block; `version` changes at its end (and at its start).
+        """Writable views for a `with` block; `version` changes at its start and at its end.
 
-        Yields: a `Params` over the same buffer, whose views and `flat` are writable until the block ends, as are views
-            of these. NumPy cannot close what is made of them as another kind of object, `np.asarray(view)`,
-            `memoryview(view)` or another library's array: do not keep it, a later write through it goes unnoticed.
+        Yields: a `Params` over the same buffer. Its views, `flat` and views of these are writable until the block ends.
+            Objects of another type made from them, such as `np.asarray(view)`, `memoryview(view)` or another library's
+            array, stay writable: do not keep them, since a later write through them goes unnoticed.
 
         >>> params = Params({"bias": (2,)})
         >>> before = params.version
@@ -199,7 +199,7 @@ class Params(Mapping[str, "Array"]):
             self._touch()
 
     def update(self, change: Callable[[Array], _T]) -> _T:
-        """Let `change` write into the whole buffer, [n], which it must not keep; `version` changes before and after it.
+        """Let `change` write into the whole buffer [n], which it must not keep; `version` changes before and after.
 
         Returns: what `change` returns.
 
@@ -215,7 +215,7 @@ class Params(Mapping[str, "Array"]):
             self._touch()
 
     def span(self, first: str, last: str) -> tuple[int, int]:
-        """Where the arrays from `first` to `last` lie in `flat`: start and stop.
+        """Start and stop in `flat` of the arrays from `first` to `last`.
 
         >>> Params({"weight": (2, 3), "bias": (2,)}).span("bias", "bias")
         (6, 8)
@@ -223,15 +223,15 @@ class Params(Mapping[str, "Array"]):
         return self._span(first)[0], self._span(last)[1]
 
     def like(self, other: Params) -> bool:
-        """Whether names, order, shapes and dtype are those of `other`."""
+        """Whether names, order, shapes and dtype equal those of `other`."""
         if self._shapes is not other._shapes:
             if list(self._shapes.items()) != list(other._shapes.items()):
                 return False
-            self._shapes = other._shapes  # the next time is quick
+            self._shapes = other._shapes  # fast the next time
         return self._dtype == other._dtype or not self._shapes
 
     def zeros_like(self) -> Params:
-        """Gradients for these parameters: the same names and shapes, zeros, writable.
+        """Gradients for these parameters: the same names and shapes, all zeros, writable.
 
         >>> Params({"bias": (2,)}).zeros_like()["bias"].flags.writeable
         True
@@ -239,7 +239,7 @@ class Params(Mapping[str, "Array"]):
         return self._twin(_allocate(self._size, self._dtype), [next(_ticks)], writable=True, joined=False)
 
     def window(self, prefix: str) -> Params:
-        """The arrays whose names start with `prefix`, under the rest of their names, in the same memory.
+        """The arrays whose names start with `prefix`, named without it, in the same memory.
 
         Raises: KeyError where the names are not neighbours in the buffer.
 
@@ -256,13 +256,13 @@ class Params(Mapping[str, "Array"]):
             )
             window._lay_out({name.removeprefix(prefix): self._shapes[name] for name in names})
             if window._size != stop - start:
-                raise KeyError(f"Params.window: the arrays named {prefix}* are not side by side")
+                raise KeyError(f"Params.window: the arrays named {prefix}* are not adjacent")
             self._windows[prefix] = window
         return self._windows[prefix]
 
     @classmethod
     def join(cls, parts: Mapping[str, Params]) -> Params:
-        """Move parameters into one new buffer; each part stays what it is, but lies in the whole from now on.
+        """Move parameters into one new buffer; each part becomes a window of the whole.
 
         Args: parts by prefix; the whole's names are `prefix.name`.
         Returns: the whole. All share one `version`. Views taken of a part before are no longer connected to it.
@@ -278,7 +278,7 @@ class Params(Mapping[str, "Array"]):
         if len(dtypes) > 1:
             raise TypeError(f"Params.join: parts have dtypes {', '.join(sorted(map(str, dtypes)))}, expected one")
         if any(part.joined for part in parts.values()):
-            raise ValueError("Params.join: a part is joined already, expected parts of their own")
+            raise ValueError("Params.join: a part is joined already, expected parts that are not")
         shapes = {f"{prefix}.{name}": shape for prefix, part in parts.items() for name, shape in part.shapes.items()}
         whole = cls(shapes, dtypes.pop() if dtypes else np.float32)
         start = 0

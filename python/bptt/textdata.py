@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text for character models: reading it, numbering its characters, cutting it into continuous streams.
 
-No model and no terminal here. A text becomes ids [N] (the smallest unsigned dtype that holds them); its tail is held
-out; `Streams` serves the rest as x, y [T,B] int64 in the order that truncated BPTT needs: row t+1 of a column follows
-row t, and a batch goes on where the one before it stopped, so that the state can be carried over.
+No model and no terminal here. A text becomes ids [N] (the smallest unsigned dtype that holds them), and its tail is
+held out. `Streams` yields the rest as x, y [T,B] int64 in the order that truncated BPTT needs: row t+1 of a column
+follows row t, and each batch continues the one before, so that the state can be carried over.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from numpy.typing import NDArray
 
 __all__ = ["HELD_OUT", "Streams", "Vocabulary", "default_text", "read_text", "split_tail"]
 
-HELD_OUT = 0.1  # the part of a text that only validation sees, its tail
-CHUNK = 2**20  # characters that are numbered at a time: the arrays this takes stay small beside the text
+HELD_OUT = 0.1  # the share of a text, at its end, that only validation sees
+CHUNK = 2**20  # characters numbered at a time: the arrays for this stay small compared with the text
 
 Ids = NDArray[np.unsignedinteger[Any]]
 
 
 def default_text() -> str:
-    """Return the Python manual's help topics, the real text that ships inside every CPython (about 465,000 characters).
+    """Return the help topics of the Python manual, shipped with CPython (about 465,000 characters).
 
     The topics of `pydoc_data.topics`, in alphabetical order, joined by newlines: the same text on every machine with
     the same Python version.
 
-    Raises: ValueError where this Python was shipped without that module.
+    Raises: ValueError where this Python has no such module.
 
     >>> default_text().startswith('The "assert" statement')
     True
@@ -42,7 +42,7 @@ def default_text() -> str:
     try:
         from pydoc_data.topics import topics
     except ImportError:
-        raise ValueError("default_text: this Python comes without pydoc_data.topics, expected a FILE instead") from None
+        raise ValueError("default_text: this Python has no pydoc_data.topics, expected a FILE instead") from None
     return "\n".join(topics[name] for name in sorted(topics))
 
 
@@ -68,12 +68,12 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def _iconv_options(data: bytes, start: int) -> str:
-    """Return the options by which iconv likely reads a text whose first byte that is not UTF-8 is at `start`."""
-    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # before UTF-16, whose mark it begins with
+    """Guess the options by which iconv reads a text whose first byte that is not UTF-8 is at `start`."""
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # first: it begins with UTF-16's mark
         return "-f utf-32"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "-f utf-16"
-    if not data[:start].isascii():  # UTF-8 up to here: leave out what is damaged
+    if not data[:start].isascii():  # UTF-8 up to here: drop the damaged bytes
         return "-c -f utf-8"
     first = max(0, start - 2**15) // 2 * 2
     sample = data[first : start + 2**15]
@@ -83,7 +83,7 @@ def _iconv_options(data: bytes, start: int) -> str:
     is_latin = not any(zeros) and len(re.findall(rb"[\x80-\xff]", sample)) <= len(sample) / 3
     if is_latin and not re.search(rb"[\x80-\x9f]", sample):
         return "-f latin1"
-    # Windows has letters where Latin-1 has control characters, and leaves five bytes unused.
+    # cp1252 has letters where Latin-1 has control characters, and leaves five bytes unused.
     if is_latin and not re.search(rb"[\x81\x8d\x8f\x90\x9d]", sample):
         return "-f cp1252"
     return "-f ITS_ENCODING"
@@ -94,7 +94,7 @@ class Vocabulary:
 
     - `characters`: str, V distinct characters.
 
-    Raises: TypeError where it is no str; ValueError where it is empty or a character stands twice.
+    Raises: TypeError where it is no str; ValueError where it is empty or has a character twice.
 
     >>> vocabulary = Vocabulary.of("banana")
     >>> vocabulary.characters, vocabulary.encode("nab").tolist(), vocabulary.decode([1, 0, 2])
@@ -208,5 +208,5 @@ def _chunks(text: str) -> Iterator[tuple[int, NDArray[np.uint32]]]:
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:
-    # surrogatepass: an undecodable byte of the command line arrives as a lone surrogate; it is reported, not a crash
+    # surrogatepass: an undecodable byte of the command line is a lone surrogate; it is reported instead of a crash
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))

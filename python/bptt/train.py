@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop, with truncated backpropagation through time.
 
-Each update is: forward, loss, backward, optimizer step. Nothing is computed here, and nothing happens between two
-updates that a stop or an interrupt could leave half done.
+An update is: forward, loss, backward, optimizer step. Nothing is computed here, and nothing between two updates could
+be left half done by a stop or an interrupt.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ from bptt.layers.sequential import Sequential
 
 if TYPE_CHECKING:
     from bptt._arrays import Array
-    from bptt.layers.base import Tape
+    from bptt._engine.tape import Tape
     from bptt.optim import Optimizer, StepInfo
 
     BatchIn: TypeAlias = Batch | tuple[Any, ...] | list[Any]
@@ -30,13 +31,17 @@ __all__ = ["History", "Step", "StopTraining", "fit"]
 
 
 class Step(NamedTuple):
-    """One update: its number from 0, its epoch from 0, the loss, the gradient's norm, whether it was clipped."""
+    """One update: its number from 0, its epoch from 0, the loss, the gradient's norm, whether it was clipped.
+
+    `targets` is the number of targets in the loss, one for each step of a row that counts.
+    """
 
     number: int
     epoch: int
     loss: float
     grad_norm: float
     clipped: bool
+    targets: int
 
 
 class StopTraining(Exception):  # noqa: N818 (a request, like StopIteration)
@@ -54,10 +59,10 @@ class StopTraining(Exception):  # noqa: N818 (a request, like StopIteration)
 
 
 class History:
-    """What happened in a run, update by update: lists of equal length, and whether `on_step` stopped it.
+    """The updates of a run as lists of equal length, and whether `on_step` stopped it.
 
     >>> history = History()
-    >>> history.append(Step(0, 0, 1.5, 2.0, False))
+    >>> history.append(Step(0, 0, 1.5, 2.0, False, 32))
     >>> len(history), history.loss
     (1, [1.5])
     """
@@ -89,6 +94,7 @@ def fit(
     loss: Loss,
     optimizer: Optimizer,
     epochs: int = 1,
+    max_steps: int | None = None,
     tbptt: int | tuple[int, int] | None = None,
     stateful: bool = False,
     progress: bool = False,
@@ -101,34 +107,37 @@ def fit(
     Args:
         model: a `Sequential` or one recurrent layer.
         batches: at least one (x, target), (x, target, mask) or `Batch`, which also has lengths and resets; arrays
-            [T,B,...] ([B,T,...] with batch_first) or `Packed` rows. They are gone through once per epoch, so that
-            epochs > 1 need more than an iterator.
+            [T,B,...] ([B,T,...] with batch_first) or `Packed` rows. Each epoch goes through them once, so that an
+            iterator is enough for one epoch only.
         loss: function of (y, target), or of (y, target, mask) where the batch has a mask or lengths, that returns
             (value, dy), such as `bptt.losses.cross_entropy`. Packed rows reach it as arrays [sum,...].
         optimizer: `bptt.optim.SGD` or `Adam`.
         epochs: default 1.
+        max_steps: the largest number of updates, default None: no limit. The run may end inside an epoch.
         tbptt: (k1, k2), k2 >= k1: an update every k1 time steps, whose loss is that of these k1 steps (the last may be
             fewer) and whose gradient goes back over the last k2. Where k2 > k1 the steps before these k1 are run again,
             from the state k2 steps ago, computed with the parameters in force then. k alone means (k, k): the state
-            goes from chunk to chunk, the gradient does not. Default None: whole sequences, as is (T, T); (k, T) is the
-            full gradient of each k steps' loss. Lengths and resets are cut as x is: a row that ended keeps its state.
-        stateful: whether the state also goes from batch to batch of an epoch, which makes them one long stream for each
-            row; default False: each batch starts from zeros.
+            is carried from chunk to chunk, the gradient is not. Default None: whole sequences, the same as (T, T);
+            (k, T) is the full gradient of each k steps' loss. Lengths and resets are cut like x: a row that has ended
+            keeps its state.
+        stateful: whether the state is also carried from batch to batch of an epoch, so that each row is one long
+            stream; default False: each batch starts from zeros.
         progress: whether to show a bar on stderr, default False.
-        on_step: called with a `Step` after each update; it may raise `StopTraining` to end the run. What it returns is
-            ignored.
+        on_step: called with a `Step` after each update, when parameters and optimizer are whole. It may read and save
+            them, set hyperparameters of the optimizer for the next update (a schedule), and raise `StopTraining` to end
+            the run. What it returns is ignored; what else it raises ends `fit`.
 
-    Lengths and masks: a step counts in the loss where it lies within its row's length and the mask is True; chunks in
-    which no step counts move the state and make no update. A masked step is an input all the same. The exception is a
-    bidirectional model, whose reverse direction would read padding first: without lengths, a mask that is False at the
-    last steps of rows only is taken as padding and gives the lengths. One that is also False elsewhere is refused.
+    Lengths and masks: a step counts in the loss where it is within its row's length and the mask is True. A chunk in
+    which no step counts moves the state and makes no update. A masked step is still an input. The exception is a
+    bidirectional model, whose reverse direction would read padding first: without lengths, a mask that is False only at
+    the last steps of rows is taken as padding and gives the lengths; a mask that is also False elsewhere is refused.
     `lengths=[T] * B` says that all steps are inputs.
 
     Returns: `History`.
-    Raises: TypeError and ValueError for arguments that do not fit, among them tbptt or stateful with a bidirectional
+    Raises: TypeError and ValueError for arguments that do not fit, such as tbptt or stateful with a bidirectional
         layer, whose reverse direction needs the future; FloatingPointError for a loss or gradient that is not finite,
-        which names x, target or a parameter where one of them is not; what the layers, the loss and the optimizer
-        raise; KeyboardInterrupt. The model is then as the last whole update left it.
+        which names x, target or a parameter if one of them is not finite; whatever the layers, the loss and the
+        optimizer raise; KeyboardInterrupt. The model is then as the last complete update left it.
     Source: Williams & Peng 1990 (truncated backpropagation through time, BPTT(k2; k1)).
 
     >>> import numpy as np, bptt
@@ -144,11 +153,14 @@ def fit(
         raise ValueError("fit: batches is an iterator, which ends after one epoch, expected a list or other iterable")
     window = _window(tbptt)
     _check_direction(model, window, stateful)
+    if max_steps is not None:
+        max_steps = check_size("fit", "max_steps", max_steps)
     run = _Run(model, loss, optimizer, window, stateful)
+    updates = (step for epoch in range(epochs) for step in run.epoch(epoch, batches))
     history = History()
     bar = _bar() if progress else None
     try:
-        for step in (step for epoch in range(epochs) for step in run.epoch(epoch, batches)):
+        for step in islice(updates, max_steps):
             history.append(step)
             if bar is not None:
                 bar.set_postfix(epoch=step.epoch, loss=f"{step.loss:.4f}", norm=f"{step.grad_norm:.3g}", refresh=False)
@@ -214,7 +226,7 @@ class _Run:
     ) -> None:
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._window, self._stateful = window, stateful
-        self._grads = model.params.zeros_like()  # one for all updates: fresh memory for each costs its page faults
+        self._grads = model.params.zeros_like()  # shared by all updates: new memory for each would cost its page faults
         self._number = 0
 
     def epoch(self, epoch: int, batches: Iterable[BatchIn]) -> Iterator[Step]:
@@ -233,11 +245,12 @@ class _Run:
     def _batch(self, steps: Steps, epoch: int, state: Any) -> Generator[Step, None, Any]:
         """Make the updates of one batch and return the state that `stateful` hands on."""
         k1, k2 = self._window or (steps.count, steps.count)
-        at = 0  # the step before which `state` is
+        at = 0  # `state` is that before this step
         for start in range(0, steps.count, k1):
             stop = min(start + k1, steps.count)
             new = steps.cut(start, stop)
-            if new.mask is not None and not new.mask.any():
+            targets = steps.targets(new)
+            if targets == 0:
                 continue
             first = start if k1 == k2 else max(0, stop - k2)
             if at < first:
@@ -251,7 +264,7 @@ class _Run:
                 raise self._blamed(error, steps.not_finite(seen, new, self._model.params)) from error
             if k1 == k2:
                 state, at = after, stop
-            yield Step(self._number, epoch, value, info.grad_norm, info.clipped)
+            yield Step(self._number, epoch, value, info.grad_norm, info.clipped, targets)
             self._number += 1
         if self._stateful and at < steps.count:
             state = self._moved(steps.cut(at, steps.count), state)
@@ -284,7 +297,7 @@ class _Run:
         return self._optimizer.step(self._model.params, self._grads)
 
     def _blamed(self, error: FloatingPointError, found: str) -> FloatingPointError:
-        """The error of an update, by what was found in x, target and the parameters."""
+        """The error of an update; `found` says what is not finite in x, target or the parameters."""
         if found:
             expected = f"expected finite {self._model.params.dtype} numbers; nothing changed"
             return FloatingPointError(f"fit: {found} in update {self._number}, {expected}")
@@ -292,6 +305,6 @@ class _Run:
 
 
 def _bar() -> Any:
-    from tqdm import tqdm  # here, since it costs more to import than all of bptt
+    from tqdm import tqdm  # imported here, since it takes longer to import than all of bptt
 
     return tqdm(unit="step")

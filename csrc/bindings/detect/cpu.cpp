@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The module bptt._cpu: tells bptt._dispatch which of the modules _core_v4, _core_v3, _core_v2 or _core_base can run
-// here. A module of its own, so that no instruction above the baseline is executed before the choice is made.
+// The module bptt._cpu: gives bptt._dispatch the modules among _core_v4, _core_v3, _core_v2 and _core_base that can run
+// here. It is separate so that no instruction above the baseline is executed before the choice is made.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

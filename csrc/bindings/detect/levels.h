@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which x86-64 microarchitecture levels (psABI v2, v3, v4) this processor and its operating system can run.
-// Reads CPUID itself: __builtin_cpu_supports knows lzcnt and movbe only in recent compilers, and MSVC has no equal of
-// it. Is compiled with baseline flags and must stay so: it runs before anything else is known about the machine.
+// It reads CPUID itself: __builtin_cpu_supports knows lzcnt and movbe only in recent compilers, and MSVC has nothing
+// like it. It must be compiled with baseline flags, since it runs before anything else is known about the machine.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ struct Registers {
   std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-// All zero where the processor does not know the leaf: then each feature it would have named is absent.
+// All zero where the processor does not know the leaf: each feature of that leaf is then absent.
 inline Registers cpuid(std::uint32_t leaf) {
   Registers r;
 #if defined(_MSC_VER)
@@ -61,7 +61,7 @@ constexpr std::uint32_t bits(int first, Rest... rest) {
 constexpr bool has(std::uint64_t value, std::uint64_t wanted) { return (value & wanted) == wanted; }
 
 // Best first; empty on a processor below v2 (before about 2009).
-// macOS turns AVX-512 state on at its first use, so XCR0 lacks it here and such a Mac is served by v3.
+// macOS turns AVX-512 state on at its first use, so XCR0 lacks it here and such a Mac uses v3.
 inline std::vector<std::string> levels() {
   const Registers leaf1 = cpuid(1), leaf7 = cpuid(7), extended = cpuid(0x80000001u);
   // sse3 ssse3 cmpxchg16b sse4.1 sse4.2 popcnt; lahf

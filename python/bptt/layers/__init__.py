@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers: recurrent (cells.py, recurrent.py), stateless (dense.py), and one after the other (sequential.py)."""
+"""Layers: recurrent ones by family (rnn.py, lstm.py, gru.py), stateless ones (dense.py), and Sequential.
 
-from bptt.layers.base import Layer, Stateless, Tape
-from bptt.layers.cells import GRU, LSTM, RNN
+What recurrent layers share is in recurrent.py; what runs them is `bptt._engine`.
+"""
+
+from bptt._engine.packed import Packed
+from bptt._engine.tape import Tape
+from bptt.layers.base import Layer, Stateless
 from bptt.layers.dense import Dropout, Embedding, Linear
+from bptt.layers.gru import GRU, GRUCell
+from bptt.layers.lstm import LSTM, LSTMCell
 from bptt.layers.recurrent import Recurrent
+from bptt.layers.rnn import RNN, RNNCell
 from bptt.layers.sequential import Sequential
-from bptt.layers.tape import Packed
 
 __all__ = [
     "GRU",
@@ -14,9 +20,12 @@ __all__ = [
     "RNN",
     "Dropout",
     "Embedding",
+    "GRUCell",
+    "LSTMCell",
     "Layer",
     "Linear",
     "Packed",
+    "RNNCell",
     "Recurrent",
     "Sequential",
     "Stateless",

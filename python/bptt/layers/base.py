@@ -14,19 +14,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bptt._arrays import as_floats, check_shape, first_of
+from bptt._engine.tape import Tape
 from bptt.params import Params, check_like
 
 if TYPE_CHECKING:
     from bptt._arrays import Array, ArrayIn
 
-_TapeT = TypeVar("_TapeT", bound="Tape")
-
-
-class Tape:
-    """What a forward pass keeps for its backward pass."""
-
-    __slots__ = ("layer",)
-    layer: Layer
+_TapeT = TypeVar("_TapeT", bound=Tape)
 
 
 class Layer:

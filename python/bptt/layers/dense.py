@@ -23,10 +23,11 @@ from bptt._arrays import (
     shape_error,
 )
 from bptt._dispatch import core
-from bptt.init import fill, fresh_seed
-from bptt.layers.base import Stateless, Tape
-from bptt.layers.signature import checks_names
-from bptt.layers.stream import embedding_stream, linear_stream
+from bptt._engine.tape import Tape
+from bptt._signature import checks_names
+from bptt.init import fill
+from bptt.layers.base import Stateless
+from bptt.layers.streams import embedding_stream, linear_stream
 from bptt.params import Params
 
 if TYPE_CHECKING:
@@ -230,8 +231,7 @@ class Dropout(Stateless):
     def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
         self.p = p
         self.params = Params({})
-        entropy = fresh_seed() if seed is None else check_seed("Dropout", seed)
-        self._rng = np.random.Generator(np.random.Philox(entropy))
+        self._rng = np.random.Generator(np.random.Philox(check_seed("Dropout", seed)))
 
     @property
     def p(self) -> float:

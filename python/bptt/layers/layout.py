@@ -3,44 +3,59 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
-Vectors: TypeAlias = tuple[tuple[str, tuple[int, ...], str], ...]  # per unit: name, shape before H, initialiser
-Layout: TypeAlias = tuple[dict[str, tuple[int, ...]], dict[str, str], list[list[str]]]
+from bptt._dispatch import core
+
+if TYPE_CHECKING:
+    from bptt._engine.structure import Structure
 
 
-def lay_out(
-    gates: int,
-    states: tuple[str, ...],
-    inputs: list[int],  # of each layer
-    H: int,
-    proj_size: int,
-    directions: int,
-    vectors: Vectors,
-    *,
-    bias: bool,
-    learnt: bool,
-) -> Layout:
-    """Shapes and default initialisers by name, and the names of each kernel's block, layer by layer."""
-    R, rows = proj_size or H, gates * H
-    shapes: dict[str, tuple[int, ...]] = {}
-    default: dict[str, str] = {}
-    blocks = []
-    suffixes = [(k, f"_l{k}{end}") for k in range(len(inputs)) for end in ("", "_reverse")[:directions]]
-    for k, suffix in suffixes:
+class Cell(NamedTuple):
+    """One variant of a cell.
+
+    kernel: the kernels' name of it, one of `core.cells()`.
+    variant: what makes it another cell than PyTorch's.
+    arguments: those that ask for it, for `repr`.
+    """
+
+    kernel: str
+    variant: str = ""
+    arguments: str = ""
+
+
+class Layout(NamedTuple):
+    """Shapes and default initialisers by name; the names of each kernel's parameters; those of learnt states."""
+
+    shapes: dict[str, tuple[int, ...]]
+    default: dict[str, str]
+    blocks: list[list[str]]
+    learnt: list[str]
+
+
+def lay_out(cell: Cell, structure: Structure, suffixes: list[str], *, learnt: bool) -> Layout:
+    """The layout of all kernels, layer by layer, whose parameters' names end with `suffixes`."""
+    info, H, R = core.cell_info(cell.kernel), structure.hidden_size, structure.output_size
+    rows = len(info.gates) * H
+    vectors = () if info.vectors_are_bias and not structure.bias else info.vectors
+    layout = Layout({}, {}, [], [])
+    for k, suffix in enumerate(suffixes):
+        inputs = structure.inputs[k // structure.num_directions]
         block: dict[str, tuple[tuple[int, ...], str]] = {}
-        block["weight_ih"] = ((rows, inputs[k]), "xavier_uniform")
+        block["weight_ih"] = ((rows, inputs), "xavier_uniform")
         block["weight_hh"] = ((rows, R), "orthogonal")
-        if bias:
-            block["bias"] = ((rows,), "forget_bias" if "c" in states else "zeros")
-        block |= {name: ((*shape, H), start) for name, shape, start in vectors}
-        if proj_size:
+        if structure.bias:
+            block["bias"] = ((rows,), "forget_bias" if "c" in info.states else "zeros")
+        for name, count in vectors:
+            block[name] = ((H,) if count == 1 else (count, H), "ones" if name == "weight_norm" else "zeros")
+        if structure.proj_size:
             block["weight_hr"] = ((R, H), "xavier_uniform")
-        shapes |= {name + suffix: shape for name, (shape, _) in block.items()}
-        default |= {name + suffix: start for name, (_, start) in block.items()}
-        blocks.append([name + suffix for name in block])
-    for _, suffix in suffixes if learnt else []:
-        for state in states:
+        layout.shapes.update({name + suffix: shape for name, (shape, _) in block.items()})
+        layout.default.update({name + suffix: start for name, (_, start) in block.items()})
+        layout.blocks.append([name + suffix for name in block])
+    for suffix in suffixes if learnt else []:
+        for state, width in zip(info.states, structure.widths, strict=True):
             name = f"initial_{state}{suffix}"
-            shapes[name], default[name] = (R if state == "h" else H,), "zeros"
-    return shapes, default, blocks
+            layout.shapes[name], layout.default[name] = (width,), "zeros"
+            layout.learnt.append(name)
+    return layout

@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every recurrent layer can be asked for beside its sizes: described, checked, handed to the kernels."""
+"""The arguments that all recurrent layers share, and the one text that describes them."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+import inspect
+import re
+import textwrap
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import numpy as np
-
-from bptt._arrays import brief, check_number, check_seed, check_size
-from bptt._locks import ForkSafeLock
-from bptt.init import fresh_seed
+from bptt._arrays import check_bool
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
     from bptt.init import Init
 
+    _Class = TypeVar("_Class", bound=type)
+
 
 class LayerOptions(NamedTuple):
     """The arguments that all recurrent layers share, as they were given and in the order of the layers' signatures.
 
-    What follows is part of each layer's docstring (`signature.described`):
+    What follows is part of the docstring of each layer that has the argument (`described`):
 
     num_layers: L, stacked, default 1.
     batch_first: whether x and y are [B,T,.], default False.
@@ -62,127 +62,32 @@ class LayerOptions(NamedTuple):
     learn_initial_state: bool
 
 
-@dataclass
-class StateOptions:
-    """Dropout, zoneout, clipping and checkpoints of a layer, checked; and the source of its masks."""
-
-    dropout: float
-    recurrent_dropout: float
-    zoneout: tuple[float, float]
-    clip_state: float
-    clip_grad_per_step: float
-    checkpoint: int | str | None
-    seed: int
-    calls: int = 0
-    _lock: ForkSafeLock = field(default_factory=ForkSafeLock, repr=False, compare=False)
-
-    @classmethod
-    def check(cls, where: str, given: LayerOptions, dtype: np.dtype[Any]) -> StateOptions:
-        """Return the options, or raise what names the first wrong one."""
-        zoneout, checkpoint = given.zoneout, given.checkpoint
-        pair = zoneout if isinstance(zoneout, tuple) and len(zoneout) == 2 else (zoneout, zoneout)
-        if isinstance(checkpoint, str):
-            if checkpoint != "sqrt":
-                raise ValueError(
-                    f"{where}: checkpoint has value {brief(checkpoint)}, expected None, 'sqrt' or an integer"
-                )
-        elif checkpoint is not None:
-            checkpoint = check_size(where, "checkpoint", checkpoint)
-        return cls(
-            check_number(where, "dropout", given.dropout, 0.0, 1.0),
-            check_number(where, "recurrent_dropout", given.recurrent_dropout, 0.0, 1.0),
-            (check_number(where, "zoneout", pair[0], 0.0, 1.0), check_number(where, "zoneout", pair[1], 0.0, 1.0)),
-            _bound(where, "clip_state", given.clip_state, dtype),
-            _bound(where, "clip_grad_per_step", given.clip_grad_per_step, dtype),
-            checkpoint,
-            (fresh_seed() if given.seed is None else check_seed(where, given.seed)) & _MASK,
-        )
-
-    @property
-    def plain(self) -> bool:
-        """Whether a layer hands on its states and its outputs as they are, and computes nothing twice."""
-        return (
-            not (self.dropout or self.recurrent_dropout or any(self.zoneout))
-            and math.isinf(self.clip_state)
-            and math.isinf(self.clip_grad_per_step)
-            and self.checkpoint is None
-        )
-
-    @property
-    def random(self) -> bool:
-        """Whether training draws masks."""
-        return bool(self.dropout or self.recurrent_dropout or any(self.zoneout))
-
-    def next_call(self) -> int:
-        """A seed for the masks of one call of `forward`: the layer's seed, and how many calls there were."""
-        with self._lock.held:
-            self.calls += 1
-            return mixed(self.seed, self.calls)
-
-    def segment(self, steps: int) -> int:
-        """Steps between checkpoints, 0 without."""
-        if self.checkpoint is None:
-            return 0
-        return max(1, math.isqrt(steps)) if isinstance(self.checkpoint, str) else self.checkpoint
-
-    def call_options(self, seed: int, steps: int) -> dict[str, Any]:
-        """The keyword arguments of a native CallOptions."""
-        return {
-            "zoneout": self.zoneout,
-            "dropout": self.recurrent_dropout,
-            "clip": self.clip_state,
-            "clip_gradient": self.clip_grad_per_step,
-            "seed": seed,
-            "segment": self.segment(steps),
-        }
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return StateOptions, (
-            self.dropout,
-            self.recurrent_dropout,
-            self.zoneout,
-            self.clip_state,
-            self.clip_grad_per_step,
-            self.checkpoint,
-            self.seed,
-            self.calls,
-        )
-
-    def __str__(self) -> str:
-        """What differs from the defaults, for `repr` of a layer."""
-        zoneout = self.zoneout[0] if self.zoneout[0] == self.zoneout[1] else self.zoneout
-        parts = [
-            f", {name}={value!r}"
-            for name, value in (
-                ("dropout", self.dropout),
-                ("recurrent_dropout", self.recurrent_dropout),
-                ("zoneout", zoneout),
-                ("checkpoint", self.checkpoint),
-            )
-            if value
-        ]
-        for name in ("clip_state", "clip_grad_per_step"):
-            if not math.isinf(getattr(self, name)):
-                parts.append(f", {name}={getattr(self, name)!r}")
-        return "".join(parts)
+_PLACE = "        {options}\n"
+_ENTRY = re.compile(r"^( *)(\w+): .*(?:\n\1 +.*)*", re.MULTILINE)  # a name, what it means, and lines further in
 
 
-_MASK = (1 << 64) - 1
+def described(*like: type) -> Callable[[_Class], _Class]:
+    """Put what is said elsewhere of a layer's arguments where its docstring has {options}.
+
+    In the order of its signature, of all arguments that its docstring does not describe. What is said is found in
+    LayerOptions and in the docstrings of `like`.
+    """
+
+    def describe(layer: _Class) -> _Class:
+        sources = [inspect.cleandoc(each.__doc__) for each in (LayerOptions, *like) if each.__doc__]
+        if layer.__doc__ and sources:  # there are none with python -OO
+            found = {match[2]: match[0] for text in sources for match in _ENTRY.finditer(text)}
+            own = [name for name in inspect.signature(layer).parameters if f" {name}: " not in layer.__doc__]
+            text = "".join(textwrap.indent(textwrap.dedent(found[name]), " " * 8) + "\n" for name in own)
+            layer.__doc__ = layer.__doc__.replace(_PLACE, text)
+        return layer
+
+    return describe
 
 
-def mixed(seed: int, number: int) -> int:
-    """A 64-bit seed from another one and a number (the finaliser of SplitMix64, Steele et al. 2014)."""
-    z = (seed + number * 0x9E3779B97F4A7C15) & _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-    return z ^ (z >> 31)
-
-
-def _bound(where: str, name: str, value: float | None, dtype: np.dtype[Any]) -> float:
-    """A bound on values of this dtype; infinity for None."""
-    if value is None:
-        return math.inf
-    bound, least = check_number(where, name, value), float(np.finfo(dtype).tiny)
-    if bound < least:  # the kernels would take it for 0
-        raise ValueError(f"{where}: {name} has value {bound:g}, expected a number >= {least:.3g} ({dtype}) or None")
-    return bound
+def one_of(where: str, **variants: bool) -> str:
+    """The name of the one variant that is asked for, or none."""
+    chosen = [name for name, wanted in variants.items() if check_bool(where, name, wanted)]
+    if len(chosen) > 1:
+        raise ValueError(f"{where}: {' and '.join(chosen)} are given together, expected at most one of them")
+    return chosen[0] if chosen else ""

@@ -9,18 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bptt._arrays import check_tuple, kind_of
-from bptt.layers.base import Layer, Stateless, Tape
+from bptt._engine.packed import Packed, as_packed, returned_like
+from bptt._engine.tape import Tape
+from bptt.layers.base import Layer, Stateless
 from bptt.layers.dense import Dropout, Embedding, Linear
 from bptt.layers.recurrent import Recurrent
-from bptt.layers.stream import SequentialStream
-from bptt.layers.tape import Packed, as_packed, returned_like
+from bptt.layers.streams import SequentialStream
 from bptt.params import Params
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bptt._arrays import Array, ArrayIn
-    from bptt.layers.recurrent import State, StateIn
+    from bptt._engine.stack import State, StateIn
 
     States: TypeAlias = tuple[State, ...]
     StatesIn: TypeAlias = Sequence[StateIn] | None

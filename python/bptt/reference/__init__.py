@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every equation of this library, stated in plain NumPy and float64: what the kernels are held against.
+"""Every equation of this library in plain NumPy and float64: the kernels are checked against it.
 
-Not fast, and no layer calls it: to be read, and to be right (finite differences hold it). Whatever comes in is
-copied to float64 and never changed. Gates stand one below the other: LSTM i f g o, GRU r z n (PyTorch's order).
+It is meant to be read and to be right (finite differences check it); it is not fast, and no layer calls it. Inputs are
+copied to float64 and never changed. Gates are stacked: LSTM i f g o, GRU r z n (PyTorch's order).
 Shapes: T time, B batch, I input, H hidden, G gates, S states, P vectors; C classes, F features, V vocabulary;
 x [T,B,I], y [T,B,H], weight_ih [G*H,I], weight_hh [G*H,H], bias [G*H], bias_hn [H], weight_peephole [3,H] (i f o).
 
-    cells.py   one time step            loop.py    over time, and what happens between the steps
-    masks.py   its random masks         dense.py   linear, embedding, dropout
+    cells.py   one time step            loop.py    over time, and state changes between steps
+    masks.py   the random masks         dense.py   linear, embedding, dropout
     losses.py  cross-entropy, MSE       steps.py   SGD, Adam, clipping
 """
 

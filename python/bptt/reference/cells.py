@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cells: one time step forward and backward, from states s0 to s1, each [B,H].
 
-forward    ax, h, w, s0                      -> s1, k        ax [B,G*H] = Wx x; h [B,P], what the product sees of h0
+forward    ax, h, w, s0                      -> s1, k        ax [B,G*H] = Wx x; h [B,P] is h0 as the product sees it
 backward   k, w, h, s0, s1, ds1, limit       -> dax, dh, dw, ds0
-k is what forward keeps; dh is the gradient of h, ds0 that of s0 without it; dw are this step's shares of the weights'
-gradients. The gradients of the pre-activations' two parts are clipped to [-limit, limit] (Graves 2013).
+k are values that forward keeps; dh is the gradient of h, ds0 that of s0 without dh; dw are this step's shares of the
+weights' gradients. The gradients of the pre-activations' two parts are clipped to [-limit, limit] (Graves 2013).
 """
 
 from collections.abc import Callable, Mapping

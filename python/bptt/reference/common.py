@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all parts of the reference use: float64, and checks of shapes."""
+"""Shared by all parts of the reference: float64, and checks of shapes."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,7 @@ def f64(a: ArrayLike) -> Array:
 def check_shapes(
     operation: str, arrays: Mapping[str, NDArray[np.generic]], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raise ValueError for a missing, a foreign or a misshapen array."""
+    """Raise ValueError for a missing array, an unknown one or one of a wrong shape."""
     for name in sorted(shapes.keys() | arrays.keys()):
         found, expected = getattr(arrays.get(name), "shape", None), shapes.get(name)
         if found != expected:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The maps without time: linear, embedding, dropout."""
+"""Layers without a time axis: linear, embedding, dropout."""
 
 import numpy as np
 from numpy.typing import ArrayLike

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A layer over time, forward and backward, and what happens to the states between two steps.
+"""A layer over time, forward and backward, and the changes of states between two steps.
 
-A row of `length` steps takes them in its own order, s = 0 .. length-1 at the times t = s, or t = length-1-s where it is
-read backward; steps beyond its length change nothing and their y is zero.
+A row of `length` steps runs them in its own order, s = 0 .. length-1 at the times t = s, or t = length-1-s where it is
+read backward; steps beyond its length change nothing, and their y is zero.
 """
 
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ from bptt.reference.common import Array, Arrays, check_shapes, f64
 
 @dataclass(frozen=True)
 class StateOptions:
-    """What happens to the states between two steps; by default, nothing.
+    """The changes of states between two steps; by default there are none.
 
         enter   s0 = reset ? reset_state : s;   the product sees h0 d
         leave   s = m s0 + (1 - m) clip(s1)
 
     lengths [B], default all T; reverse: rows are read backward; resets bool [T,B]: a row starts again before time t
-    (read backward: on its way from t to t-1); reset_state: what it starts with, each [H], default zeros; zoneout: m for
+    (read backward: between t and t-1); reset_state: the states it starts with, each [H], default zeros; zoneout: m for
     each state, a number or [T,B,H] by step; dropout: d [B,H]; clip: bound on states; clip_gradient: on gradients of
     pre-activations.
     Source: Krueger et al. 2017 (zoneout); Gal & Ghahramani 2016 (dropout); Graves 2013 (clipping).
@@ -42,7 +42,7 @@ class StateOptions:
 
 @dataclass(frozen=True)
 class Tape:
-    """What `forward` keeps for `backward`: a value, good for any number of backward passes, in any order."""
+    """The values that `forward` keeps for any number of backward passes, in any order."""
 
     cell: Cell
     options: StateOptions
@@ -53,7 +53,7 @@ class Tape:
 
 
 def _times(options: StateOptions, T: int, B: int) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-    """Whether row b takes its step s, [T,B], and at which time."""
+    """Whether row b has a step s, [T,B], and at which time."""
     lengths = np.full(B, T) if options.lengths is None else np.array(options.lengths)
     s = np.arange(T)[:, None]
     active = s < lengths
@@ -70,7 +70,7 @@ def _resets(options: StateOptions, active: NDArray[np.bool_], times: NDArray[np.
     for s in range(T):
         if not options.reverse:
             out[s] = resets[times[s], np.arange(B)]
-        elif s > 0:  # the reset stands behind the step, seen from there
+        elif s > 0:  # seen from there, the reset comes after the step
             out[s] = resets[times[s - 1], np.arange(B)]
     return out & active
 
@@ -102,7 +102,7 @@ def forward(
     Args: weights by name, shaped as `Cell.shapes` says; x [T,B,I]; states (h0,) or (h0, c0), each [B,H] (h0 [B,P] with
         a projection); options, see StateOptions.
     Returns: y [T,B,H]; the final states, each [B,H] (where T = 0 the initial ones); the tape.
-    Raises: ValueError for an unknown cell, a missing or a foreign weight, a shape that does not fit.
+    Raises: ValueError for an unknown cell, a missing or unknown weight, a shape that does not fit.
     Source: Elman 1990; Hochreiter & Schmidhuber 1997; Gers et al. 2002 (peepholes); Greff et al. 2017 (coupled gates);
         Cho et al. 2014 (GRU); Ba et al. 2016 (normalisation); Sak et al. 2014 (projection).
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random masks as functions of a counter and a key: Philox4x32-7 (Salmon et al. 2011), in integers of NumPy.
+"""Random masks as functions of a counter and a key: Philox4x32-7 (Salmon et al. 2011), with NumPy's integers.
 
 The counter of a decision is (unit // 2, row, step, kind), the word 2 (unit % 2) + state; kind 0 is zoneout (state 0 for
 h, 1 for c), 1 recurrent dropout (step 0, state 0), 2 dropout of a layer's input, whose element j has the word of unit
@@ -49,7 +49,7 @@ def _words(seed: int, T: int, B: int, H: int, kind: int) -> tuple[Words, Words]:
 
 
 def zoneout_masks(seed: int, T: int, B: int, H: int, p: tuple[float, ...]) -> tuple[Array, ...]:
-    """Return m [T,B,H] for each state, 1 where a unit keeps its old value. T counts the steps of a row, in its order.
+    """Return m [T,B,H] for each state, 1 where a unit keeps its old value. T counts a row's steps in its own order.
 
     >>> zoneout_masks(1, 100, 10, 10, (0.25,))[0].mean().round(1)
     np.float64(0.2)

@@ -45,7 +45,7 @@ def adam_step(
     """m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  w = (1 - lr decay) w - lr m' / (sqrt(v') + eps).
 
     m' = m / (1 - b1^step), v' = v / (1 - b2^step); step counts from 1; m, v zeros at first; clip, errors as `sgd_step`.
-    0 / 0 is 0: with eps = 0, too, a weight stays that never had a gradient.
+    0 / 0 is 0, so that with eps = 0 a weight without any gradient stays as it is.
     Returns |grads| before clipping, whether it clipped, w, m, v. Source: Kingma & Ba 2015; Loshchilov & Hutter 2019.
 
     >>> adam_step([1.0], [5.0], [0.0], [0.0], 1, lr=0.25, eps=0.0, beta1=0.5, beta2=0.5)

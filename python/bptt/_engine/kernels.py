@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The native stack of a layer, and when it was packed last."""
+"""The native stack of a network, and when it was packed last."""
 
 from __future__ import annotations
 
@@ -11,37 +11,47 @@ from bptt._locks import ForkSafeLock
 if TYPE_CHECKING:
     from bptt import _core
     from bptt._arrays import Array
-    from bptt.params import Params
+    from bptt._engine.structure import Structure
+    from bptt._engine.weights import Span, Weights
 
-    Span = tuple[int, int]
+_NEVER = object()  # the version of kernels that are not packed yet
 
 
 class Kernels:
     """A native stack with the present weights. `spans` are the places of its kernels in the flat parameters.
 
-    Copied and pickled by its sizes alone: a copy packs for itself, when it is first used.
+    Copied and pickled by its structure alone: a copy packs for itself, when it is first used.
     """
 
-    def __init__(self, sizes: tuple[Any, ...], spans: list[Span]) -> None:
-        self._sizes, self.spans = sizes, spans
+    def __init__(self, structure: Structure, spans: list[Span]) -> None:
+        self.structure, self.spans = structure, spans
         self._lock = ForkSafeLock()
-        self._native = core.Stack(*sizes)
-        self._packed = (-1, False)  # version, whether with the backward layout
+        self._native = core.Stack(
+            structure.cell,
+            structure.dtype.name,
+            structure.input_size,
+            structure.hidden_size,
+            structure.bias,
+            structure.proj_size,
+            structure.num_layers,
+            structure.num_directions,
+        )
+        self._packed: tuple[object, bool] = (_NEVER, False)  # version, whether with the backward layout
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Kernels, (self._sizes, self.spans)
+        return Kernels, (self.structure, self.spans)
 
-    def packed(self, params: Params, training: bool) -> _core.Stack:
+    def packed(self, weights: Weights, training: bool) -> _core.Stack:
         """Return the native stack, packed. What it had before stays with the tapes that use it."""
         version, trainable = self._packed
-        if version == params.version and trainable >= training:
+        if version == weights.version and trainable >= training:
             return self._native
         with self._lock.held:
-            version = params.version
+            version = weights.version
             # Once for training, always: another thread may be about to train with what is packed here.
             training = training or self._packed[1]
             if self._packed != (version, training):
-                self._native.pack(self.parts(params.plain), training)
+                self._native.pack(self.parts(weights.plain), training)
                 self._packed = version, training
             return self._native
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes into a recurrent layer beside arrays, `Packed` rows, and what stays of a forward pass, its tape."""
+"""The forms of a caller's arrays: time-major or batch-first, with or without a batch axis, or `Packed` rows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bptt._arrays import as_array, as_integers, check_shape, check_size, shape_error
-from bptt.layers.base import Tape
+from bptt._arrays import as_array, as_integers, check_shape, shape_error
 
 if TYPE_CHECKING:
-    from bptt import _core
     from bptt._arrays import Array, ArrayIn
 
 
@@ -50,17 +48,57 @@ class Packed(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """How a caller's arrays look: whether there is a batch axis; batch sizes and order of packed rows."""
+    """How a caller's arrays look: which axes they have, in which order; batch sizes and order of packed rows.
+
+    one_step: no axis of time in x and y, and none of layers in a state.
+    """
 
     batched: bool
+    batch_first: bool = False
+    one_step: bool = False
     sizes: Array | None = None
     sorted_indices: Array | None = None
     unsorted_indices: Array | None = None
+
+    @property
+    def turned(self) -> bool:
+        """Whether the batch axis is before that of time."""
+        return self.batch_first and self.batched and self.sizes is None
 
     def packed(self, data: Array) -> Packed:
         """Rows like these."""
         assert self.sizes is not None
         return Packed(data, self.sizes, self.sorted_indices, self.unsorted_indices)
+
+    def taken(self, x: Array) -> Array:
+        """A caller's array as [T,B,.], a view; packed rows [sum,.] stay what they are."""
+        if self.sizes is not None:
+            return x
+        if self.one_step:
+            x = x[np.newaxis]
+        if not self.batched:
+            return x[:, np.newaxis]
+        return x.swapaxes(0, 1) if self.batch_first else x
+
+    def given(self, y: Array) -> Array:
+        """The way back."""
+        if self.sizes is not None:
+            return y
+        if not self.batched:
+            y = y[:, 0]
+        elif self.batch_first:
+            return y.swapaxes(0, 1)
+        return y[0] if self.one_step else y
+
+    def batch(self, x: Array) -> int:
+        """B, the number of rows of an array that `taken` returned."""
+        return int(x.shape[1] if self.sizes is None else self.sizes[:1].sum())
+
+    def of_state(self, kernels: int, B: int, width: int) -> tuple[int, ...]:
+        """The shape of one state."""
+        if self.batched:
+            return (B, width) if self.one_step else (kernels, B, width)
+        return (width,) if self.one_step else (kernels, width)
 
 
 def as_packed(where: str, x: Any, name: str = "x") -> tuple[Array, Shape]:
@@ -75,7 +113,8 @@ def as_packed(where: str, x: Any, name: str = "x") -> tuple[Array, Shape]:
     data = as_array(where, name, x.data)
     if data.ndim in (1, 2) and len(data) != sizes.sum():
         raise shape_error(where, name, data, (int(sizes.sum()), *data.shape[1:]))
-    return data, Shape(True, sizes, *_order(where, x, int(sizes[:1].sum())))
+    order, inverse = _order(where, x, int(sizes[:1].sum()))
+    return data, Shape(True, sizes=sizes, sorted_indices=order, unsorted_indices=inverse)
 
 
 def _order(where: str, x: Any, B: int) -> tuple[Array, Array] | tuple[None, None]:
@@ -120,55 +159,3 @@ def rows_like(where: str, name: str, value: Any, shown: Shape) -> Any:
         if not np.array_equal(own.sorted_indices, order):
             raise ValueError(f"{where}: {name} has other sorted_indices than x, expected the same rows")
     return data
-
-
-class RecurrentTape(Tape):
-    """What one forward pass keeps, of all layers and directions; used up by one backward."""
-
-    __slots__ = ("learnt", "native", "plain", "shape", "shown", "stack")
-
-    def __init__(
-        self,
-        layer: Any,
-        stack: _core.Stack,
-        native: _core.Tape,
-        shape: tuple[int, ...],
-        *,
-        plain: bool = True,
-        shown: Shape | None = None,
-        learnt: bool = False,
-    ) -> None:
-        self.layer = layer
-        self.stack, self.native, self.shape, self.plain = stack, native, shape, plain
-        self.shown, self.learnt = shown, learnt
-
-    @property
-    def nbytes(self) -> int:
-        """The memory that the tape holds, in bytes."""
-        return self.native.nbytes
-
-    def gates(self, layer: int = 0, direction: int = 0) -> dict[str, Array]:
-        """All gates of one layer and direction at all steps, each [T,B,H] (of packed rows [sum,H]), by name.
-
-        LSTM: i, f, g, o and the cell state c; GRU: r, z, n and m, what r multiplies; a simple RNN has none. After
-        activation; c as it leaves the cell, before `zoneout` and `clip_state` change it.
-        Raises: RuntimeError once `backward` has used the tape, or where the layer has checkpoints.
-
-        >>> import numpy as np
-        >>> from bptt import LSTM
-        >>> y, (h, c), tape = LSTM(2, 3, seed=0).forward(np.ones((5, 1, 2)))
-        >>> gates = tape.gates()
-        >>> gates["f"].shape, bool((gates["c"][-1] == c[0]).all())
-        ((5, 1, 3), True)
-        """
-        owner: Any = self.layer
-        at = check_size("gates", "layer", layer, 0) * owner.num_directions + check_size(
-            "gates", "direction", direction, 0
-        )
-        if direction >= owner.num_directions or at >= owner.num_layers * owner.num_directions:
-            has = f"{owner.num_layers} layers and {owner.num_directions} directions"
-            raise ValueError(f"gates: there is no layer {layer}, direction {direction}, expected one of {has}")
-        places = {name: i for i, name in enumerate(owner._kept)} | ({"c": -1} if "c" in owner._states else {})
-        named = dict(zip(places, self.native.kept(list(places.values()), at), strict=True))
-        batched = self.shown is None or self.shown.batched
-        return {name: owner._as_given(array, batched) for name, array in named.items()}

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a network forward and backward, on the weights of whoever owns them.
+
+A call that asks for no options, on arrays that are exact, goes straight to the native stack; others are checked and
+converted here first, and get a native CallOptions for each kernel where they need them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from bptt._arrays import as_array, as_floats, check_shape, shape_error
+from bptt._engine.call_options import NativeOptions
+from bptt._engine.kernels import Kernels
+from bptt._engine.packed import Shape, as_packed, returned_like, rows_like
+from bptt._engine.states import States
+from bptt._engine.tape import RecurrentTape
+
+if TYPE_CHECKING:
+    from bptt._arrays import Array, ArrayIn
+    from bptt._engine.options import StateOptions
+    from bptt._engine.structure import Structure
+    from bptt._engine.weights import Owner, Span
+
+    State: TypeAlias = Array | tuple[Array, ...]
+    StateIn: TypeAlias = ArrayIn | tuple[ArrayIn, ...] | None
+
+
+class Stack:
+    """A network that runs on flat parameters.
+
+    name: of the layer, for errors.
+    spans: where the flat parameters of each kernel lie; learnt: where the learnt initial states do, if there are any.
+    batch_first, one_step: how callers' arrays look (`packed.Shape`).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        structure: Structure,
+        state_options: StateOptions,
+        spans: list[Span],
+        learnt: Span | None = None,
+        *,
+        batch_first: bool = False,
+        one_step: bool = False,
+    ) -> None:
+        self.name, self.structure, self.state_options = name, structure, state_options
+        self._batch_first, self._one_step = batch_first, one_step
+        self.kernels = Kernels(structure, spans)
+        self.states = States(structure, learnt)
+        self._call_options = NativeOptions(structure, state_options, self.states)
+        # Whether a call without lengths and resets asks for nothing that CallOptions say.
+        self._plain = structure.num_directions == 1 and state_options.plain and learnt is None
+        self._direct = not (batch_first or one_step)  # the stack may take arrays as they are
+
+    def run(
+        self,
+        owner: Owner,
+        x: Any,
+        state: Any,
+        lengths: ArrayIn | None,
+        resets: ArrayIn | None,
+        training: bool,
+    ) -> tuple[Any, State, RecurrentTape | None]:
+        """Return y, the final state and, in training, the tape. The tape's `layer` is the owner."""
+        native = self.kernels.packed(owner.params, training)
+        plain = self._plain and lengths is None and resets is None
+        if plain and self._direct:
+            found = native.forward_if_exact(x, state, training)
+            if found is not None:
+                y, final, kept = found
+                return y, final, None if kept is None else RecurrentTape(owner, self.structure, native, kept, y.shape)
+        where, given = f"{self.name}.forward", x
+        x, shown = self._taken(where, x)
+        B = shown.batch(x)
+        first = self.states.native(where, "state", state, B, shown)
+        learnt = state is None and self.states.learns
+        options = None
+        if not plain or shown.sizes is not None:
+            if learnt:
+                first = self.states.initial(owner.params.plain, B)
+            seed = self.state_options.next_call() if training and self.state_options.random else 0
+            options = self._call_options.make(where, owner.params, x, shown, lengths, resets, seed)
+        y, final, kept = native.forward(x, first, training, options)
+        y = shown.given(y)
+        tape = None
+        if kept is not None:
+            tape = RecurrentTape(owner, self.structure, native, kept, y.shape, shown=shown, learnt=learnt)
+        y = y if shown.sizes is None else returned_like(given, shown.packed(y))
+        return y, self.states.given(final, shown), tape
+
+    def backward(self, tape: RecurrentTape, dy: Any, dstate: Any, grads: Array) -> tuple[Any, State]:
+        """Return dx and the gradient of the initial state; those of the parameters are written into `grads`, flat."""
+        parts = self.kernels.parts(grads)
+        if self._plain and self._direct and tape.shown.sizes is None and tape.shown.batched:
+            found = tape.stack.backward_if_exact(tape.native, dy, dstate, parts)
+            if found is not None:
+                return found
+        where, shown = f"{self.name}.backward", tape.shown
+        dy = as_array(where, "dy", rows_like(where, "dy", dy, shown))
+        check_shape(where, "dy", dy, tape.shape)
+        dy = as_floats(where, "dy", shown.taken(dy), self.structure.dtype)
+        dstate = self.states.native(where, "dstate", dstate, shown.batch(dy), shown)
+        dreset_state = [self.states.new_reset_states() for _ in parts] if self.states.learns else []
+        dx, dinitial = tape.stack.backward(tape.native, dy, dstate, parts, dreset_state)
+        if self.states.learns:
+            self.states.add_learnt(grads, dreset_state, dinitial if tape.learnt else None)
+        dx = shown.given(dx)
+        return dx if shown.sizes is None else shown.packed(dx), self.states.given(dinitial, shown)
+
+    def estimate_memory(
+        self, owner: Owner, steps: int, batch_size: int, lengths: ArrayIn | None, training: bool
+    ) -> int:
+        """Bytes that a pass will hold at its peak beside x, y, the parameters and the gradients of these three."""
+        options = self._call_options.planned(f"{self.name}.estimate_memory", steps, batch_size, lengths)
+        return self.kernels.packed(owner.params, training).memory(steps, batch_size, options, training)
+
+    def _taken(self, where: str, x: Any) -> tuple[Array, Shape]:
+        """The caller's x as the kernels take it, and how it looked."""
+        if hasattr(x, "batch_sizes") and not self._one_step:
+            x, shown = as_packed(where, x)
+            axes, ndims = "sum", [2]
+        else:
+            x = as_array(where, "x", x)
+            axes, full = ("B", 2) if self._one_step else ("B, T" if self._batch_first else "T, B", 3)
+            ndims, shown = [full - 1, full], Shape(x.ndim == full, self._batch_first, self._one_step)
+        if x.ndim not in ndims or x.shape[-1] != self.structure.input_size:
+            raise shape_error(where, "x", x, f"({axes}, {self.structure.input_size})")
+        return as_floats(where, "x", shown.taken(x), self.structure.dtype), shown

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a recurrent network is, without its weights: its cell, its sizes, its layers and directions."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Structure(NamedTuple):
+    """A stack of layers of one cell, in one or two directions; it has a kernel for each layer and direction.
+
+    cell: the kernels' name of the cell (csrc/cells/all.h).
+    states: the names of its states, h first.
+    kept: the names of what it keeps of each step for backward, in the kernels' order.
+    """
+
+    cell: str
+    states: tuple[str, ...]
+    kept: tuple[str, ...]
+    dtype: np.dtype[Any]
+    input_size: int
+    hidden_size: int
+    proj_size: int = 0
+    num_layers: int = 1
+    num_directions: int = 1
+    bias: bool = True
+
+    @property
+    def output_size(self) -> int:
+        """The width of h, and of y in one direction: H, or R."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of each state."""
+        return (self.output_size, self.hidden_size)[: len(self.states)]
+
+    @property
+    def inputs(self) -> list[int]:
+        """The number of features that each layer reads."""
+        return [self.input_size] + [self.output_size * self.num_directions] * (self.num_layers - 1)
+
+    @property
+    def kernels(self) -> int:
+        """The number of kernels, layers times directions."""
+        return self.num_layers * self.num_directions

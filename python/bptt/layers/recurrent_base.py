@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What layers over time and cells of one step share: how they are made, their state dicts and their text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bptt._arrays import check_bool, check_dtype, check_size
+from bptt._dispatch import core
+from bptt._engine.stack import Stack
+from bptt._engine.structure import Structure
+from bptt.init import fill
+from bptt.layers.base import Layer
+from bptt.layers.layout import lay_out
+from bptt.layers.torch_names import from_torch, to_torch
+from bptt.params import Params
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import DTypeLike
+
+    from bptt._arrays import Array, ArrayIn
+    from bptt._engine.options import StateOptions
+    from bptt.init import Init
+    from bptt.layers.layout import Cell
+
+MOST_LAYERS = 2**16  # each has names and objects of its own, whatever its sizes
+
+
+class RecurrentBase(Layer):
+    """A network of one cell: its sizes as attributes, its parameters, and the `Stack` that runs it."""
+
+    _cell: Cell
+    _stack: Stack
+
+    def _set_sizes(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        *,
+        proj_size: int,
+        bias: bool,
+        dtype: DTypeLike,
+        num_layers: int = 1,
+        num_directions: int = 1,
+    ) -> Structure:
+        """Check the sizes, keep them as attributes, and return what they make."""
+        where = type(self).__name__
+        self.input_size = check_size(where, "input_size", input_size)
+        self.hidden_size = check_size(where, "hidden_size", hidden_size)
+        self.proj_size = check_size(where, "proj_size", proj_size, least=0)
+        if self.proj_size >= self.hidden_size:
+            what = f"proj_size has value {proj_size}, expected less than hidden_size, {hidden_size}"
+            raise ValueError(f"{where}: {what}")
+        num_layers = check_size(where, "num_layers", num_layers, most=MOST_LAYERS)
+        bias, exact = check_bool(where, "bias", bias), check_dtype(where, dtype)
+        self._cell, info = cell, core.cell_info(cell.kernel)
+        return Structure(
+            cell.kernel,
+            info.states,
+            info.kept,
+            exact,
+            self.input_size,
+            self.hidden_size,
+            self.proj_size,
+            num_layers,
+            num_directions,
+            bias,
+        )
+
+    def _set_params(
+        self,
+        structure: Structure,
+        state_options: StateOptions,
+        suffixes: list[str],
+        init: Init,
+        seed: int | None,
+        *,
+        learnt: bool = False,
+        batch_first: bool = False,
+        one_step: bool = False,
+    ) -> None:
+        """Make the parameters, whose names end with `suffixes`, kernel by kernel, and the stack that runs on them."""
+        where, gates = type(self).__name__, len(core.cell_info(structure.cell).gates)
+        layout = lay_out(self._cell, structure, suffixes, learnt=learnt)
+        self.params = Params(layout.shapes, structure.dtype)
+        fill(where, self.params, init, seed, layout.default, gates=gates, size=self.hidden_size)
+        spans = [self.params.span(names[0], names[-1]) for names in layout.blocks]
+        initial = self.params.span(layout.learnt[0], layout.learnt[-1]) if learnt else None
+        self._stack = Stack(where, structure, state_options, spans, initial, batch_first=batch_first, one_step=one_step)
+
+    @property
+    def output_size(self) -> int:
+        """The width of h, and of y in one direction: H, or proj_size."""
+        return self._stack.structure.output_size
+
+    def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
+        if not any(name.startswith("bias_ih") for name in state):
+            return state
+        if self._cell.variant == "reset_after=False":  # the same names and shapes, but another function
+            what = f"state is of PyTorch's {type(self).__name__}, which has no {self._cell.variant}"
+            raise ValueError(f"{where}: {what}, expected one of the same cell")
+        return from_torch(where, state, self.params, self.hidden_size)
+
+    def _to_torch(self, where: str) -> dict[str, Array]:
+        return to_torch(where, self.params, self.hidden_size, self._cell.variant)
+
+    def _text(self, arguments: str = "") -> str:
+        """The `repr`, with more arguments of the layer."""
+        structure = self._stack.structure
+        parts = [f"{self.input_size}, {self.hidden_size}"]
+        parts += [f", num_layers={structure.num_layers}"] * (structure.num_layers > 1)
+        parts += [self._cell.arguments, "" if structure.bias else ", bias=False", arguments]
+        return f"{type(self).__name__}({''.join(parts)}{self._stack.state_options}, dtype={structure.dtype})"
+
+    def __repr__(self) -> str:
+        return self._text()

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python blocks of the README and of docs/features.md, run in order in one namespace for each page.
+
+What a page says a block prints is compared with its output.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/features.md")
+
+
+def blocks_of(page: str) -> list[str]:
+    """The blocks, each after as many empty lines as stand before it: a failure then names the page's own line."""
+    text = (ROOT / page).read_text("utf-8")
+    found = re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return ["\n" * text[: each.start(1)].count("\n") + each.group(1) for each in found]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_blocks_run(page: str, capsys: Any) -> None:
+    blocks = blocks_of(page)
+    assert len(blocks) >= 3
+    namespace: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), namespace)
+        printed = capsys.readouterr().out
+        for line in re.findall(r"^print\(.*\n# (.*)$", block, re.MULTILINE):
+            assert line in printed
