@@ -200,7 +200,7 @@ def test_arrays_of_all_kinds_are_taken() -> None:
         (
             lambda lstm, gru: bptt.Sequential(gru),
             TypeError,
-            "Sequential: layer 0 has type GRUCell, expected a layer; models cannot be nested",
+            "Sequential: layer 0 has type GRUCell, expected a layer; no cell, no other model",
         ),
     ],
 )

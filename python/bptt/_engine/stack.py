@@ -79,20 +79,20 @@ class Stack:
         B = shown.batch(x)
         native_state = self.states.native(where, "state", state, B, shown)
         plain = plain and self._plain and shown.sizes is None
+        learnt = state is None and self.states.learns
         if plain:
             y, final, native = kernels[0].forward(x, native_state, training)
         else:
-            learnt = self.states.initial(owner.params.plain, B) if state is None else None
+            if learnt:
+                native_state = self.states.initial(owner.params.plain, B)
             seed = self.state_options.next_call() if training and self.state_options.random else 0
             options = self._call_options.make(where, owner.params, x, shown, lengths, resets, seed)
-            directions, first = self.structure.num_directions, native_state if learnt is None else learnt
-            y, final, native = core.forward(kernels, directions, x, first, training, options)
+            y, final, native = core.forward(kernels, self.structure.num_directions, x, native_state, training, options)
         y = shown.given(y)
         tape = None
         if native is not None:
-            from_learnt = state is None and self.states.learns
             tape = RecurrentTape(
-                owner, self.structure, kernels, native, y.shape, plain=plain, shown=shown, learnt=from_learnt
+                owner, self.structure, kernels, native, y.shape, plain=plain, shown=shown, learnt=learnt
             )
         y = y if shown.sizes is None else returned_like(given, shown.packed(y))
         return y, self.states.given(final, shown), tape

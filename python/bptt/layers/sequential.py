@@ -12,7 +12,6 @@ from bptt._arrays import check_tuple, kind_of
 from bptt._engine.packed import Packed, as_packed, returned_like
 from bptt._engine.tape import Tape
 from bptt.layers.base import Layer, Stateless
-from bptt.layers.dense import Dropout, Embedding, Linear
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.streams import SequentialStream
 from bptt.params import Params
@@ -81,7 +80,7 @@ class Sequential(Layer):
             raise ValueError("Sequential: layers has length 0, expected at least one")
         for k, layer in enumerate(layers):
             if not isinstance(layer, (Recurrent, Stateless)):
-                raise TypeError(f"Sequential: layer {k} {kind_of(layer)}, expected a layer; models cannot be nested")
+                raise TypeError(f"Sequential: layer {k} {kind_of(layer)}, expected a layer; no cell, no other model")
             what = f"Sequential: layer {k}, {type(layer).__name__},"
             twin = next((j for j, other in enumerate(layers[:k]) if other.params is layer.params), None)
             if twin is not None:
@@ -90,20 +89,21 @@ class Sequential(Layer):
             if layer.params.joined:
                 own = "expected a layer of its own: copy.deepcopy(layer) makes one"
                 raise ValueError(f"{what} belongs to a Sequential already, {own}")
-            if k and isinstance(layer, Embedding):
-                raise ValueError(f"Sequential: layer {k} has type Embedding, expected it at the front only")
+            if k and layer._has_features is False:
+                has = f"has type {type(layer).__name__}"
+                raise ValueError(f"Sequential: layer {k} {has}, expected it at the front only")
         _check_sizes(layers)
-        if len({layer.batch_first for layer in layers if isinstance(layer, Recurrent)}) > 1:
+        self._recurrent = [layer for layer in layers if isinstance(layer, Recurrent)]
+        if len({layer.batch_first for layer in self._recurrent}) > 1:
             raise ValueError("Sequential: layers differ in batch_first, expected one value")
         self.layers = layers
         self._prefixes = tuple(f"{k}." for k in range(len(layers)))
-        self._states_count = sum(isinstance(layer, Recurrent) for layer in layers)
         self.params = Params.join({str(k): layer.params for k, layer in enumerate(layers)})
 
     @property
     def batch_first(self) -> bool:
         """Whether x and y are [B,T,.]."""
-        return any(layer.batch_first for layer in self.layers if isinstance(layer, Recurrent))
+        return any(layer.batch_first for layer in self._recurrent)
 
     def __call__(
         self, x: Any, state: StatesIn = None, lengths: ArrayIn | None = None, resets: ArrayIn | None = None
@@ -112,8 +112,8 @@ class Sequential(Layer):
         states = self._states("forward", "state", state)
         final: list[State] = []
         flow: Any = self._entering(x)
-        for layer in self.layers:
-            if isinstance(layer, Recurrent):
+        for layer in self._layers:
+            if layer._has_state:
                 flow, after = layer(flow, states[len(final)], lengths, resets)
                 final.append(after)
             elif isinstance(flow, Packed):
@@ -130,9 +130,9 @@ class Sequential(Layer):
         final: list[State] = []
         tapes: list[Tape] = []
         flow: Any = self._entering(x)
-        for layer in self.layers:
+        for layer in self._layers:
             tape: Tape
-            if isinstance(layer, Recurrent):
+            if layer._has_state:
                 flow, after, tape = layer.forward(flow, states[len(final)], lengths, resets)
                 final.append(after)
             elif isinstance(flow, Packed):
@@ -158,9 +158,10 @@ class Sequential(Layer):
         initial: list[State] = []
         grads = self._gradients(grads)
         flow: Any = self._entering(dy)
-        for k in reversed(range(len(self.layers))):
-            layer, window = self.layers[k], grads.window(self._prefixes[k])
-            if isinstance(layer, Recurrent):
+        layers = self._layers
+        for k in reversed(range(len(layers))):
+            layer, window = layers[k], grads.window(self._prefixes[k])
+            if layer._has_state:
                 flow, before, _ = layer.backward(tape.tapes[k], flow, dstates.pop(), window)
                 initial.append(before)
             elif isinstance(flow, Packed):
@@ -208,10 +209,14 @@ class Sequential(Layer):
         return shown.packed(data)
 
     def _states(self, method: str, name: str, state: StatesIn) -> tuple[Any, ...]:
-        n = self._states_count
+        n = len(self._recurrent)
         if state is None:
             return (None,) * n
         return check_tuple(self._where(method), name, state, n, f"a tuple of length {n}, one per recurrent layer")
+
+    @property
+    def _layers(self) -> tuple[Any, ...]:
+        return self.layers
 
     def __copy__(self) -> Sequential:
         twin = object.__new__(type(self))
@@ -227,23 +232,15 @@ class Sequential(Layer):
         return f"Sequential(\n{lines})"
 
 
-def _check_sizes(layers: Sequence[Recurrent | Stateless]) -> None:
+def _check_sizes(layers: Sequence[Layer]) -> None:
     """Raise unless each layer takes as many features as the one before gives; both are known for our layers only."""
     width, source = None, 0
     for k, layer in enumerate(layers):
-        if isinstance(layer, Dropout):
+        sizes = layer._sizes()
+        if sizes is None:
             continue
-        takes, gives = _sizes(layer)
+        takes, gives = sizes
         if None not in (width, takes) and takes != width:
             before = f"expected {width}, the output size of layer {source}, {type(layers[source]).__name__}"
             raise ValueError(f"Sequential: layer {k}, {type(layer).__name__}, has input size {takes}, {before}")
         width, source = gives, k
-
-
-def _sizes(layer: Recurrent | Stateless) -> tuple[int | None, int | None]:
-    """The number of features of x and of y; None where it is not known."""
-    if isinstance(layer, Recurrent):
-        return layer.input_size, layer.output_size * layer.num_directions
-    if isinstance(layer, Linear):
-        return layer.in_features, layer.out_features
-    return None, layer.embedding_dim if isinstance(layer, Embedding) else None
