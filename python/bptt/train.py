@@ -168,6 +168,8 @@ def fit(
 def _check_arguments(model: Any, batches: Any, loss: Any, optimizer: Any, on_step: Any, **flags: Any) -> None:
     if not isinstance(model, (Sequential, Recurrent)):
         raise TypeError(f"fit: model {kind_of(model)}, expected a Sequential or a recurrent layer")
+    if model._one_step:
+        raise TypeError("fit: model has cells, which take one step, expected layers over time")
     if isinstance(batches, Batch) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
         raise TypeError(f"fit: batches has type {type(batches).__name__}, expected a list or other iterable of batches")
     if not callable(loss):

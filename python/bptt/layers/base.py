@@ -31,6 +31,7 @@ class Layer:
     # What `Sequential` and `fit` ask of any layer.
     bidirectional: bool = False
     _has_state: ClassVar[bool] = False  # it takes and returns one
+    _one_step: bool = False  # x and y have no axis of time
     _has_features: ClassVar[bool | None] = None  # whether x has an axis of features, as ids have not; None: not known
 
     @property
@@ -41,6 +42,10 @@ class Layer:
     def _sizes(self) -> tuple[int | None, int | None] | None:
         """The number of features of x and of y, None where it is not known; None as a whole: y has those of x."""
         return None, None
+
+    def _in_sequence(self) -> Any:
+        """What is called in its place in a `Sequential`."""
+        return self
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse to change what was given to the constructor: the native side would not hear of it."""
