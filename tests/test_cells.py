@@ -242,7 +242,7 @@ def test_every_option_is_described_as_the_layers_is(cls: Any) -> None:
     text, theirs = inspect.getdoc(cls) or "", inspect.signature(layer).parameters
     assert "{options}" not in text
     for name, parameter in inspect.signature(cls).parameters.items():
-        assert re.search(rf"\b{name}: ", text), name
+        assert len(re.findall(rf"^ +{name}: ", text, re.MULTILINE)) == 1, name
         assert (parameter.default, parameter.annotation) == (theirs[name].default, theirs[name].annotation), name
 
 
