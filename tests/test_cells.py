@@ -198,9 +198,24 @@ def test_arrays_of_all_kinds_are_taken() -> None:
             "GRUCell.backward: tape is of another layer, expected one of this layer's forward",
         ),
         (
-            lambda lstm, gru: bptt.Sequential(gru),
+            lambda lstm, gru: bptt.Sequential(lstm, bptt.GRU(4, 4)),
+            ValueError,
+            "Sequential: layers has cells and layers over time, expected one kind: x has one shape",
+        ),
+        (
+            lambda lstm, gru: bptt.Sequential(gru).stream(),
+            ValueError,
+            "Sequential.stream: the model has cells, expected layers over time: cells take one step",
+        ),
+        (
+            lambda lstm, gru: bptt.Sequential(gru)(np.zeros((2, 3)), lengths=[1, 1]),
+            ValueError,
+            "GRUCell.forward: lengths has type list, expected None: a cell takes one step",
+        ),
+        (
+            lambda lstm, gru: bptt.fit(bptt.Sequential(gru), [], loss=bptt.losses.mse, optimizer=bptt.optim.SGD(0.1)),
             TypeError,
-            "Sequential: layer 0 has type GRUCell, expected a layer; models cannot be nested",
+            "fit: model has cells, which take one step, expected layers over time",
         ),
     ],
 )
@@ -227,7 +242,7 @@ def test_every_option_is_described_as_the_layers_is(cls: Any) -> None:
     text, theirs = inspect.getdoc(cls) or "", inspect.signature(layer).parameters
     assert "{options}" not in text
     for name, parameter in inspect.signature(cls).parameters.items():
-        assert re.search(rf"\b{name}: ", text), name
+        assert len(re.findall(rf"^ +{name}: ", text, re.MULTILINE)) == 1, name
         assert (parameter.default, parameter.annotation) == (theirs[name].default, theirs[name].annotation), name
 
 
@@ -249,6 +264,42 @@ def test_a_cell_is_a_layer_to_all_else(kind: str, tmp_path: Path) -> None:
     for each in (cell, *copies):
         np.testing.assert_array_equal(parts(each(x))[0], before)
         assert repr(each) == repr(cell)
+
+
+def test_a_sequential_of_cells_is_one_step_of_that_of_layers() -> None:
+    """Forward the same bits; the gradients of T steps within the tolerance of `stacks.Case` for two layers."""
+    layers = bptt.Sequential(
+        bptt.Embedding(9, I, seed=0), bptt.LSTM(I, H, seed=1), bptt.Dropout(0.0), bptt.GRU(H, H, seed=2),
+        bptt.Linear(H, 2, seed=3),
+    )  # fmt: skip
+    cells = bptt.Sequential(
+        bptt.Embedding(9, I), bptt.LSTMCell(I, H), bptt.Dropout(0.0), bptt.GRUCell(H, H), bptt.Linear(H, 2)
+    )
+    cells.load_state_dict({name.removesuffix("_l0"): value for name, value in layers.params.items()})
+    rng = np.random.default_rng(0)
+    ids, dy = rng.integers(0, 9, (T, B)), rng.standard_normal((T, B, 2)).astype(np.float32)
+    y, final, tape = layers.forward(ids)
+    _, dinitial, grads = layers.backward(tape, dy)
+
+    state: Any = None
+    tapes, total = [], cells.params.zeros_like()
+    for t in range(T):
+        np.testing.assert_array_equal(cells(ids[t], state)[0], y[t])
+        step, state, tape = cells.forward(ids[t], state)
+        np.testing.assert_array_equal(step, y[t])
+        tapes.append(tape)
+    dstate: Any = None
+    for t in reversed(range(T)):
+        _, dstate, own = cells.backward(tapes[t], dy[t], dstate)
+        total.flat[:] += own.flat
+    for mine, whole_state in zip((*state[0], state[1]), (*final[0], final[1]), strict=True):
+        np.testing.assert_array_equal(mine, whole_state[0])
+    tolerance = 2 * 2 * 8 * np.finfo(np.float32).eps * np.sqrt(H + 4 * H + T * B)
+    results = {"flat": total.flat, "h": dstate[0][0], "c": dstate[0][1], "gru": dstate[1]}
+    expected = {"flat": grads.flat, "h": dinitial[0][0][0], "c": dinitial[0][1][0], "gru": dinitial[1][0]}
+    assert_close(results, expected, tolerance)
+    for twin_model in (copy.deepcopy(cells), pickle.loads(pickle.dumps(cells))):
+        np.testing.assert_array_equal(twin_model(ids[0])[0], cells(ids[0])[0])
 
 
 def test_reprs() -> None:

@@ -281,3 +281,14 @@ def test_params_compare_by_identity(params):
     assert params != copy.deepcopy(params)
     assert len({params, params}) == 1
     assert repr(params) == "Params(weight [3, 5], bias [3], empty [0, 4], scalar []; 19 x float64)"
+
+
+def test_equal_layouts_are_one_and_comparing_changes_nothing():
+    one, two = (Params({"weight": (2, 3), "bias": (2,)}) for _ in range(2))
+    other = Params({"bias": (2,), "weight": (2, 3)})
+    assert one._layout is two._layout is one.zeros_like()._layout
+    before = other._layout
+    assert one.like(two)
+    assert not one.like(other)
+    assert not other.like(one)
+    assert other._layout is before

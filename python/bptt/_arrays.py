@@ -87,7 +87,7 @@ def _exact(where: str, name: str, value: ArrayIn, dtype: DTypeLike, kinds: str, 
     if not array.size and isinstance(value, (list, tuple)):
         array = array.astype(dtype)  # NumPy makes float64 of an empty list
     if array.dtype.kind not in kinds:
-        raise TypeError(f"{where}: {name} has dtype {str(array.dtype)[:60]}, expected {expected}")
+        raise TypeError(f"{where}: {name} has dtype {cut(str(array.dtype), 60)}, expected {expected}")
     if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
         return array
     return np.require(array, dtype, ["C", "A"])
@@ -122,7 +122,7 @@ def check_size(where: str, name: str, value: Any, least: int = 1, most: int = sy
     size = _integer(where, name, value)
     if not least <= size <= most:
         expected = f"an integer >= {least}" if size < least else f"an integer <= {most}"
-        raise ValueError(f"{where}: {name} has value {_brief(size)}, expected {expected}")
+        raise ValueError(f"{where}: {name} has value {brief(size)}, expected {expected}")
     return size
 
 
@@ -134,7 +134,7 @@ def check_seed(where: str, seed: Any) -> int:
         return entropy
     number = _integer(where, "seed", seed)
     if number < 0:
-        raise ValueError(f"{where}: seed has value {_brief(number)}, expected an integer >= 0")
+        raise ValueError(f"{where}: seed has value {brief(number)}, expected an integer >= 0")
     return number
 
 
@@ -145,11 +145,6 @@ def _integer(where: str, name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{where}: {name} has type {type(value).__name__}, expected an integer") from None
-
-
-def _brief(number: int) -> str:
-    """The digits of an integer, or fewer where they are too many for a message."""
-    return str(number) if number.bit_length() <= 128 else f"of {number.bit_length()} bits"
 
 
 def check_number(where: str, name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
@@ -187,19 +182,25 @@ def check_dtype(where: str, dtype: DTypeLike) -> np.dtype[Any]:
     with contextlib.suppress(TypeError, ValueError):
         exact = None if dtype is None else np.dtype(dtype)  # None would be float64 to NumPy
     if not isinstance(exact, np.dtype) or exact not in _FLOATS:
-        raise TypeError(f"{where}: dtype has value {str(exact)[:50]}, expected float32 or float64")
+        raise TypeError(f"{where}: dtype has value {cut(str(exact), 50)}, expected float32 or float64")
     return exact
 
 
-def brief(value: Any, room: int = 40) -> str:
-    """The repr of a value, cut to `room` characters."""
-    text = repr(value)
+def cut(text: str, room: int) -> str:
+    """A text, of which `room` characters are shown."""
     return text if len(text) <= room else text[: room - 3] + "..."
 
 
+def brief(value: Any, room: int = 40) -> str:
+    """What a message shows of a value: its repr, cut; the size of an integer that has too many digits."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"of {value.bit_length()} bits"
+    return cut(repr(value), room)
+
+
 def first_of(names: Sequence[str], room: int = 36) -> str:
-    """The names that fit into `room` characters, at least one, and how many more there are."""
-    text, shown = names[0] if len(names[0]) <= room else names[0][: room - 3] + "...", 1
+    """As many of the names as fit into `room` characters, at least one, and how many more there are."""
+    text, shown = cut(names[0], room), 1
     while shown < len(names) and len(text) + 2 + len(names[shown]) <= room:
         text, shown = f"{text}, {names[shown]}", shown + 1
     return text if shown == len(names) else f"{text} and {len(names) - shown} more"

@@ -8,6 +8,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from bptt._arrays import brief
 from bptt._cgroups import group_folders, read
 from bptt._dispatch import core
 
@@ -25,7 +26,7 @@ def default_threads(environ: Mapping[str, str]) -> int:
     if wanted:
         threads = _positive(wanted)
         if threads is None or threads > core.max_threads:
-            has = f"bptt: BPTT_NUM_THREADS has value {wanted[:40]!r}"
+            has = f"bptt: BPTT_NUM_THREADS has value {brief(wanted)}"
             raise ImportError(f"{has}, expected an integer from 1 to {core.max_threads}")
         return threads
     threads = _positive(environ.get("OMP_NUM_THREADS", "").split(",")[0].strip())  # "4,2": 2 is for nested regions

@@ -15,13 +15,11 @@ import numpy as np
 from bptt._arrays import as_array, as_mask, check_shape, shape_error
 from bptt._engine.call_options import as_lengths
 from bptt._engine.packed import Shape, as_packed, rows_like
-from bptt.layers.dense import Dropout, Linear
-from bptt.layers.recurrent import Recurrent
-from bptt.layers.sequential import Sequential
 
 if TYPE_CHECKING:
     from bptt._arrays import Array, ArrayIn
-    from bptt.layers.base import Stateless
+    from bptt.layers.recurrent import Recurrent
+    from bptt.layers.sequential import Sequential
     from bptt.params import Params
 
 __all__ = ["Batch"]
@@ -95,8 +93,8 @@ class Steps:
     def _take_arrays(self, batch: Batch, model: Sequential | Recurrent) -> None:
         x = as_array("fit", "x", batch.x)
         _check_not_empty(x)
-        layers = layers_of(model)
-        features = isinstance(layers[0], (Recurrent, Linear, Dropout))  # other first layers take ids
+        layers = model._layers
+        features = bool(layers[0]._has_features)  # others take ids
         self._batched = x.ndim > 1 + features
         self.axis = int(model.batch_first and self._batched)
         self.count = x.shape[self.axis]
@@ -111,7 +109,7 @@ class Steps:
                 check_shape("fit", "mask", mask, lead)
             inside = self._inside(lengths, self.count)
             mask = inside if mask is None else inside & mask
-        elif mask is not None and mask.shape == lead and any(map(is_bidirectional, layers)):
+        elif mask is not None and mask.shape == lead and any(layer.bidirectional for layer in layers):
             lengths = self._lengths_of(mask)
         self._whole = Batch(x, batch.target, lengths, batch.resets, mask)
 
@@ -178,16 +176,6 @@ class Steps:
             if bad.size:
                 return f"{name} has the value {bad[0]}"
         return ""
-
-
-def layers_of(model: Sequential | Recurrent) -> tuple[Recurrent | Stateless, ...]:
-    """The layers of a model, in order."""
-    return model.layers if isinstance(model, Sequential) else (model,)
-
-
-def is_bidirectional(layer: Recurrent | Stateless) -> bool:
-    """Whether a layer reads its rows from the end too."""
-    return isinstance(layer, Recurrent) and layer.bidirectional
 
 
 def _named(given: Any) -> Batch:

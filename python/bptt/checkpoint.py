@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import reprlib
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
+from bptt._arrays import brief
 from bptt._atomic_file import check_replaceable, replace_file
 
 __all__ = ["check_writable", "load", "save"]
@@ -138,7 +138,7 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise TypeError(f"save: {where} has the key {reprlib.repr(key)}, expected str keys")
+                raise TypeError(f"save: {where} has the key {brief(key)}, expected str keys")
         return {key: _plain(each, _entry(where, key), depth + 1) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each, _entry(where, i), depth + 1) for i, each in enumerate(value)]
@@ -150,19 +150,19 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
 
 
 def _entry(where: str, key: str | int) -> str:
-    name = f"{where}[{reprlib.repr(key)}]"
+    name = f"{where}[{brief(key)}]"
     return name if len(name) < 80 else f"...{name[-77:]}"
 
 
 def _checked_name(name: Any) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"save: arrays has the name {reprlib.repr(name)}, expected str")
+        raise TypeError(f"save: arrays has the name {brief(name)}, expected str")
     if name == "__metadata__":
         raise ValueError("save: arrays has the name '__metadata__', expected another: safetensors reserves it")
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"save: arrays has the name {reprlib.repr(name)}, expected valid Unicode") from None
+        raise ValueError(f"save: arrays has the name {brief(name)}, expected valid Unicode") from None
     return name
 
 
@@ -170,7 +170,7 @@ def _snapshot(name: str, array: Any) -> NDArray[Any]:
     """Return a copy in row-major order and little-endian bytes; safetensors 0.8.0 writes the bytes in memory order."""
     copy = np.array(array, order="C")
     if copy.dtype.kind not in "biuf" or copy.dtype.itemsize > 8:
-        raise TypeError(f"save: array {reprlib.repr(name)} has dtype {copy.dtype}, expected {DTYPES}")
+        raise TypeError(f"save: array {brief(name)} has dtype {copy.dtype}, expected {DTYPES}")
     return copy.astype(copy.dtype.newbyteorder("<"), copy=False)
 
 
@@ -184,7 +184,7 @@ def _known_metadata(name: str, metadata: dict[str, str] | None) -> dict[str, Any
         raise ValueError(f"{name} is damaged, expected a model written by bptt") from None
     if version not in (1, FORMAT_VERSION):
         raise ValueError(
-            f"{name} has format version {reprlib.repr(version)}, expected 1 or {FORMAT_VERSION}; another bptt wrote it"
+            f"{name} has format version {brief(version)}, expected 1 or {FORMAT_VERSION}; another bptt wrote it"
         )
     if not isinstance(ours.get("config"), dict):
         raise ValueError(f"{name} is damaged, expected a model written by bptt")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bptt._arrays import as_floats, as_integers, as_mask, check_shape, shape_error
+from bptt._arrays import as_floats, as_integers, as_mask, brief, check_shape, shape_error
 from bptt._dispatch import core
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _mask_and_scale(
     if not isinstance(reduction, str):
         raise TypeError(f"{where}: reduction has type {type(reduction).__name__}, expected 'mean' or 'sum'")
     if reduction not in ("mean", "sum"):
-        raise ValueError(f"{where}: reduction has value {reduction[:40]!r}, expected 'mean' or 'sum'")
+        raise ValueError(f"{where}: reduction has value {brief(reduction)}, expected 'mean' or 'sum'")
     if mask is None:
         keep, steps = None, math.prod(lead)
     else:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -30,6 +31,25 @@ ALIGNMENT = 64  # bytes: a cache line, and one AVX-512 register
 _T = TypeVar("_T")
 
 _ticks = itertools.count(1)  # next() on it is atomic, also without the GIL
+
+
+class Layout:
+    """Names, shapes and places of arrays in one buffer. `of` makes one object of equal layouts, which compares fast."""
+
+    __slots__ = ("__weakref__", "shapes", "size", "spans")
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        ends = list(itertools.accumulate(map(math.prod, shapes.values()), initial=0))
+        self.shapes, self.size = shapes, ends[-1]
+        self.spans = dict(zip(shapes, itertools.pairwise(ends), strict=True))
+
+    @classmethod
+    def of(cls, shapes: dict[str, tuple[int, ...]]) -> Layout:
+        """The layout of these shapes, in their order."""
+        return _layouts.setdefault(tuple(shapes.items()), cls(shapes))
+
+
+_layouts: WeakValueDictionary[tuple[tuple[str, tuple[int, ...]], ...], Layout] = WeakValueDictionary()
 
 
 class Params(Mapping[str, "Array"]):
@@ -61,19 +81,13 @@ class Params(Mapping[str, "Array"]):
     ) -> None:
         self._dtype = check_dtype("Params", dtype)
         self._writable, self._joined = writable, False
-        self._lay_out(
+        self._layout = Layout.of(
             {
                 name: tuple(check_size("Params", f"shape of {name}", n, least=0) for n in shape)
                 for name, shape in shapes.items()
             }
         )
-        self._bind(_allocate(self._size, self._dtype), [next(_ticks)])
-
-    def _lay_out(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Compute each array's place in the buffer."""
-        ends = list(itertools.accumulate(map(math.prod, shapes.values()), initial=0))
-        self._shapes, self._size = shapes, ends[-1]
-        self._spans = dict(zip(shapes, itertools.pairwise(ends), strict=True))
+        self._bind(_allocate(self.size, self._dtype), [next(_ticks)])
 
     def _bind(self, buffer: Array, clock: list[int], opening: Opening | None = None) -> None:
         """Use `buffer` from now on; `clock`, one element, is shared by all parameters in the same allocation.
@@ -98,8 +112,7 @@ class Params(Mapping[str, "Array"]):
     ) -> Params:
         """Params of the same layout over another buffer, or with another right to write."""
         twin = object.__new__(Params)
-        twin._dtype, twin._writable, twin._joined = self._dtype, writable, joined
-        twin._shapes, twin._size, twin._spans = self._shapes, self._size, self._spans
+        twin._dtype, twin._layout, twin._writable, twin._joined = self._dtype, self._layout, writable, joined
         twin._bind(buffer, clock, opening)
         return twin
 
@@ -116,7 +129,7 @@ class Params(Mapping[str, "Array"]):
     @property
     def size(self) -> int:
         """The number of elements."""
-        return self._size
+        return self._layout.size
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -126,7 +139,7 @@ class Params(Mapping[str, "Array"]):
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape, in the order of the buffer."""
-        return dict(self._shapes)
+        return dict(self._layout.shapes)
 
     @property
     def version(self) -> int:
@@ -147,32 +160,32 @@ class Params(Mapping[str, "Array"]):
         view = self._views.get(name)
         if view is None:
             start, stop = self._span(name)
-            view = self._views[name] = self._flat[start:stop].reshape(self._shapes[name])
+            view = self._views[name] = self._flat[start:stop].reshape(self._layout.shapes[name])
         return view
 
     def __setitem__(self, name: str, value: ArrayIn) -> None:
         start, stop = self._span(name)
         array = as_floats("Params", name, value, self._dtype)
-        check_shape("Params", name, array, self._shapes[name])
+        check_shape("Params", name, array, self._layout.shapes[name])
         self._buffer[start:stop] = array.reshape(-1)
         self._touch()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
+        return iter(self._layout.shapes)
 
     def __len__(self) -> int:
-        return len(self._shapes)
+        return len(self._layout.shapes)
 
     # Identity: comparing two mappings of arrays element by element has no single truth value.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        arrays = ", ".join(f"{name} {list(shape)}" for name, shape in self._shapes.items())
+        arrays = ", ".join(f"{name} {list(shape)}" for name, shape in self._layout.shapes.items())
         return f"Params({arrays or 'empty'}; {self.size} x {self._dtype})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._shapes, self._dtype, self._writable, self._buffer.copy())
+        return _restore, (self._layout.shapes, self._dtype, self._writable, self._buffer.copy())
 
     @contextmanager
     def edit(self) -> Iterator[Params]:
@@ -223,12 +236,10 @@ class Params(Mapping[str, "Array"]):
         return self._span(first)[0], self._span(last)[1]
 
     def like(self, other: Params) -> bool:
-        """Whether names, order, shapes and dtype equal those of `other`."""
-        if self._shapes is not other._shapes:
-            if list(self._shapes.items()) != list(other._shapes.items()):
-                return False
-            self._shapes = other._shapes  # fast the next time
-        return self._dtype == other._dtype or not self._shapes
+        """Whether names, order, shapes and dtype are those of `other`."""
+        mine, theirs = self._layout, other._layout
+        same = mine is theirs or [*mine.shapes.items()] == [*theirs.shapes.items()]  # two threads may make one twice
+        return same and (self._dtype == other._dtype or not mine.shapes)
 
     def zeros_like(self) -> Params:
         """Gradients for these parameters: the same names and shapes, all zeros, writable.
@@ -236,7 +247,7 @@ class Params(Mapping[str, "Array"]):
         >>> Params({"bias": (2,)}).zeros_like()["bias"].flags.writeable
         True
         """
-        return self._twin(_allocate(self._size, self._dtype), [next(_ticks)], writable=True, joined=False)
+        return self._twin(_allocate(self.size, self._dtype), [next(_ticks)], writable=True, joined=False)
 
     def window(self, prefix: str) -> Params:
         """The arrays whose names start with `prefix`, named without it, in the same memory.
@@ -249,14 +260,15 @@ class Params(Mapping[str, "Array"]):
         [0.0, 0.0, 7.0, 7.0, 7.0]
         """
         if prefix not in self._windows:
-            names = [name for name in self._shapes if name.startswith(prefix)]
-            start, stop = (self._spans[names[0]][0], self._spans[names[-1]][1]) if names else (0, 0)
+            shapes = {name: shape for name, shape in self._layout.shapes.items() if name.startswith(prefix)}
+            names = [*shapes]
+            start, stop = self.span(names[0], names[-1]) if names else (0, 0)
             window = self._twin(
                 self._buffer[start:stop], self._clock, writable=self._writable, joined=True, opening=self._opening
             )
-            window._lay_out({name.removeprefix(prefix): self._shapes[name] for name in names})
-            if window._size != stop - start:
-                raise KeyError(f"Params.window: the arrays named {prefix}* are not adjacent")
+            window._layout = Layout.of({name.removeprefix(prefix): shape for name, shape in shapes.items()})
+            if window.size != stop - start:
+                raise KeyError(f"Params.window: the arrays named {prefix}* are not side by side")
             self._windows[prefix] = window
         return self._windows[prefix]
 
@@ -295,9 +307,9 @@ class Params(Mapping[str, "Array"]):
 
     def _span(self, name: str) -> tuple[int, int]:
         try:
-            return self._spans[name]
+            return self._layout.spans[name]
         except KeyError:
-            expected = f"one of {first_of([*self._shapes], 80)}" if self._shapes else "none"
+            expected = f"one of {first_of([*self._layout.shapes], 80)}" if self._layout.shapes else "none"
             raise KeyError(f"Params: there is no {brief(name)}, expected {expected}") from None
 
 

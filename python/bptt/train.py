@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from bptt._arrays import check_bool, check_size, check_tuple, is_number, kind_of
-from bptt.batch import Batch, Steps, is_bidirectional, layers_of
+from bptt.batch import Batch, Steps
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.sequential import Sequential
 
@@ -180,6 +180,8 @@ def fit(
 def _check_arguments(model: Any, batches: Any, loss: Any, optimizer: Any, on_step: Any, **flags: Any) -> None:
     if not isinstance(model, (Sequential, Recurrent)):
         raise TypeError(f"fit: model {kind_of(model)}, expected a Sequential or a recurrent layer")
+    if model._one_step:
+        raise TypeError("fit: model has cells, which take one step, expected layers over time")
     if isinstance(batches, Batch) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
         raise TypeError(f"fit: batches has type {type(batches).__name__}, expected a list or other iterable of batches")
     if not callable(loss):
@@ -207,8 +209,8 @@ def _window(tbptt: int | tuple[int, int] | None) -> tuple[int, int] | None:
 def _check_direction(model: Sequential | Recurrent, window: tuple[int, int] | None, stateful: bool) -> None:
     if window is None and not stateful:
         return
-    for k, layer in enumerate(layers_of(model)):
-        if is_bidirectional(layer):
+    for k, layer in enumerate(model._layers):
+        if layer.bidirectional:
             expected = f"one direction with {'tbptt' if window else 'stateful'}: the other needs the future"
             raise ValueError(f"fit: layer {k}, {type(layer).__name__}, is bidirectional, expected {expected}")
 

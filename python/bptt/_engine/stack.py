@@ -46,7 +46,8 @@ class Stack:
         one_step: bool = False,
     ) -> None:
         self.name, self.structure, self.state_options = name, structure, state_options
-        self._batch_first, self._one_step = batch_first, one_step
+        self._axes = ("B",) if one_step else ("B", "T") if batch_first else ("T", "B")  # of x, before its features
+        self._batched, self._single = (Shape(batched, batch_first, one_step) for batched in (True, False))
         self.kernels = Kernels(structure, spans)
         self.states = States(structure, learnt)
         self._call_options = NativeOptions(structure, state_options, self.states)
@@ -118,13 +119,15 @@ class Stack:
 
     def _taken(self, where: str, x: Any) -> tuple[Array, Shape]:
         """The caller's x as the kernels take it, and how it looked."""
-        if hasattr(x, "batch_sizes") and not self._one_step:
+        features, axes = self.structure.input_size, self._axes
+        if hasattr(x, "batch_sizes") and "T" in axes:
+            axes = ("sum",)
             x, shown = as_packed(where, x)
-            axes, ndims = "sum", [2]
+            fits = x.ndim == 2
         else:
             x = as_array(where, "x", x)
-            axes, full = ("B", 2) if self._one_step else ("B, T" if self._batch_first else "T, B", 3)
-            ndims, shown = [full - 1, full], Shape(x.ndim == full, self._batch_first, self._one_step)
-        if x.ndim not in ndims or x.shape[-1] != self.structure.input_size:
-            raise shape_error(where, "x", x, f"({axes}, {self.structure.input_size})")
+            shown = self._batched if x.ndim > len(axes) else self._single
+            fits = x.ndim in (len(axes), len(axes) + 1)
+        if not fits or x.shape[-1] != features:
+            raise shape_error(where, "x", x, f"({', '.join(axes)}, {features})")
         return as_floats(where, "x", shown.taken(x), self.structure.dtype), shown

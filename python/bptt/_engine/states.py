@@ -26,11 +26,7 @@ class States:
     def __init__(self, structure: Structure, learnt: Span | None) -> None:
         self._names, self._widths, self._count = structure.states, structure.widths, structure.kernels
         self._dtype, self._span = structure.dtype, learnt
-
-    @property
-    def learns(self) -> bool:
-        """Whether the initial state is learnt."""
-        return self._span is not None
+        self.learns = learnt is not None
 
     def native(self, where: str, name: str, state: Any, B: int, shown: Shape) -> Any:
         """The user's state, checked, as exact arrays [count,B,H]; None stays None: zeros are made by the kernels.

@@ -35,7 +35,7 @@ class Structure(NamedTuple):
     @property
     def widths(self) -> tuple[int, ...]:
         """The width of each state."""
-        return (self.output_size, self.hidden_size)[: len(self.states)]
+        return (self.output_size,) + (self.hidden_size,) * (len(self.states) - 1)
 
     @property
     def inputs(self) -> list[int]:

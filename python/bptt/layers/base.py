@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from bptt._arrays import as_floats, check_shape, first_of
 from bptt._engine.tape import Tape
@@ -27,6 +27,25 @@ class Layer:
     """A layer: `params`, a mapping name -> read-only view into one flat buffer, and functions of them."""
 
     params: Params
+
+    # What `Sequential` and `fit` ask of any layer.
+    bidirectional: bool = False
+    _has_state: ClassVar[bool] = False  # it takes and returns one
+    _one_step: bool = False  # x and y have no axis of time
+    _has_features: ClassVar[bool | None] = None  # whether x has an axis of features, as ids have not; None: not known
+
+    @property
+    def _layers(self) -> tuple[Any, ...]:
+        """The layers that x passes, in order."""
+        return (self,)
+
+    def _sizes(self) -> tuple[int | None, int | None] | None:
+        """The number of features of x and of y, None where it is not known; None as a whole: y has those of x."""
+        return None, None
+
+    def _in_sequence(self) -> Any:
+        """What is called in its place in a `Sequential`."""
+        return self
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse to change what was given to the constructor: the native side would not hear of it."""

@@ -40,6 +40,10 @@ class CellOptions(NamedTuple):
 class RecurrentCell(RecurrentBase):
     """One step. `state = cell(x, state)` runs, `forward` and `backward` train."""
 
+    _has_state = True
+    _has_features = True
+    _one_step = True
+
     def __init__(self, cell: Cell, input_size: int, hidden_size: int, options: CellOptions, proj_size: int = 0) -> None:
         structure = self._set_sizes(
             cell, input_size, hidden_size, proj_size=proj_size, bias=options.bias, dtype=options.dtype
@@ -93,3 +97,50 @@ class RecurrentCell(RecurrentBase):
         dy = np.zeros(tape.shape, self.params.dtype)  # h is passed on as a state only
         dx, dinitial = self._stack.backward(tape, dy, dstate, grads.flat)
         return dx, dinitial, grads
+
+    def _sizes(self) -> tuple[int, int]:
+        return self.input_size, self.output_size
+
+    def _in_sequence(self) -> CellInSequence:
+        return CellInSequence(self)
+
+
+class CellInSequence:
+    """A cell as a `Sequential` calls its layers: y is h."""
+
+    _has_state = True
+
+    def __init__(self, cell: RecurrentCell) -> None:
+        self._cell = cell
+
+    def __call__(
+        self, x: ArrayIn, state: StateIn, lengths: ArrayIn | None, resets: ArrayIn | None
+    ) -> tuple[Array, State]:
+        """Return y and the new state."""
+        self._check(lengths, resets)
+        final = self._cell(x, state)
+        return _h_of(final), final
+
+    def forward(
+        self, x: ArrayIn, state: StateIn, lengths: ArrayIn | None, resets: ArrayIn | None
+    ) -> tuple[Array, State, RecurrentTape]:
+        """Return y, the new state and the tape."""
+        self._check(lengths, resets)
+        final, tape = self._cell.forward(x, state)
+        return _h_of(final), final, tape
+
+    def backward(self, tape: Tape, dy: ArrayIn, dstate: StateIn, grads: Params) -> tuple[Array, State, Params]:
+        """Return dx, the gradient of the state before, and the gradients."""
+        cell = self._cell
+        dx, dinitial = cell._stack.backward(cell._own(tape, RecurrentTape), dy, dstate, grads.flat)
+        return dx, dinitial, grads
+
+    def _check(self, lengths: ArrayIn | None, resets: ArrayIn | None) -> None:
+        for name, value in (("lengths", lengths), ("resets", resets)):
+            if value is not None:
+                expected = "expected None: a cell takes one step"
+                raise ValueError(f"{self._cell._where()}: {name} has type {type(value).__name__}, {expected}")
+
+
+def _h_of(state: State) -> Array:
+    return state[0] if isinstance(state, tuple) else state

@@ -77,6 +77,8 @@ class Linear(Stateless):
     ((5, 4, 2), (5, 4, 3), [20.0, 20.0])
     """
 
+    _has_features = True
+
     @checks_names
     def __init__(
         self,
@@ -132,6 +134,9 @@ class Linear(Stateless):
         """
         return linear_stream(self, check_size("Linear.stream", "batch_size", batch_size))
 
+    def _sizes(self) -> tuple[int, int]:
+        return self.in_features, self.out_features
+
     def __repr__(self) -> str:
         bias = "" if "bias" in self.params else ", bias=False"
         return f"Linear({self.in_features}, {self.out_features}{bias}, dtype={self.params.dtype})"
@@ -159,6 +164,8 @@ class Embedding(Stateless):
     >>> y.shape, grads["weight"][:3, 0].tolist()
     ((2, 2, 3), [0.0, 3.0, 1.0])
     """
+
+    _has_features = False
 
     @checks_names
     def __init__(
@@ -204,6 +211,9 @@ class Embedding(Stateless):
         """
         return embedding_stream(self, check_size("Embedding.stream", "batch_size", batch_size))
 
+    def _sizes(self) -> tuple[None, int]:
+        return None, self.embedding_dim
+
     def __repr__(self) -> str:
         return f"Embedding({self.num_embeddings}, {self.embedding_dim}, dtype={self.params.dtype})"
 
@@ -226,6 +236,8 @@ class Dropout(Stateless):
     >>> sorted(set(y.tolist())), bool((dx == y).all()), dropout(np.ones(2)).tolist()
     ([0.0, 2.0], True, [1.0, 1.0])
     """
+
+    _has_features = True
 
     @checks_names
     def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
@@ -262,6 +274,9 @@ class Dropout(Stateless):
 
     def stream(self, batch_size: int = 1) -> None:
         """None: at inference y is x."""
+
+    def _sizes(self) -> None:
+        return None
 
     def __repr__(self) -> str:
         return f"Dropout({self.p})"

@@ -29,7 +29,8 @@ class GRU(Recurrent):
         h1 = (1 - z) n + z h0
 
     Args:
-        input_size: I. hidden_size: H.
+        input_size: I, the number of features of x.
+        hidden_size: H, the number of units.
         bias: whether there are b and b_hn, default True.
         init: "default" (weight_ih xavier_uniform and weight_hh orthogonal, each gate by itself; biases zeros),
             "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an initialiser for both weights, or a mapping from
@@ -94,7 +95,8 @@ class GRUCell(RecurrentCell):
         h1 = (1 - z) n + z h0
 
     Args:
-        input_size: I. hidden_size: H.
+        input_size: I, the number of features of x.
+        hidden_size: H, the number of units.
         init: "default", "pytorch", the name of an initialiser for both weights, or a mapping from parameter name to
             initialiser, default for the others, as of `GRU`.
         {options}

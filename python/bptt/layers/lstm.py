@@ -30,7 +30,8 @@ class LSTM(Recurrent):
         h1 = o tanh(c1)
 
     Args:
-        input_size: I. hidden_size: H.
+        input_size: I, the number of features of x.
+        hidden_size: H, the number of units.
         bias: whether there is a b, default True.
         proj_size: R, to project h to R < H units, h1 = W_hr o tanh(c1), default 0: not at all.
         peephole: whether the gates see the cell, default False.
@@ -106,7 +107,8 @@ class LSTMCell(RecurrentCell):
         h1 = o tanh(c1)
 
     Args:
-        input_size: I. hidden_size: H.
+        input_size: I, the number of features of x.
+        hidden_size: H, the number of units.
         init: "default", "pytorch", the name of an initialiser for both weights, or a mapping from parameter name to
             initialiser, default for the others, as of `LSTM`.
         {options}
@@ -141,8 +143,8 @@ class LSTMCell(RecurrentCell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        proj_size: int = 0,
         *,
+        proj_size: int = 0,
         peephole: bool = False,
         coupled: bool = False,
         layer_norm: bool = False,

@@ -74,15 +74,20 @@ def described(*like: type) -> Callable[[_Class], _Class]:
     """
 
     def describe(layer: _Class) -> _Class:
-        sources = [inspect.cleandoc(each.__doc__) for each in (LayerOptions, *like) if each.__doc__]
-        if layer.__doc__ and sources:  # there are none with python -OO
-            found = {match[2]: match[0] for text in sources for match in _ENTRY.finditer(text)}
-            own = [name for name in inspect.signature(layer).parameters if f" {name}: " not in layer.__doc__]
-            text = "".join(textwrap.indent(textwrap.dedent(found[name]), " " * 8) + "\n" for name in own)
+        if layer.__doc__:  # there is none with python -OO
+            own = _entries(layer)
+            found = {name: text for each in (LayerOptions, *like) for name, text in _entries(each).items()}
+            absent = [name for name in inspect.signature(layer).parameters if name not in own]
+            text = "".join(textwrap.indent(textwrap.dedent(found[name]), " " * 8) + "\n" for name in absent)
             layer.__doc__ = layer.__doc__.replace(_PLACE, text)
         return layer
 
     return describe
+
+
+def _entries(described: type) -> dict[str, str]:
+    """What a class's docstring says of each name."""
+    return {match[2]: match[0] for match in _ENTRY.finditer(inspect.cleandoc(described.__doc__ or ""))}
 
 
 def one_of(where: str, **variants: bool) -> str:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 class Recurrent(RecurrentBase):
     """What the layers over time share. `y, state = layer(x)` runs, `forward` and `backward` train."""
 
+    _has_state = True
+    _has_features = True
+
     def __init__(
         self, cell: Cell, input_size: int, hidden_size: int, options: LayerOptions, proj_size: int = 0
     ) -> None:
@@ -129,6 +132,9 @@ class Recurrent(RecurrentBase):
         grads = self._gradients(grads)
         dx, dinitial = self._stack.backward(tape, dy, dstate, grads.flat)
         return dx, dinitial, grads
+
+    def _sizes(self) -> tuple[int, int]:
+        return self.input_size, self.output_size * self.num_directions
 
     def estimate_memory(
         self, steps: int, batch_size: int, lengths: ArrayIn | None = None, training: bool = True

@@ -27,7 +27,8 @@ class RNN(Recurrent):
         h1 = phi(Wx x + b + Wh h0),  phi = tanh or max(0, .)
 
     Args:
-        input_size: I. hidden_size: H.
+        input_size: I, the number of features of x.
+        hidden_size: H, the number of units.
         nonlinearity: "tanh" (default) or "relu".
         bias: whether there is a b, default True.
         init: "default" (weight_ih xavier_uniform, weight_hh orthogonal, bias zeros), "pytorch" (all U(-a, a),
@@ -88,7 +89,8 @@ class RNNCell(RecurrentCell):
         h1 = phi(Wx x + b + Wh h0),  phi = tanh or max(0, .)
 
     Args:
-        input_size: I. hidden_size: H.
+        input_size: I, the number of features of x.
+        hidden_size: H, the number of units.
         init: "default", "pytorch", the name of an initialiser for both weights, or a mapping from parameter name to
             initialiser, default for the others, as of `RNN`.
         {options}

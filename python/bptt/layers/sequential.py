@@ -12,7 +12,7 @@ from bptt._arrays import check_tuple, kind_of
 from bptt._engine.packed import Packed, as_packed, returned_like
 from bptt._engine.tape import Tape
 from bptt.layers.base import Layer, Stateless
-from bptt.layers.dense import Dropout, Embedding, Linear
+from bptt.layers.cells import RecurrentCell
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.streams import SequentialStream
 from bptt.params import Params
@@ -53,6 +53,7 @@ class Sequential(Layer):
         in `LSTM.forward` (y of a stateless layer is not zero beyond a row's end: mask the loss); `Packed` rows
         pass through all layers. state is a tuple with the state of each recurrent
         layer, in order; None stands for zeros, as a whole or for one of them. dx is None where an Embedding is first.
+        Of cells in the place of recurrent layers, x and y are one step [B,.]; there are no lengths, resets or streams.
     Raises: ValueError for sizes that do not fit, a layer that stands twice or belongs to a Sequential already;
         TypeError for what is not a layer or has another dtype.
 
@@ -76,11 +77,11 @@ class Sequential(Layer):
     >>> tied.params["2.weight"] = tied.params["0.weight"]
     """
 
-    def __init__(self, *layers: Recurrent | Stateless) -> None:
+    def __init__(self, *layers: Recurrent | RecurrentCell | Stateless) -> None:
         if not layers:
             raise ValueError("Sequential: layers has length 0, expected at least one")
         for k, layer in enumerate(layers):
-            if not isinstance(layer, (Recurrent, Stateless)):
+            if not isinstance(layer, (Recurrent, RecurrentCell, Stateless)):
                 raise TypeError(f"Sequential: layer {k} {kind_of(layer)}, expected a layer; models cannot be nested")
             what = f"Sequential: layer {k}, {type(layer).__name__},"
             twin = next((j for j, other in enumerate(layers[:k]) if other.params is layer.params), None)
@@ -90,20 +91,27 @@ class Sequential(Layer):
             if layer.params.joined:
                 own = "expected a layer of its own: copy.deepcopy(layer) makes one"
                 raise ValueError(f"{what} belongs to a Sequential already, {own}")
-            if k and isinstance(layer, Embedding):
-                raise ValueError(f"Sequential: layer {k} has type Embedding, expected it at the front only")
+            if k and layer._has_features is False:
+                has = f"has type {type(layer).__name__}"
+                raise ValueError(f"Sequential: layer {k} {has}, expected it at the front only")
         _check_sizes(layers)
-        if len({layer.batch_first for layer in layers if isinstance(layer, Recurrent)}) > 1:
+        over_time = [layer for layer in layers if isinstance(layer, Recurrent)]
+        self._one_step = any(layer._one_step for layer in layers)
+        if self._one_step and over_time:
+            raise ValueError("Sequential: layers has cells and layers over time, expected one kind: x has one shape")
+        if len({layer.batch_first for layer in over_time}) > 1:
             raise ValueError("Sequential: layers differ in batch_first, expected one value")
         self.layers = layers
+        self._called: tuple[Any, ...] = tuple(layer._in_sequence() for layer in layers)
+        self._states_count = sum(layer._has_state for layer in layers)
+        self._batch_first = any(layer.batch_first for layer in over_time)
         self._prefixes = tuple(f"{k}." for k in range(len(layers)))
-        self._states_count = sum(isinstance(layer, Recurrent) for layer in layers)
         self.params = Params.join({str(k): layer.params for k, layer in enumerate(layers)})
 
     @property
     def batch_first(self) -> bool:
         """Whether x and y are [B,T,.]."""
-        return any(layer.batch_first for layer in self.layers if isinstance(layer, Recurrent))
+        return self._batch_first
 
     def __call__(
         self, x: Any, state: StatesIn = None, lengths: ArrayIn | None = None, resets: ArrayIn | None = None
@@ -112,8 +120,8 @@ class Sequential(Layer):
         states = self._states("forward", "state", state)
         final: list[State] = []
         flow: Any = self._entering(x)
-        for layer in self.layers:
-            if isinstance(layer, Recurrent):
+        for layer in self._called:
+            if layer._has_state:
                 flow, after = layer(flow, states[len(final)], lengths, resets)
                 final.append(after)
             elif isinstance(flow, Packed):
@@ -130,9 +138,9 @@ class Sequential(Layer):
         final: list[State] = []
         tapes: list[Tape] = []
         flow: Any = self._entering(x)
-        for layer in self.layers:
+        for layer in self._called:
             tape: Tape
-            if isinstance(layer, Recurrent):
+            if layer._has_state:
                 flow, after, tape = layer.forward(flow, states[len(final)], lengths, resets)
                 final.append(after)
             elif isinstance(flow, Packed):
@@ -159,8 +167,8 @@ class Sequential(Layer):
         grads = self._gradients(grads)
         flow: Any = self._entering(dy)
         for k in reversed(range(len(self.layers))):
-            layer, window = self.layers[k], grads.window(self._prefixes[k])
-            if isinstance(layer, Recurrent):
+            layer, window = self._called[k], grads.window(self._prefixes[k])
+            if layer._has_state:
                 flow, before, _ = layer.backward(tape.tapes[k], flow, dstates.pop(), window)
                 initial.append(before)
             elif isinstance(flow, Packed):
@@ -183,7 +191,9 @@ class Sequential(Layer):
         >>> bool(np.allclose(y, model(x)[0], atol=1e-6))
         True
         """
-        steps = [layer.stream(batch_size) for layer in self.layers]
+        if self._one_step:
+            raise ValueError("Sequential.stream: the model has cells, expected layers over time: cells take one step")
+        steps = [layer.stream(batch_size) for layer in self._layers]
         return SequentialStream(self, [step for step in steps if step is not None])
 
     def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
@@ -213,6 +223,10 @@ class Sequential(Layer):
             return (None,) * n
         return check_tuple(self._where(method), name, state, n, f"a tuple of length {n}, one per recurrent layer")
 
+    @property
+    def _layers(self) -> tuple[Any, ...]:
+        return self.layers
+
     def __copy__(self) -> Sequential:
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
@@ -227,23 +241,15 @@ class Sequential(Layer):
         return f"Sequential(\n{lines})"
 
 
-def _check_sizes(layers: Sequence[Recurrent | Stateless]) -> None:
+def _check_sizes(layers: Sequence[Layer]) -> None:
     """Raise unless each layer takes as many features as the one before gives; both are known for our layers only."""
     width, source = None, 0
     for k, layer in enumerate(layers):
-        if isinstance(layer, Dropout):
+        sizes = layer._sizes()
+        if sizes is None:
             continue
-        takes, gives = _sizes(layer)
+        takes, gives = sizes
         if None not in (width, takes) and takes != width:
             before = f"expected {width}, the output size of layer {source}, {type(layers[source]).__name__}"
             raise ValueError(f"Sequential: layer {k}, {type(layer).__name__}, has input size {takes}, {before}")
         width, source = gives, k
-
-
-def _sizes(layer: Recurrent | Stateless) -> tuple[int | None, int | None]:
-    """The number of features of x and of y; None where it is not known."""
-    if isinstance(layer, Recurrent):
-        return layer.input_size, layer.output_size * layer.num_directions
-    if isinstance(layer, Linear):
-        return layer.in_features, layer.out_features
-    return None, layer.embedding_dim if isinstance(layer, Embedding) else None
