@@ -28,9 +28,18 @@ void register_stack(py::module_& m) {
            py::arg("options") = py::none())
       .def("forward_if_exact", &PyStack::forward_if_exact, py::arg("x"), py::arg("state").none(true),
            py::arg("training"))
-      .def("backward", &PyStack::backward, py::arg("tape"), py::arg("dy"), py::arg("dstate").none(true),
-           py::arg("grads"), py::arg("dreset_state") = std::vector<py::object>(), py::kw_only(),
-           py::arg("accumulate") = false, py::arg("retain") = false)
+      .def(
+          "backward",
+          [](const PyStack& self, PyTape& tape, const py::array& dy, const py::object& dstate, const py::object& grads,
+             const std::vector<py::object>& dreset_state, bool accumulate, bool retain, bool want_dx, bool want_dstate,
+             bool want_dsteps) {
+            return self.backward(tape, dy, dstate, grads, dreset_state,
+                                 {accumulate, retain, want_dx, want_dstate, want_dsteps});
+          },
+          py::arg("tape"), py::arg("dy"), py::arg("dstate").none(true), py::arg("grads").none(true),
+          py::arg("dreset_state") = std::vector<py::object>(), py::kw_only(), py::arg("accumulate") = false,
+          py::arg("retain") = false, py::arg("want_dx") = true, py::arg("want_dstate") = true,
+          py::arg("want_dsteps") = false)
       .def("backward_if_exact", &PyStack::backward_if_exact, py::arg("tape"), py::arg("dy"),
            py::arg("dstate").none(true), py::arg("grads"));
   py::class_<PyStream> stream(m, "Stream", py::is_final(), py::module_local(), py::dynamic_attr());

@@ -109,13 +109,19 @@ class PyStack : public Own {
     });
   }
 
+  /// What a backward call is asked for besides the gradients of parameters and reset states.
+  struct BackwardOptions {
+    bool accumulate = false, retain = false, want_dx = true, want_dstate = true, want_dsteps = false;
+  };
+
+  /// (dx, dstate, dsteps); None for what is not wanted.
   py::tuple backward(PyTape& tape, const py::array& dy, const py::object& dstate, const py::object& grads,
-                     const std::vector<py::object>& dreset_state, bool accumulate, bool retain) const {
+                     const std::vector<py::object>& dreset_state, const BackwardOptions& options) const {
     return visit([&](auto& s) {
       auto call = backward_call(s, grads, dreset_state);
-      call.accumulate = accumulate;
-      call.retain = retain;
-      return backward_as(s, tape, dy, dstate, call);
+      call.accumulate = options.accumulate;
+      call.retain = options.retain;
+      return backward_as(s, tape, dy, dstate, call, options);
     });
   }
 
@@ -128,7 +134,7 @@ class PyStack : public Own {
       if (!is_exact_rows(s, outer, dy, sizes.directions * s.width(0)) || !is_exact_state(s, outer.batch, dstate))
         return py::none();
       auto call = backward_call(s, grads, {});
-      return backward_as(s, tape, py::reinterpret_borrow<py::array>(dy), dstate, call);
+      return backward_as(s, tape, py::reinterpret_borrow<py::array>(dy), dstate, call, BackwardOptions());
     });
   }
 
@@ -238,7 +244,7 @@ class PyStack : public Own {
   stack::StackBackward<T> backward_call(const stack::Stack<T>& s, const py::object& grads,
                                         const std::vector<py::object>& dreset_state) const {
     stack::StackBackward<T> call{};
-    call.d = write_parameters(s, grads, "Stack.backward: grads");
+    if (!grads.is_none()) call.d = write_parameters(s, grads, "Stack.backward: grads");
     if (!dreset_state.empty() && Index(dreset_state.size()) != s.kernels())
       throw py::value_error("Stack.backward: expected dreset_state for each layer and direction, or none");
     for (const py::object& each : dreset_state) {
@@ -254,18 +260,40 @@ class PyStack : public Own {
 
   template <class T>
   py::tuple backward_as(const stack::Stack<T>& s, PyTape& py_tape, const py::array& dy, const py::object& dstate,
-                        stack::StackBackward<T>& call) const {
+                        stack::StackBackward<T>& call, const BackwardOptions& options) const {
     stack::StackTape<T>& tape = own(s, py_tape);
     const OuterShape outer = tape.outer();
     const Index n = s.kernels();
     call.dy = read_rows<T>(outer, dy, s.sizes().directions * s.width(0), "Stack.backward: dy");
     const States last = read_states(s, dstate, n, outer.batch, call.dfinal, "Stack.backward: dstate");
-    py::array_t<T> dx = empty_rows<T>(outer, s.sizes().input);
-    call.dx = dx.mutable_data();
-    const States initial = new_states(s, n, outer.batch, call.dinitial);
+    py::object dx = py::none(), initial = py::none(), dsteps = py::none();
+    if (options.want_dx) {
+      py::array_t<T> made = empty_rows<T>(outer, s.sizes().input);
+      call.dx = made.mutable_data();
+      dx = std::move(made);
+    }
+    if (options.want_dstate) initial = as_state(new_states(s, n, outer.batch, call.dinitial), s.states());
+    if (options.want_dsteps) dsteps = new_steps(s, outer, call);
     const TapeUse use(py_tape, call.retain);
     without_gil([&] { return s.backward(tape, call, &interrupted); });
-    return py::make_tuple(dx, as_state(initial, s.states()));
+    return py::make_tuple(dx, initial, dsteps);
+  }
+
+  /// Room for the gradients of each step's states, of each kernel: rows as x has them.
+  template <class T>
+  static py::list new_steps(const stack::Stack<T>& s, const OuterShape& outer, stack::StackBackward<T>& call) {
+    py::list all;
+    for (Index k = 0; k < s.kernels(); ++k) {
+      States states;
+      call.dsteps.push_back({});
+      for (int i = 0; i < s.states(); ++i) {
+        py::array_t<T> made = empty_rows<T>(outer, s.width(i));
+        call.dsteps.back()[std::size_t(i)] = made.mutable_data();
+        states[std::size_t(i)] = std::move(made);
+      }
+      all.append(as_state(states, s.states()));
+    }
+    return all;
   }
 
   /// The passes of a tape, after a check that this stack made it.

@@ -7,9 +7,11 @@
 // the sum of one.
 #pragma once
 
+#include <optional>
 #include "core/gemm/product.h"
 #include "core/gemm/sums.h"
 #include "core/memory/rows.h"
+
 #include "core/threads/parallel.h"
 #include "core/threads/share.h"
 #include "sequence/forward.h"
@@ -36,8 +38,8 @@ class Backward final : public ResumableCall {
         reached_(batch_sizes_.steps),
         summed_(batch_sizes_.steps),
         dstates_(checked_mul(S * batch_sizes_.batch, w_.Hp)),
-        dvectors_(batch_sizes_.batch, checked_mul(P, w_.Hp), batch_sizes_.steps),
-        dweights_(w_, call_, batch_sizes_.total(), plan.threads) {
+        dvectors_(batch_sizes_.batch, checked_mul(P, w_.Hp), batch_sizes_.steps) {
+    if (call.d.weight_ih) dweights_.emplace(w_, call_, batch_sizes_.total(), plan.threads);
     for (int i = 0; i < S; ++i)
       copy_rows(dstates_.data() + i * batch_sizes_.batch * w_.Hp, w_.Hp, call.dfinal[i], width(i), batch_sizes_.batch,
                 width(i));
@@ -60,7 +62,7 @@ class Backward final : public ResumableCall {
   /// False when it was called off; the gradients are then incomplete.
   bool run() {
     if (batch_sizes_.batch == 0 || batch_sizes_.steps == 0) {
-      dweights_.set_zero();
+      if (dweights_) dweights_->set_zero();
       return finish(poll_);
     }
     std::unique_ptr<Forward<T>> again;
@@ -111,6 +113,24 @@ class Backward final : public ResumableCall {
   /// The gradients of the initial states, and the sums that remain. False where it was called off.
   bool finish(Poll& poll) {
     const FlushDenormals flush;  // as in the loop, on whatever thread
+    if ((call_.dinitial[0] || call_.dreset_state[0]) && !enter_first(poll)) return false;
+    if (dweights_) dweights_->write();
+    for (int i = 0; i < S && call_.dreset_state[i]; ++i) {
+      if (options_)
+        dreset_state_.over_rows(call_.dreset_state[i], i * w_.Hp, width(i));
+      else
+        std::fill_n(call_.dreset_state[i], width(i), T(0));
+    }
+    const int bias = w_.cell.bias_is_vectors ? w_.cell.gates : 0;  // vectors that are the bias
+    for (int i = 0; i < P; ++i) {
+      T* to = i < P - bias ? call_.d.vectors : call_.d.bias;
+      if (to) dvectors_.over_rows(to + (i < P - bias ? i : i - P + bias) * w_.H, i * w_.Hp, w_.H);
+    }
+    return true;
+  }
+
+  /// From the first step to the states that entered it. False where it was called off.
+  bool enter_first(Poll& poll) {
     constexpr int W = Vec<T>::kSize;
     const Index B = batch_sizes_.batch, active = batch_sizes_.rows(0);
     Buffer<T> products(checked_mul(B, w_.Hp));
@@ -134,27 +154,15 @@ class Backward final : public ResumableCall {
         Vec<T> d = Vec<T>::load(dstates_.data() + row * w_.Hp + unit);
         if (!transition.dropout) d = share + d;
         d = transition.enter_h(row, unit, share, d);
-        d.store(call_.dinitial[0] + row * w_.R + unit, std::min<Index>(W, w_.R - unit));
+        if (call_.dinitial[0]) d.store(call_.dinitial[0] + row * w_.R + unit, std::min<Index>(W, w_.R - unit));
       }
       for (int i = 1; i < S; ++i) {
         for (Index unit = 0; unit < w_.H; unit += W) {
           Vec<T> d = Vec<T>::load(dstates_.data() + (i * B + row) * w_.Hp + unit);
           d = transition.enter_other(i, row, unit, d);
-          d.store(call_.dinitial[i] + row * w_.H + unit, std::min<Index>(W, w_.H - unit));
+          if (call_.dinitial[i]) d.store(call_.dinitial[i] + row * w_.H + unit, std::min<Index>(W, w_.H - unit));
         }
       }
-    }
-    dweights_.write();
-    for (int i = 0; i < S && call_.dreset_state[i]; ++i) {
-      if (options_)
-        dreset_state_.over_rows(call_.dreset_state[i], i * w_.Hp, width(i));
-      else
-        std::fill_n(call_.dreset_state[i], width(i), T(0));
-    }
-    const int bias = w_.cell.bias_is_vectors ? w_.cell.gates : 0;  // vectors that are the bias
-    for (int i = 0; i < P; ++i) {
-      T* to = i < P - bias ? call_.d.vectors : call_.d.bias;
-      if (to) dvectors_.over_rows(to + (i < P - bias ? i : i - P + bias) * w_.H, i * w_.Hp, w_.H);
     }
     return true;
   }
@@ -219,8 +227,13 @@ class Backward final : public ResumableCall {
     StateTransitionBack<T> transition;
     BackwardStep<T> step = shared_view();
     if (options_) step.transition = &transition;
+    T* dsteps[kMaxStates];
     for (Index t = end - 1; t >= begin; --t) {
       move(step, t);
+      if (call_.dsteps[0]) {
+        for (int i = 0; i < S; ++i) dsteps[i] = call_.dsteps[i] + batch_sizes_.begin(t) * width(i);
+        step.dsteps = dsteps;
+      }
       if (options_) transition = transition_at(t);
       if (options_ &&
           batch_sizes_.rows(t + 1) < batch_sizes_.rows(t)) {  // the rows that end here have no product to come
@@ -307,6 +320,7 @@ class Backward final : public ResumableCall {
 
   /// dx of some steps.
   void input_gradient(Index begin, Index end, int thread, Barrier& barrier) {
+    if (!call_.dx) return;
     const RowBlocks blocks(batch_sizes_.begin(end) - batch_sizes_.begin(begin));
     const Share share(blocks.count, thread, barrier.size());
     T* dx = call_.dx + batch_sizes_.begin(begin) * w_.I;
@@ -328,10 +342,11 @@ class Backward final : public ResumableCall {
   /// The share of a chunk in the gradients of the weights; poll(rows) is true where the call is called off.
   template <class Poll>
   void weight_gradient(Index begin, Index end, Index& since, int thread, int threads, const Poll& poll) {
+    if (!dweights_) return;
     const Index rows = batch_sizes_.begin(end) - batch_sizes_.begin(begin);
     const T* before = begin == 0 && !options_ ? first_.data() : h(begin);
-    dweights_.add(gates(begin), tape_.call.x + batch_sizes_.begin(begin) * w_.I, before, rows, begin == 0, poll, since,
-                  thread, threads);
+    dweights_->add(gates(begin), tape_.call.x + batch_sizes_.begin(begin) * w_.I, before, rows, begin == 0, poll, since,
+                   thread, threads);
   }
 
   const CellKernels<T>& kernels_;
@@ -350,11 +365,11 @@ class Backward final : public ResumableCall {
   Index since_ = 0;         // see WeightGradient::add
   Index reached_, summed_;  // in pieces: the first step that is done, and the first that the weights' gradients have
   Buffer<T> dstates_;
-  SumsByRow<T> dvectors_, dreset_state_;  // [B,P,Hp], [B,S,Hp]
-  Buffer<T> first_;                       // the hidden states before the steps of the first chunk, in one piece
-  Buffer<T> next_;                        // see keep_first
-  Buffer<T> dlines_, ds_;                 // of cells of several stages
-  WeightGradient<T> dweights_;
+  SumsByRow<T> dvectors_, dreset_state_;       // [B,P,Hp], [B,S,Hp]
+  Buffer<T> first_;                            // the hidden states before the steps of the first chunk, in one piece
+  Buffer<T> next_;                             // see keep_first
+  Buffer<T> dlines_, ds_;                      // of cells of several stages
+  std::optional<WeightGradient<T>> dweights_;  // none where they are not wanted
 };
 
 }  // namespace bptt::sequence

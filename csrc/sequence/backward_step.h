@@ -94,6 +94,7 @@ struct BackwardTiles {
       for (int i = 1; i < S; ++i) ds1[i] = s.transition->enter_other(i, row, unit, ds1[i]);
     }
     ds1[0] = ds1[0] + Vec<T>::load(s.dy + row * w.H + unit, n);
+    if (s.dsteps) show(s, ds1, row * w.H + unit, n);
     if constexpr (HasTransition) {
       Vec<T> m[2];
       s.transition->masks(row, unit, m);
@@ -112,6 +113,11 @@ struct BackwardTiles {
       T* sum = s.dvectors + (row * P + i) * w.Hp + unit;
       (Vec<T>::load(sum) + dp[i]).store(sum);
     }
+  }
+
+  /// The gradients of the states that leave the step, to whoever observes them.
+  static BPTT_NOINLINE void show(const Step& s, const Vec<T> (&ds1)[S], Index at, Index n) {
+    for (int i = 0; i < S; ++i) ds1[i].store(s.dsteps[i] + at, n);
   }
 
   static void clip(const Step& s, Vec<T> (&da)[A], Vec<T> (&dp)[P + 1]) {

@@ -67,6 +67,7 @@ struct MultiStageBackward {
       Vec<T> d = Vec<T>::load(s.dstates + at);
       if (!s.transition->dropout) d = d + through;
       d = s.transition->enter_h(row, unit, through, d) + Vec<T>::load(s.dy + row * s.w.R + unit, n);
+      if (s.dsteps) d.store(s.dsteps[0] + row * s.w.R + unit, n);
       s.transition->leave_h(row, unit, m[0], d).store(s.dstates + at);
       d = first_lanes(d, n);
       if constexpr (Is::kProjects)
@@ -77,6 +78,7 @@ struct MultiStageBackward {
     for (int i = 1; i < S; ++i) {
       const Index other = i * s.batch * s.w.Hp + at;
       Vec<T> d = s.transition->enter_other(i, row, unit, Vec<T>::load(s.dstates + other));
+      if (s.dsteps) d.store(s.dsteps[i] + row * s.w.H + unit, std::min<Index>(W, s.w.H - unit));
       s.transition->leave_other(i, row, unit, m[1], d).store(s.dstates + other);
       d.store(s.ds + other);
     }

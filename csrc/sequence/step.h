@@ -43,6 +43,7 @@ struct BackwardStep {
   T* dstates = nullptr;   // gradients of the states without the share through Wh, in and out [S,B,Hp]
   T* dvectors = nullptr;  // sums by row [B,P,Hp]
   Index batch = 0;
+  T* const* dsteps = nullptr;  // where the gradients of the states that leave the step go, [B,R], then [B,H] each
   const StateTransitionBack<T>* transition = nullptr;  // null: the states that leave are those that enter
 
   // Of cells of several stages.

@@ -51,6 +51,7 @@ struct ForwardCall {
   std::atomic<bool>* stop = nullptr;         // shared by calls side by side: what stops one stops all
 };
 
+/// A gradient whose pointer is null is not wanted, and not computed; those of the parameters are wanted together.
 template <class T>
 struct BackwardCall {
   const T* dy;                        // [rows,R]
@@ -59,7 +60,8 @@ struct BackwardCall {
   T* dinitial[kMaxStates];            // as dfinal
   Flat<T> d;                          // the gradients of the parameters
   std::atomic<bool>* stop = nullptr;  // as in ForwardCall
-  T* dreset_state[kMaxStates] = {};   // [R], then [H] each, or null
+  T* dreset_state[kMaxStates] = {};   // [R], then [H] each
+  T* dsteps[kMaxStates] = {};         // of the states as they leave each step: [rows,R], then [rows,H] each
 };
 
 /// Rows of values, `ld` apart.

@@ -134,7 +134,7 @@ class DirectionPass {
   }
   void restore_kept() {
     if (saved_.size() > 0) tape.gates.swap(saved_);
-    saved_ = {};
+    for (Buffer<T>* b : {&saved_, &dy_, &dx_}) *b = {};
   }
 
   /// The arrays of a backward call, whose states and gradients of weights `call` names. `apart`: dx is to be added to
@@ -148,17 +148,18 @@ class DirectionPass {
       copy_in(dy_.data(), dy, width_[0]);
       back_.dy = dy_.data();
     }
-    copies_dx_ = differs(dx) || apart;
+    copies_dx_ = dx.data && (differs(dx) || apart);
     if (copies_dx_) {
       dx_ = Buffer<T>(checked_mul(batch_sizes.total(), input_));
       back_.dx = dx_.data();
     }
     for (int i = 0; order_ && i < states(); ++i) {
       const Index n = width_[std::size_t(i)];
-      dfinal_rows_[i] = Buffer<T>(batch_sizes.batch * n), dinitial_rows_[i] = Buffer<T>(batch_sizes.batch * n);
+      dfinal_rows_[i] = Buffer<T>(batch_sizes.batch * n);
       order_->gather_states(dfinal_rows_[i].data(), back_.dfinal[i], n);
-      dinitial_[i] = std::exchange(back_.dinitial[i], dinitial_rows_[i].data());
       back_.dfinal[i] = dfinal_rows_[i].data();
+      dinitial_[i] = own_copy(back_.dinitial[i], dinitial_rows_[i], batch_sizes.batch, n);
+      dsteps_[i] = own_copy(back_.dsteps[i], dstep_rows_[i], batch_sizes.total(), n);
     }
   }
 
@@ -173,12 +174,15 @@ class DirectionPass {
 
   /// dx of some steps made that of what was given; after the steps themselves.
   void feed_back(Index begin, Index end) {
-    if (drop_.p > 0) drop(back_.dx, back_.dx, begin, end);
+    if (drop_.p > 0 && back_.dx) drop(back_.dx, back_.dx, begin, end);
   }
 
   void close_back(StridedRows<T> dx, bool add) {
-    for (int i = 0; order_ && i < states(); ++i)
-      order_->scatter_states(dinitial_[i], dinitial_rows_[i].data(), width_[std::size_t(i)]);
+    for (int i = 0; order_ && i < states(); ++i) {
+      const Index n = width_[std::size_t(i)];
+      if (dinitial_[i]) order_->scatter_states(dinitial_[i], dinitial_rows_[i].data(), n);
+      if (dsteps_[i]) order_->scatter(dsteps_[i], n, dstep_rows_[i].data(), n, n);
+    }
     if (!copies_dx_) return;
     if (!add) return copy_out(dx, dx_.data(), input_, input_);
     const auto onto = [&](Index n, Index place) {
@@ -198,7 +202,8 @@ class DirectionPass {
     tape.release();
     for (Buffer<T>* b : {&x_, &y_, &keep_, &dy_, &dx_, &saved_}) *b = {};
     for (int i = 0; i < kMaxStates; ++i)
-      initial_rows_[i] = {}, final_rows_[i] = {}, dfinal_rows_[i] = {}, dinitial_rows_[i] = {};
+      for (Buffer<T>* b : {&initial_rows_[i], &final_rows_[i], &dfinal_rows_[i], &dinitial_rows_[i], &dstep_rows_[i]})
+        *b = {};
   }
 
   /// Values that the tape keeps of each row, to rows as the caller sees them: [T,B,H], or [sum,H].
@@ -207,6 +212,13 @@ class DirectionPass {
   }
 
  private:
+  /// Makes a pass write to rows of its own where it would write to `target`, if to anything; returns the target.
+  static T* own_copy(T*& target, Buffer<T>& rows, Index count, Index width) {
+    if (!target) return nullptr;
+    rows = Buffer<T>(checked_mul(count, width));
+    return std::exchange(target, rows.data());
+  }
+
   void prepare_options(const DirectionOptions<T>& asked, bool training) {
     options_ = state_options<T>(*asked.options, training);
     options_.ids = order_ ? order_->order() : nullptr;
@@ -282,10 +294,10 @@ class DirectionPass {
   bool copies_y_ = false, copies_dx_ = false;  // y, dx are made here and go to the caller's rows at the end
   const T* source_ = nullptr;                  // x before dropout
   const T* initial_[kMaxStates] = {};
-  T *final_[kMaxStates] = {}, *dinitial_[kMaxStates] = {};
+  T *final_[kMaxStates] = {}, *dinitial_[kMaxStates] = {}, *dsteps_[kMaxStates] = {};
   Buffer<T> x_, y_, keep_, dy_, dx_, saved_, reset_state_[kMaxStates];
   Buffer<T> initial_rows_[kMaxStates], final_rows_[kMaxStates];
-  Buffer<T> dfinal_rows_[kMaxStates], dinitial_rows_[kMaxStates];
+  Buffer<T> dfinal_rows_[kMaxStates], dinitial_rows_[kMaxStates], dstep_rows_[kMaxStates];
 };
 
 }  // namespace bptt::stack

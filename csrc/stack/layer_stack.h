@@ -246,19 +246,18 @@ class LayerStack final : public Stack<T> {
     std::vector<BackwardCall<T>> calls;
     for (std::size_t k = 0; k < kernels_.size(); ++k) {
       BackwardCall<T> own{};
-      own.d = call.d[k];
-      if (call.accumulate) {
+      if (!call.d.empty()) own.d = call.d[k];
+      if (!call.d.empty() && call.accumulate) {
         sums.emplace_back(parameters(Index(k)).size());
         own.d = parameters(Index(k)).at(sums.back().data());
       }
       std::copy_n(dfinal, kMaxStates, own.dfinal);
-      std::copy_n(dinitial, kMaxStates, own.dinitial);
-      for (int i = 0; !call.dreset_state.empty() && i < states(); ++i) {
-        own.dreset_state[i] = call.dreset_state[k][std::size_t(i)];
-      }
+      if (call.dinitial[0]) std::copy_n(dinitial, kMaxStates, own.dinitial);
+      if (!call.dreset_state.empty()) std::copy_n(call.dreset_state[k].data(), kMaxStates, own.dreset_state);
+      if (!call.dsteps.empty()) std::copy_n(call.dsteps[k].data(), kMaxStates, own.dsteps);
       calls.push_back(own);
       next_states(dfinal, width, batch);
-      next_states(dinitial, width, batch);
+      if (dinitial[0]) next_states(dinitial, width, batch);
     }
     return calls;
   }

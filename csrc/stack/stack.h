@@ -84,16 +84,21 @@ struct StackForward {
   std::vector<DirectionOptions<T>> options;  // one for each kernel; empty: no options
 };
 
+/// A gradient whose pointer is null is not wanted, and not computed; those of the parameters are wanted together.
 template <class T>
 struct StackBackward {
   const T* dy;
   const T* dfinal[kMaxStates];
   T* dx;
   T* dinitial[kMaxStates];
-  std::vector<sequence::Flat<T>> d;                      // the gradients of the parameters, for each kernel
-  std::vector<std::array<T*, kMaxStates>> dreset_state;  // [R], [H] for each kernel; empty: not wanted
-  bool accumulate = false;                               // add to `d` instead of overwriting it
-  bool retain = false;                                   // the tape will serve another backward pass
+  std::vector<sequence::Flat<T>> d;  // of the parameters, for each kernel; empty: not wanted
+  // For each kernel, [R], then [H] each; empty: not wanted.
+  std::vector<std::array<T*, kMaxStates>> dreset_state;
+  // For each kernel, of the states as they leave each step (dy included): rows [.,R], then [.,H] each; empty: not
+  // wanted.
+  std::vector<std::array<T*, kMaxStates>> dsteps;
+  bool accumulate = false;  // add to `d` instead of overwriting it
+  bool retain = false;      // the tape will serve another backward pass
 };
 
 /// What a forward call leaves for backward.

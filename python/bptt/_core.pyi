@@ -182,20 +182,23 @@ class Stack:
         tape: Tape,
         dy: NDArray[Any],
         dstate: _State | None,
-        grads: _Parameters,
+        grads: _Parameters | None,
         dreset_state: list[Any] = ...,
         *,
         accumulate: bool = False,
         retain: bool = False,
-    ) -> tuple[NDArray[Any], _State]:
-        """dy and dstate -> dx and the initial state's gradient; overwrites grads, and dreset_state (of `reset_state`).
+        want_dx: bool = True,
+        want_dstate: bool = True,
+        want_dsteps: bool = False,
+    ) -> tuple[Any, Any, Any]:
+        """dy and dstate -> dx, the initial state's gradient, dsteps; overwrites grads, and dreset_state.
 
-        accumulate: adds to grads instead. retain: the tape can be used again.
+        grads: None where they are not wanted. accumulate: adds to grads instead. retain: the tape can be used again.
+        What is not wanted is None and not computed. dsteps: for each kernel the gradient of its states as they leave
+        each step, dy included: [T,B,R], then [T,B,H] each (packed [sum,.]).
         """
 
-    def backward_if_exact(
-        self, tape: Tape, dy: Any, dstate: Any, grads: _Parameters
-    ) -> tuple[NDArray[Any], _State] | None:
+    def backward_if_exact(self, tape: Tape, dy: Any, dstate: Any, grads: _Parameters) -> tuple[Any, Any, Any] | None:
         """As backward; None where dy or dstate is no plain array of the dtype, shape and layout."""
 
 @final
