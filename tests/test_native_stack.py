@@ -45,6 +45,10 @@ class Case:
         return self.stack.backward(tape, self.dy, None, grads, **options)
 
 
+def as_tuple(state: Any) -> tuple[Any, ...]:
+    return state if isinstance(state, tuple) else (state,)
+
+
 every_cell = pytest.mark.parametrize("cell", CELLS)
 
 
@@ -53,7 +57,7 @@ def test_parameters_and_gradients_may_lie_at_any_address(cell: str) -> None:
     case = Case(cell)
     y, _, tape = case.stack.forward(case.x, None, True)
     flat = np.full_like(case.flat, np.nan)
-    dx, _ = case.backward(tape, flat)
+    dx, _, _ = case.backward(tape, flat)
     case.stack.pack(np.zeros_like(case.flat), True)
     case.stack.pack(case.parts, True)
     again, _, tape = case.stack.forward(case.x, None, True)
@@ -74,7 +78,7 @@ def test_a_retained_tape_serves_again(cell: str, way: str) -> None:
     results = []
     for retain in (True, True, False):
         grads = np.full_like(case.flat, np.nan)
-        dx, dstate = case.backward(tape, grads, retain=retain)
+        dx, dstate, _ = case.backward(tape, grads, retain=retain)
         states = dstate if isinstance(dstate, tuple) else (dstate,)
         results.append([dx.tobytes(), *(part.tobytes() for part in states), grads.tobytes()])
         assert tape.nbytes == (before if retain else 0)
@@ -101,6 +105,57 @@ def test_gradients_are_added_where_that_is_asked(cell: str) -> None:
     expected = total + grads
     case.backward(case.stack.forward(case.x, None, True)[2], total, accumulate=True)
     assert total.tobytes() == expected.tobytes()
+
+
+@every_cell
+@pytest.mark.parametrize("way", ["plain", "ragged", "checkpoints", "both directions"])
+def test_what_is_not_wanted_is_not_computed_and_changes_nothing_else(cell: str, way: str) -> None:
+    case = Case(cell, 2 if way == "both directions" else 1, checkpoints=way == "checkpoints")
+    options = None if way == "plain" else case.options
+    tape = case.stack.forward(case.x, None, True, options)[2]
+    grads = np.full_like(case.flat, np.nan)
+    dx, dstate, none = case.backward(tape, grads, retain=True)
+    assert none is None
+    again = np.full_like(case.flat, np.nan)
+    without = case.backward(tape, again, retain=True, want_dx=False, want_dstate=False)
+    assert without == (None, None, None)
+    assert again.tobytes() == grads.tobytes()
+    only = case.backward(tape, None, retain=True, want_dstate=False)
+    assert only[0].tobytes() == dx.tobytes()
+    assert only[1] is None
+    only = case.backward(tape, None, want_dx=False)
+    for a, b in zip(as_tuple(only[1]), as_tuple(dstate), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@every_cell
+@pytest.mark.parametrize("way", ["plain", "ragged", "checkpoints", "both directions"])
+def test_gradients_of_each_step_are_those_of_a_loss_that_begins_there(cell: str, way: str) -> None:
+    """dh, dc after step t: the initial state's gradient of a call on the steps behind it, with the dy of step t.
+
+    The sums are taken in another order where the product of the first step behind is added: 100 terms, each to half a
+    unit of the last place, and a few steps of them.
+    """
+    case = Case(cell, 2 if way == "both directions" else 1, checkpoints=way == "checkpoints")
+    options = None if way == "plain" else case.options
+    tape = case.stack.forward(case.x, None, True, options)[2]
+    before = np.full_like(case.flat, np.nan)
+    case.backward(tape, before, retain=True)
+    grads = np.full_like(case.flat, np.nan)
+    steps = case.backward(tape, grads, want_dsteps=True)[2]
+    assert grads.tobytes() == before.tobytes()
+    assert len(steps) == len(case.parts)
+    if way != "plain":
+        h = as_tuple(steps[-1])[0]
+        assert (h[2:, 1] == 0).all()  # beyond the end of a row of two steps
+        return
+    for t in range(T):
+        _, state, _ = case.stack.forward(case.x[: t + 1], None, False)
+        rest = case.stack.forward(case.x[t + 1 :], state, True)[2]
+        dstate = case.stack.backward(rest, case.dy[t + 1 :], None, None)[1]
+        for i, part in enumerate(as_tuple(dstate)):
+            expected = part[-1] + (case.dy[t] if i == 0 else 0)  # of the last layer
+            np.testing.assert_allclose(as_tuple(steps[-1])[i][t], expected, rtol=0, atol=1e-12)
 
 
 def test_what_is_not_exact_is_left_to_python() -> None:

@@ -97,14 +97,14 @@ class Stack:
         if self._plain and self._direct and tape.shown.sizes is None and tape.shown.batched:
             found = tape.stack.backward_if_exact(tape.native, dy, dstate, parts)
             if found is not None:
-                return found
+                return found[:2]
         where, shown = f"{self.name}.backward", tape.shown
         dy = as_array(where, "dy", rows_like(where, "dy", dy, shown))
         check_shape(where, "dy", dy, tape.shape)
         dy = as_floats(where, "dy", shown.taken(dy), self.structure.dtype)
         dstate = self.states.native(where, "dstate", dstate, shown.batch(dy), shown)
         dreset_state = [self.states.new_reset_states() for _ in parts] if self.states.learns else []
-        dx, dinitial = tape.stack.backward(tape.native, dy, dstate, parts, dreset_state)
+        dx, dinitial, _ = tape.stack.backward(tape.native, dy, dstate, parts, dreset_state)
         if self.states.learns:
             self.states.add_learnt(grads, dreset_state, dinitial if tape.learnt else None)
         dx = shown.given(dx)
