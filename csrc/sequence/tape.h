@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <cassert>
 #include <limits>
 #include <memory>
 #include <vector>
@@ -109,7 +110,10 @@ struct Tape {
     return {states.data() + (call.options ? 0 : call.batch_sizes.batch * Hp), Hp};
   }
   /// The row of the buffers where step t begins.
-  Index row(Index t) const { return call.batch_sizes.begin(t) - call.batch_sizes.begin(first); }
+  Index row(Index t) const {
+    assert(first <= t && t <= call.batch_sizes.steps);
+    return call.batch_sizes.begin(t) - call.batch_sizes.begin(first);
+  }
   /// Its memory, once it has been used.
   void release() {
     for (Buffer<T>* b : buffers()) *b = {};
