@@ -166,7 +166,7 @@ class Arena {
     std::lock_guard<std::mutex> lock(mutex_);
     held_ -= block.bytes;
     in_use_ -= block.asked;
-    throw std::bad_alloc();
+    throw OutOfMemory(block.asked);
   }
 
   /// The number of bytes.
