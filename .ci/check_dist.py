@@ -18,6 +18,8 @@ SDIST_NEEDS = {
     "CMakeLists.txt", "pyproject.toml", "README.md", "PKG-INFO", "python/bptt/__init__.py", "python/bptt/py.typed",
     "csrc/bindings/detect/cpu.cpp", *LICENCES,
 }  # fmt: skip
+NATIVE = {".so", ".pyd"}
+ASSERT = re.compile(rb"__assert_(fail|rtn)|_wassert")  # what a failing assert calls on Linux, macOS, Windows
 BUILT = {".so", ".pyd", ".dll", ".o", ".obj", ".pyc", ".whl", ".safetensors"}
 
 
@@ -32,6 +34,8 @@ def wheel_problems(path: Path) -> list[str]:
     """What is wrong with the wheel at `path`; empty if nothing is."""
     with zipfile.ZipFile(path) as archive:
         names = [PurePosixPath(name) for name in archive.namelist() if not name.endswith("/")]
+        own = [name for name in names if name.suffix in NATIVE and name.parent == PurePosixPath("bptt")]
+        asserting = [name for name in own if ASSERT.search(archive.read(str(name)))]
     info = [name for name in names if name.parts[0].endswith(".dist-info")]
     # bundled libraries (bptt.libs, bptt/.dylibs, as auditwheel and delocate place them) are not part of the package
     package = [name for name in names if name.parts[0] == "bptt" and name.parent.name != ".dylibs"]
@@ -39,7 +43,8 @@ def wheel_problems(path: Path) -> list[str]:
     allowed = {".py", ".pyi", ".so", ".pyd"}
     problems += [f"holds {name}" for name in package if name.suffix not in allowed and name.name != "py.typed"]
     problems += [f"holds {name}" for name in package if {"tests", "benchmarks", "__pycache__"} & set(name.parts)]
-    found = {name.name.split(".")[0] for name in package if name.suffix in {".so", ".pyd"}}
+    problems += [f"holds {name}, which was built with asserts" for name in asserting]
+    found = {name.name.split(".")[0] for name in own}
     expected = native_modules(path.name)
     if found != expected:
         problems.append(f"holds the native modules {sorted(found)}, expected {sorted(expected)}")

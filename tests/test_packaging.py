@@ -218,6 +218,16 @@ def test_the_wheel_check(tmp_path, capsys, check_dist, add, drop, complaint):
     assert (complaint or "as expected") in capsys.readouterr().out
 
 
+def test_the_wheel_check_knows_modules_with_asserts(tmp_path, capsys, check_dist):
+    path = tmp_path / "bptt-1-cp311-cp311-manylinux_2_28_x86_64.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in WHEEL:
+            archive.writestr(name, "\0__assert_fail\0" if "_core_v3" in name else "")
+    assert check_dist.main([str(path)]) == 1
+    message = "holds bptt/_core_v3.cpython-311-x86_64-linux-gnu.so, which was built with asserts\n"
+    assert capsys.readouterr().out.endswith(message)
+
+
 def test_the_wheel_check_knows_the_size(tmp_path, capsys, check_dist):
     path = tmp_path / "bptt-1-cp311-cp311-manylinux_2_28_x86_64.whl"
     with zipfile.ZipFile(path, "w") as archive:

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 
 #include "core/gemm/sums.h"
 #include "core/threads/parallel.h"
@@ -23,7 +24,10 @@ template <class T>
 bool embedding_backward(T* dweight, const std::int64_t* ids, const T* dy, Index N, Index V, Index E, Poll& poll) {
   Buffer<Index> end(V + 1), order(N);  // the rows of id v: order[end[v-1]] to order[end[v] - 1]
   end.clear();
-  for (Index n = 0; n < N; ++n) ++end[ids[n] + 1];
+  for (Index n = 0; n < N; ++n) {
+    assert(0 <= ids[n] && ids[n] < V);
+    ++end[ids[n] + 1];
+  }
   for (Index v = 0; v < V; ++v) end[v + 1] += end[v];
   for (Index n = 0; n < N; ++n) order[end[ids[n]]++] = n;
   Buffer<double> total(E);

@@ -2,6 +2,7 @@
 // The affine map as a stream: a few rows at a time, without an allocation.
 #pragma once
 
+#include <cassert>
 #include <functional>
 
 #include "core/gemm/product.h"
@@ -36,6 +37,7 @@ class PackedLinear final : public LinearStream<T> {
     const FlushDenormals flush;  // as in chunks
     const Index I = inputs(), O = outputs();
     const RowBlocks blocks(batch);
+    assert(batch * O <= overlapped_.size());
     T* to = overlap(x, batch * I, y, batch * O) ? overlapped_.data() : y;
     product(to, O, x, I, Segments{I}, panels_, bias_.data(), blocks, 0, blocks.count);
     if (to != y) std::copy_n(to, batch * O, y);

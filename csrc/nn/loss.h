@@ -4,6 +4,7 @@
 // false where it was called off.
 #pragma once
 
+#include <cassert>
 #include <cmath>
 
 #include "core/memory/arena.h"
@@ -18,6 +19,7 @@ namespace detail {
 template <class T>
 double cross_entropy_row(T* dz, const T* z, Index target, Index C, T scale) {
   constexpr int W = Vec<T>::kSize;
+  assert(0 <= target && target < C);
   const T top = *std::max_element(z, z + C);
   Vec<T> sum(T(0));
   for (Index j = 0; j < C; j += W) {

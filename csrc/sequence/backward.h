@@ -277,7 +277,7 @@ class Backward final : public ResumableCall {
   BackwardStep<T> shared_view() {
     BackwardStep<T> step{w_};
     step.h0_width = tape_.entering_h.size() > 0 ? w_.Hp : w_.R;
-    step.h1_width = left_h(0).ld;
+    step.h1_width = tape_.left_h.size() > 0 ? w_.Hp : w_.R;
     step.dstates = dstates_.data();
     step.dvectors = dvectors_.recent();
     step.batch = batch_sizes_.batch;

@@ -4,6 +4,8 @@
 //   R  width of h (H but for a projected one)     L  lines of the cell, see cells/info.h     P  vectors
 #pragma once
 
+#include <cassert>
+
 #include "core/gemm/blocks.h"
 #include "core/gemm/product.h"
 #include "core/threads/share.h"
@@ -67,6 +69,7 @@ struct CellKernels {
 /// A gate's gradient as a run of the k axis of a row's gradients: gate g lies at line `map[g]`.
 template <class T>
 Segments gate_segments(const Weights<T>& w, const int (&map)[cells::kMaxGates], int gates) {
+  assert(gates <= cells::kMaxGates);
   Segments s{w.H, gates, {}};
   for (int g = 0; g < gates; ++g) s.offset[g] = map[g] * w.Hp;
   return s;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cassert>
 #include <limits>
 #include <memory>
 #include <vector>
@@ -121,7 +122,10 @@ struct Tape {
     return {buffer.data(), buffer.size() / std::max(1, S - 1)};
   }
   /// The row of the buffers where step t begins.
-  Index row(Index t) const { return call.batch_sizes.begin(t) - call.batch_sizes.begin(first); }
+  Index row(Index t) const {
+    assert(first <= t && t <= call.batch_sizes.steps);
+    return call.batch_sizes.begin(t) - call.batch_sizes.begin(first);
+  }
   /// Its memory, once it has been used.
   void release() {
     for (Buffer<T>* b : buffers()) *b = {};

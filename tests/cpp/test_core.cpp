@@ -46,8 +46,21 @@ void check_arena() {
   }
   Arena::instance().release();
   check_equal(Arena::instance().held(), before, "and are no longer held");
-  check_throws<std::bad_alloc>([] { Buffer<double> b(Index(1) << 60); }, "an impossible size");
-  check_throws<std::bad_alloc>([] { checked_mul(Index(1) << 40, Index(1) << 40); }, "a product beyond 64 bits");
+  const auto refused = [](Index size, Index times) -> std::string {
+    try {
+      Buffer<char> b(checked_mul(size, times));
+    } catch (const std::bad_alloc& error) {
+      return error.what();
+    }
+    return "nothing";
+  };
+  check_equal(refused(Index(1) << 40, 1024),
+              "memory: 1125899906842624 bytes could not be allocated, expected smaller sizes",
+              "more than the system has");
+  check_equal(refused(Index(1) << 40, Index(1) << 40),
+              "memory: a size is 1099511627776 x 1099511627776 values, expected less than 2^57",
+              "a size beyond 64 bits");
+  check_equal(refused(-1, 1), "memory: a size is -1 x 1 values, expected less than 2^57", "a negative size");
 }
 
 template <class T>

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <type_traits>
 #include <utility>
 
@@ -22,9 +23,17 @@ struct RowBlocks {
         first(first),
         count(ceil_div(rows, kTileRows)),
         base(count ? rows / count : 0),
-        extra(count ? rows % count : 0) {}
-  Index begin(Index block) const { return first + block * base + std::min(block, extra); }
-  int size(Index block) const { return int(base + (block < extra)); }
+        extra(count ? rows % count : 0) {
+    assert(rows >= 0);
+  }
+  Index begin(Index block) const {
+    assert(0 <= block && block < count);
+    return first + block * base + std::min(block, extra);
+  }
+  int size(Index block) const {
+    assert(0 <= block && block < count);
+    return int(base + (block < extra));
+  }
   int max_size() const { return int(base + (extra > 0)); }
 };
 
@@ -34,6 +43,7 @@ using Constant = std::integral_constant<int, N>;
 /// f(Constant<n>) for the run-time n in 1..Max.
 template <int Max, class F>
 BPTT_INLINE void dispatch(int n, F&& f) {
+  assert(1 <= n && n <= Max);
   if constexpr (Max == 1)
     f(Constant<1>{});
   else if (n == Max)

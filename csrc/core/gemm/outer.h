@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 
 #include "core/gemm/blocks.h"
 #include "core/gemm/sums.h"
@@ -16,6 +17,7 @@ namespace bptt {
 template <int N, class T>
 void outer(const SumTarget<T>& to, Index last, const T* p, Index ldp, const T* q, Index rows, Index begin, Index end) {
   constexpr int W = Vec<T>::kSize, M = outer_rows(N);
+  assert(begin <= end && 1 <= last && last <= W);
   const Index tiles = ceil_div(end - begin, M);
   for (Index tile = 0; tile < tiles; ++tile) {
     const Share share(end - begin, int(tile), int(tiles));  // of nearly equal height
@@ -56,6 +58,7 @@ template <int N, class T>
 void gather(T* panel, const T* q, Index ldq, Index columns, Index rows, Index block) {
   constexpr int W = Vec<T>::kSize;
   const Index last = std::min<Index>(W, columns - (block + N - 1) * W);
+  assert(last >= 1);
   for (const T* row = q + block * W; rows > 0; --rows, row += ldq) {
     for (int n = 0; n < N; ++n, panel += W) Vec<T>::load(row + n * W, n + 1 < N ? W : last).store(panel);
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <type_traits>
 
 #include "core/gemm/format.h"
@@ -29,8 +30,8 @@ struct Panels {
       : depth(depth), columns(columns), data(checked_mul(checked_mul(blocks(), W), depth)) {}
   Index blocks() const { return ceil_div(columns, W); }
   Index panel() const { return depth * W; }
-  Stored* block(Index j) { return data.data() + j * panel(); }
-  const Stored* block(Index j) const { return data.data() + j * panel(); }
+  Stored* block(Index j) { return data.data() + place(j); }
+  const Stored* block(Index j) const { return data.data() + place(j); }
 
   /// From B[depth,columns] with row stride ldb; some blocks only.
   void pack(const T* b, Index ldb, const Share& share) {
@@ -56,6 +57,12 @@ struct Panels {
     for (Index j = 0; j < columns; ++j) {
       for (Index k = 0; k < depth; ++k) b[j * ldb + k] = Format<Stored>::widen(block(j / W)[k * W + j % W]);
     }
+  }
+
+ private:
+  Index place(Index j) const {
+    assert(0 <= j && j < blocks());
+    return j * panel();
   }
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 
 #include "core/gemm/blocks.h"
 #include "core/gemm/format.h"
@@ -30,6 +31,8 @@ template <class T, class Stored>
 void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Panels<T, Stored>& b, const T* bias,
              const RowBlocks& blocks, Index begin, Index end, const Share& columns) {
   constexpr int W = Vec<T>::kSize;
+  assert(k.count * k.length <= b.depth && 0 <= begin && end <= blocks.count);
+  assert(0 <= columns.begin && columns.end <= b.blocks());
   for_block_runs<tile_blocks(kTileRows, 1)>(columns.begin, columns.end, [&](auto u_blocks, Index j) {
     constexpr int U = u_blocks;
     for (Index block = begin; block < end; ++block) {
@@ -77,6 +80,7 @@ template <class T, class Stored>
 void narrow_product(T* c, Index columns, const T* a, Index lda, const Segments& k, const Stored* b,
                     const RowBlocks& blocks, Index begin, Index end) {
   constexpr int W = Vec<T>::kSize;
+  assert(k.length % W == 0 && 0 <= begin && end <= blocks.count);
   dispatch<kNarrow>(int(columns), [&](auto width) {
     constexpr int C = width;
     for (Index i = begin; i < end; ++i) {

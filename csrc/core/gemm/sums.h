@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <utility>
 
 #include "core/memory/arena.h"
@@ -88,6 +89,7 @@ class SumsByRow {
 
   /// After step t: the columns [begin, end) of the rows [first, last).
   void step_done(Index t, Index first, Index last, Index begin, Index end) {
+    assert(begin >= 0 && (end <= width_ || width_ == 0));
     if (t % kSumRows != 0 || total_.size() == 0) return;
     for (Index row = first; row < last; ++row) {
       for (Index i = row * width_ + begin; i < row * width_ + end; ++i) {

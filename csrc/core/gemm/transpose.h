@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 
 #include "core/gemm/format.h"
 #include "core/memory/sizes.h"
@@ -19,6 +20,7 @@ namespace bptt {
 template <class T, class Stored>
 void transpose(Stored* b, Index ldb, const T* a, Index lda, Index rows, Index columns) {
   constexpr Index W = Vec<T>::kSize;
+  assert((rows <= ldb || columns <= 1) && (columns <= lda || rows <= 1));
   Eigen::internal::PacketBlock<typename Vec<T>::Packet, W> square;
   for (Index i0 = 0; i0 < rows; i0 += W) {
     const Index m = std::min(W, rows - i0);

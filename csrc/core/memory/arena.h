@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -70,6 +71,7 @@ class Arena {
       peak_ = std::max(peak_, in_use_);
     }
     if (!block.data) allocate(block, returned);
+    assert(reinterpret_cast<std::uintptr_t>(block.data) % kAlign == 0 && block.bytes >= bytes);
     poison(block.data, block.bytes);
     unpoison(block.data, bytes);
     return block;
@@ -164,7 +166,7 @@ class Arena {
     std::lock_guard<std::mutex> lock(mutex_);
     held_ -= block.bytes;
     in_use_ -= block.asked;
-    throw std::bad_alloc();
+    throw OutOfMemory(block.asked);
   }
 
   /// The number of bytes.
@@ -278,8 +280,14 @@ class Buffer {
 
   T* data() { return static_cast<T*>(block_.data); }
   const T* data() const { return static_cast<const T*>(block_.data); }
-  T& operator[](Index i) { return data()[i]; }
-  const T& operator[](Index i) const { return data()[i]; }
+  T& operator[](Index i) {
+    assert(0 <= i && i < size_);
+    return data()[i];
+  }
+  const T& operator[](Index i) const {
+    assert(0 <= i && i < size_);
+    return data()[i];
+  }
   Index size() const { return size_; }
 
  private:

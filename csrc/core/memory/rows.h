@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 
 #include "core/memory/sizes.h"
 
@@ -11,6 +12,7 @@ namespace bptt {
 /// `columns` values of each row; what lies between them and a wider row of the target becomes zero.
 template <class T>
 void copy_rows(T* to, Index ld_to, const T* from, Index ld_from, Index rows, Index columns) {
+  assert(columns <= ld_to && (columns <= ld_from || rows <= 1));
   for (Index r = 0; r < rows; ++r) {
     std::copy_n(from + r * ld_from, columns, to + r * ld_to);
     std::fill(to + r * ld_to + columns, to + (r + 1) * ld_to, T(0));

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <cassert>
 #include <cstdint>
 #include <cstring>
 
@@ -122,6 +123,7 @@ BPTT_INLINE void hold([[maybe_unused]] Vec<T>& a) {
 
 template <class T>
 BPTT_INLINE Vec<T> Vec<T>::load(const T* p, Index n) {
+  assert(0 <= n && n <= kSize);
   if (n == kSize) return load(p);
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
@@ -137,6 +139,7 @@ BPTT_INLINE Vec<T> Vec<T>::load(const T* p, Index n) {
 
 template <class T>
 BPTT_INLINE void Vec<T>::store(T* p, Index n) const {
+  assert(0 <= n && n <= kSize);
   if (n == kSize) return store(p);  // what a masked store wrote reaches the next load later
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)

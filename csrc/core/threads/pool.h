@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <cassert>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -59,6 +60,7 @@ class Pool {
   /// While another caller has the pool, the job runs on the caller alone. The first exception is rethrown here; a job
   /// that uses the barrier must not throw.
   void run(int threads, const Job& job) {
+    assert(threads <= kMaxThreads);
     if (threads <= 1 || busy_.exchange(true, std::memory_order_acquire)) {
       FlushDenormals flush;
       Barrier alone(1);
