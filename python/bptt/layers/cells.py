@@ -137,6 +137,7 @@ class LSTM(Recurrent):
 
     _gates = 4
     _states = ("h", "c")
+    _bias = "forget_bias"
     _kept: tuple[str, ...] = ("i", "f", "g", "o")
 
     @checks_names

@@ -24,7 +24,7 @@ class Kernels:
     def __init__(self, sizes: list[tuple[Any, ...]], spans: list[Span]) -> None:
         self._sizes, self.spans = sizes, spans
         self._lock = ForkSafeLock()
-        self._native = [core.Recurrence(*each) for each in sizes]  # cell, dtype, I, H, bias
+        self._native = [core.Recurrence(*each) for each in sizes]  # cell, dtype, I, H, bias, R, N
         self._packed = (-1, False)  # version, whether with the backward layout
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -8,6 +8,8 @@ from typing import TypeAlias
 Vectors: TypeAlias = tuple[tuple[str, tuple[int, ...], str], ...]  # per unit: name, shape before H, initialiser
 Layout: TypeAlias = tuple[dict[str, tuple[int, ...]], dict[str, str], list[list[str]]]
 
+_START = {"n": "ones"}  # initialisers of states that are learnt; a quotient by n is far from 0 / 0
+
 
 def lay_out(
     gates: int,
@@ -18,7 +20,8 @@ def lay_out(
     directions: int,
     vectors: Vectors,
     *,
-    bias: bool,
+    heads: int = 1,
+    bias: str | None,  # its initialiser; None: no bias
     learnt: bool,
 ) -> Layout:
     """Shapes and default initialisers by name, and the names of each kernel's block, layer by layer."""
@@ -30,9 +33,9 @@ def lay_out(
     for k, suffix in suffixes:
         block: dict[str, tuple[tuple[int, ...], str]] = {}
         block["weight_ih"] = ((rows, inputs[k]), "xavier_uniform")
-        block["weight_hh"] = ((rows, R), "orthogonal")
+        block["weight_hh"] = ((rows, R // heads), "orthogonal")
         if bias:
-            block["bias"] = ((rows,), "forget_bias" if "c" in states else "zeros")
+            block["bias"] = ((rows,), bias)
         block |= {name: ((*shape, H), start) for name, shape, start in vectors}
         if proj_size:
             block["weight_hr"] = ((R, H), "xavier_uniform")
@@ -42,5 +45,5 @@ def lay_out(
     for _, suffix in suffixes if learnt else []:
         for state in states:
             name = f"initial_{state}{suffix}"
-            shapes[name], default[name] = (R if state == "h" else H,), "zeros"
+            shapes[name], default[name] = (R if state == "h" else H,), _START.get(state, "zeros")
     return shapes, default, blocks

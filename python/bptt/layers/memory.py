@@ -31,7 +31,7 @@ def estimate(
         kernel.memory(steps, batch, each, training, 1 if beside else 0)
         for kernel, each in zip(kernels, options, strict=True)
     ]
-    states = R + layer.hidden_size * ("c" in layer._states)
+    states = R + layer.hidden_size * (len(layer._states) - 1)
     held = sum(part["weights"] + part["tape"] for part in parts)
     held += len(parts) * batch * 2 * states * (2 if ordered else 1) * itemsize  # initial, final; and in rows' order
     dropped = training and bool(layer._state_options.dropout)

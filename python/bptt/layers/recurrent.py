@@ -50,6 +50,7 @@ class Recurrent(Layer):
 
     _gates: int  # G
     _states: ClassVar[tuple[str, ...]] = ("h",)
+    _bias: ClassVar[str] = "zeros"  # how it begins
     _kept: tuple[str, ...] = ()  # the gates' names, as the cell keeps them
     variant: str = ""  # what makes the cell another one than PyTorch's
 
@@ -62,6 +63,7 @@ class Recurrent(Layer):
         *,
         vectors: Vectors = (),
         proj_size: int = 0,
+        num_heads: int = 1,
     ) -> None:
         where = type(self).__name__
         self.input_size = check_size(where, "input_size", input_size)
@@ -70,6 +72,10 @@ class Recurrent(Layer):
         self.proj_size = check_size(where, "proj_size", proj_size, least=0)
         if self.proj_size >= self.hidden_size:
             what = f"proj_size has value {proj_size}, expected less than hidden_size, {hidden_size}"
+            raise ValueError(f"{where}: {what}")
+        self.num_heads = check_size(where, "num_heads", num_heads)
+        if self.hidden_size % self.num_heads:
+            what = f"num_heads has value {num_heads}, expected a divisor of hidden_size, {hidden_size}"
             raise ValueError(f"{where}: {what}")
         bias = check_bool(where, "bias", options.bias)
         self.batch_first = check_bool(where, "batch_first", options.batch_first)
@@ -83,16 +89,23 @@ class Recurrent(Layer):
             warnings.warn(f"{where}: {what}: it acts between layers", UserWarning, stacklevel=4)
         shapes, default, blocks = lay_out(
             self._gates, self._states, [self._input_of(k) for k in range(self.num_layers)], self.hidden_size,
-            self.proj_size, self.num_directions, vectors, bias=bias, learnt=self.learn_initial_state,
+            self.proj_size, self.num_directions, vectors, heads=self.num_heads,
+            bias=self._bias if bias else None, learnt=self.learn_initial_state,
         )  # fmt: skip
         self.params = Params(shapes, dtype)
-        fill(where, self.params, options.init, options.seed, default, gates=self._gates, size=self.hidden_size)
+        fill(
+            where, self.params, options.init, options.seed, default, gates=self._gates, size=self.hidden_size,
+            heads=self.num_heads,
+        )  # fmt: skip
         sizes = [
-            (cell, dtype.name, self._input_of(k // self.num_directions), self.hidden_size, bias, self.proj_size)
+            (
+                cell, dtype.name, self._input_of(k // self.num_directions), self.hidden_size, bias, self.proj_size,
+                self.num_heads,
+            )
             for k in range(len(blocks))
-        ]
+        ]  # fmt: skip
         self._kernels = Kernels(sizes, [self.params.span(names[0], names[-1]) for names in blocks])
-        widths = (self.output_size, self.hidden_size)[: len(self._states)]
+        widths = [self.output_size] + [self.hidden_size] * (len(self._states) - 1)
         self._states_of = States(self, dict(zip(self._states, widths, strict=True)), len(blocks))
         self._native_options = NativeOptions(
             self._state_options, self._states_of, self.num_layers, self.num_directions, self.batch_first
@@ -127,8 +140,8 @@ class Recurrent(Layer):
             x: [T,B,I] (or [T,I]; [B,T,I] with batch_first), or `Packed`. Another real dtype than the layer's, or
                 another memory layout, is converted with one copy.
             state: initial state, h [L*D,B,H] ([L*D,H] without batch axis), L layers, D directions, layer by layer and
-                forward before reverse; for an LSTM the tuple (h, c). Default zeros, or what `learn_initial_state`
-                learnt. Of packed rows in the caller's order (`Packed.sorted_indices`).
+                forward before reverse; for an LSTM the tuple (h, c), for an SLSTM (h, c, n, m). Default zeros, or what
+                `learn_initial_state` learnt. Of packed rows in the caller's order (`Packed.sorted_indices`).
             lengths: [B] integers from 0 to T: row b has its first lengths[b] steps; the others are not looked at, cost
                 nothing, and y is zero there. The final state is that after each row's own last step.
             resets: [T,B] booleans (as x: [B,T], [T], `Packed` or its data): where True, the row starts again before

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recurrent layer's states, h [L*D,B,H] or (h, c): as users hold them, checked, and what was learnt of them."""
+"""A recurrent layer's states, h [L*D,B,H] or a tuple such as (h, c), as users hold them, and what was learnt."""
 
 from __future__ import annotations
 
