@@ -48,7 +48,7 @@ def taken(layer: Any, T: int, B: int, lengths: Any, training: bool) -> int:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("way", WAYS, ids=[" ".join(way) or "plain" for way in WAYS])
-@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+@pytest.mark.parametrize("cell", ["LSTM", "SLSTM", "GRU"])
 def test_the_estimate_is_right_within_ten_per_cent(
     cell: str, way: dict[str, Any], ragged: bool, training: bool
 ) -> None:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A stack without Python: two layers of an LSTM in both directions. Its gradients against central differences, with
-// rows of different lengths and without, and its training.
+// A stack without Python: two layers in both directions, of an LSTM and of an sLSTM with heads and without. Its
+// gradients against central differences, with rows of different lengths and without, and its training.
 #include <cmath>
 #include <memory>
 #include <vector>
@@ -31,11 +31,10 @@ std::vector<double> numbers(Index n, std::uint32_t seed) {
 
 class Model {
  public:
-  explicit Model(std::vector<Index> lengths) {
+  Model(const sequence::CellKernels<double>& cell, Index heads, std::vector<Index> lengths) : states(cell.cell.states) {
     for (Index k = 0; k < kKernels; ++k) {
       const Index input = k < kDirections ? I : kDirections * H;
-      kernels.push_back(
-          std::make_unique<CellRecurrence<double>>(sequence::kCellKernels<cells::LSTM, double>, input, H, H));
+      kernels.push_back(std::make_unique<CellRecurrence<double>>(cell, input, H, H, heads));
       const Index size = stack::flat_parts(*kernels.back(), input, true, static_cast<double*>(nullptr)).size;
       params.push_back(numbers(size, std::uint32_t(k + 1)));
       grads.emplace_back(std::size_t(size), 0.0);
@@ -63,12 +62,14 @@ class Model {
     const stack::Stack<double> model(all, I, kDirections);
     const stack::OuterShape outer = stack::OuterShape::of(T, B);
     stack::StackTape<double> tape;
-    std::vector<double> zeros(std::size_t(kKernels * B * H), 0.0), final_h(zeros), final_c(zeros);
+    std::vector<double> zeros(std::size_t(kKernels * B * H), 0.0);
+    std::vector<std::vector<double>> final_states(std::size_t(states), zeros);
     for (Index k = 0; k < kKernels; ++k) {
       stack::DirectionArrays<double> arrays;
-      arrays.initial[0] = arrays.initial[1] = zeros.data();
-      arrays.final[0] = final_h.data() + k * B * H;
-      arrays.final[1] = final_c.data() + k * B * H;
+      for (int s = 0; s < states; ++s) {
+        arrays.initial[s] = zeros.data();
+        arrays.final[s] = final_states[std::size_t(s)].data() + k * B * H;
+      }
       tape.all.push_back(std::make_unique<stack::DirectionPass<double>>());
       tape.all.back()->prepare(*kernels[std::size_t(k)], inputs(k), outer, arrays,
                                options[std::size_t(k % kDirections)], true);
@@ -87,7 +88,7 @@ class Model {
       const auto i = std::size_t(k);
       sequence::BackwardCall<double> call{};
       call.d = stack::flat_parts(*kernels[i], inputs(k), true, grads[i].data());
-      for (int s = 0; s < 2; ++s) {
+      for (int s = 0; s < states; ++s) {
         call.dfinal[s] = zeros.data();
         call.dinitial[s] = dinitial.data() + k * B * H;
       }
@@ -99,14 +100,15 @@ class Model {
 
   static Index inputs(Index k) { return k < kDirections ? I : kDirections * H; }
 
+  int states;
   std::vector<std::unique_ptr<CellRecurrence<double>>> kernels;
   std::vector<std::vector<double>> params, grads;
   std::vector<stack::CallOptions> options;
   std::vector<double> x = numbers(T * B * I, 7), target = numbers(T * B * kDirections * H, 8);
 };
 
-void test_gradients(const std::vector<Index>& lengths) {
-  Model model(lengths);
+void test_gradients(const sequence::CellKernels<double>& cell, Index heads, const std::vector<Index>& lengths) {
+  Model model(cell, heads, lengths);
   model.loss(true);
   const auto grads = model.grads;
   constexpr double kStep = 1e-6;  // the error of a central difference is about its square, and 1e-16 / 1e-6
@@ -125,7 +127,7 @@ void test_gradients(const std::vector<Index>& lengths) {
 }
 
 void test_training() {
-  Model model({});
+  Model model(sequence::kCellKernels<cells::LSTM, double>, 1, {});
   const double first = model.loss(true);
   double last = first;
   for (int update = 0; update < 200; ++update) {
@@ -143,8 +145,11 @@ void test_training() {
 int main() {
   for (const int threads : {1, 2}) {
     bptt::Pool::size() = threads;
-    test_gradients({});
-    test_gradients({4, 6, 0});
+    for (const std::vector<Index>& lengths : {std::vector<Index>(), {4, 6, 0}}) {
+      test_gradients(sequence::kCellKernels<cells::LSTM, double>, 1, lengths);
+      test_gradients(sequence::kCellKernels<cells::SLSTM, double>, 1, lengths);
+      test_gradients(sequence::kCellKernels<cells::SLSTM, double>, H, lengths);
+    }
     test_training();
   }
   return bptt::test::finish();

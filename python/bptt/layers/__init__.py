@@ -6,12 +6,14 @@ from bptt.layers.cells import GRU, LSTM, RNN
 from bptt.layers.dense import Dropout, Embedding, Linear
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.sequential import Sequential
+from bptt.layers.slstm import SLSTM
 from bptt.layers.tape import Packed
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SLSTM",
     "Dropout",
     "Embedding",
     "Layer",
