@@ -5,7 +5,7 @@
 //   struct Cell {
 //     static constexpr int G;  // gates: blocks of rows in weight_ih [G*H,I], weight_hh [G*H,Q], bias [G*H]
 //     static constexpr int A;  // accumulators: pre-activations that the products fill (G, or more: see GRU)
-//     static constexpr int S;  // states, h first
+//     static constexpr int S;  // states, h first; at most 4
 //     static constexpr int K;  // values kept from forward for backward
 //     static constexpr int P;  // per-unit vectors (peephole weights, GRU's b_hn)
 //     static constexpr bool kVectorsAreBias;  // whether they are part of the bias, as GRU's
