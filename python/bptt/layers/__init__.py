@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers: recurrent (cells.py, recurrent.py), stateless (dense.py), and one after the other (sequential.py)."""
+"""Layers: recurrent (cells.py, slstm.py, recurrent.py), stateless (dense.py), one after the other (sequential.py)."""
 
 from bptt.layers.base import Layer, Stateless, Tape
 from bptt.layers.cells import GRU, LSTM, RNN

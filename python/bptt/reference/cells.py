@@ -285,15 +285,16 @@ def _slstm(exponential: bool) -> tuple["Forward", "Backward"]:
         i, f = np.exp(ai - m1), np.exp(np.minimum(stored - m1, 0.0))
         z, o = np.tanh(az), _sigmoid(ao)
         c1, n1 = f * c0 + i * z, f * n0 + i
-        return (o * c1 / n1, c1, n1, m1), (i, f, z, o, af, stored - m1)
+        return (o * c1 / n1, c1, n1, m1), (i, f, z, o, af)
 
     def back(k: Arrays, w: Weights, h: Array, s0: Arrays, s1: Arrays, ds1: Arrays, limit: float) -> StepGrads:
-        (i, f, z, o, af, beyond), (_, c0, n0, _), (h1, _, n1, _) = k, s0, s1
+        (i, f, z, o, af), (_, c0, n0, _), (h1, _, n1, _) = k, s0, s1
         dh1, dc1, dn1, dm1 = ds1
         dc = dc1 + dh1 * o / n1
         dn = dn1 - dh1 * h1 / n1
         di = (dc * z + dn) * i  # of log i
-        df = np.where(beyond > 0, 0.0, (dc * c0 + dn * n0) * f)  # of log f
+        held = (n0 <= 0) & (f == 1.0)
+        df = np.where(held, 0.0, (dc * c0 + dn * n0) * f)  # of log f
         dm = dm1 - di - df
         from_input = i == 1.0  # m1 is ai, ties included
         dstored = df + np.where(from_input, 0.0, dm)
