@@ -64,9 +64,11 @@ class Case:
         def draw(*shape: int) -> NDArray[Any]:
             return (rng.standard_normal(shape) * 0.5).astype(dtype)
 
-        weights = {name: draw(*shape) for name, shape in meta.shapes(I, H).items()}
+        weights = {name: draw(*shape) for name, shape in meta.shapes(I, H, N=heads_of(cell, H)).items()}
         weights["weight_hh"] /= np.sqrt(H).astype(dtype)
         states, dstates = (tuple(draw(B, H) for _ in range(meta.S)) for _ in range(2))
+        if "n" in meta.states:  # a sum of positive weights, the largest of them 1
+            states = tuple(1 + np.abs(s) if name == "n" else s for name, s in zip(meta.states, states, strict=True))
         return cls(cell, dtype, weights, draw(T, B, I), states, draw(T, B, H), dstates)
 
     @property
@@ -81,7 +83,8 @@ class Case:
 
     def stack(self, core: Any) -> Any:
         """A native stack of one kernel with these weights packed."""
-        stack = core.Stack(self.cell, self.dtype, self.x.shape[2], self.dy.shape[2], True)
+        H = self.dy.shape[2]
+        stack = core.Stack(self.cell, self.dtype, self.x.shape[2], H, True, num_heads=heads_of(self.cell, H))
         stack.pack(self.flat, True)
         return stack
 
@@ -128,6 +131,11 @@ class Case:
         _, _, tape = reference.forward(self.cell, self.weights, self.x, self.states)
         scales = [k for step in tape.steps for k in step["k"] if k.shape[1] == 1]
         return float(max([1.0, *(scale.max(initial=0.0) for scale in scales)]))
+
+
+def heads_of(cell: str, H: int) -> int:
+    """The heads of a case: of slstm_exp the least number above 1 that H allows, so that both kinds are covered."""
+    return next((n for n in range(2, H + 1) if H % n == 0), 1) if cell == "slstm_exp" else 1
 
 
 def as_state(states: tuple[NDArray[Any], ...]) -> Any:

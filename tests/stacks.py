@@ -33,6 +33,8 @@ KINDS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "lstm_norm": (bptt.LSTM, {"layer_norm": True}, "lstm_norm"),
     "projected": (bptt.LSTM, {"proj_size": PROJECTED}, "lstm"),
     "peephole_projected": (bptt.LSTM, {"peephole": True, "proj_size": PROJECTED}, "lstm_peephole"),
+    "slstm": (bptt.SLSTM, {}, "slstm"),
+    "slstm_heads": (bptt.SLSTM, {"num_heads": HIDDEN, "forget_gate": "exp"}, "slstm_exp"),
     "gru": (bptt.GRU, {}, "gru"),
     "gru_before": (bptt.GRU, {"reset_after": False}, "gru_before"),
     "gru_norm": (bptt.GRU, {"layer_norm": True}, "gru_norm"),
@@ -45,6 +47,8 @@ Results = dict[str, NDArray[Any]]
 def make(kind: str, input_size: int, hidden_size: int = HIDDEN, **options: Any) -> Any:
     """A layer with random parameters, every one of which matters; states neither die nor explode."""
     layer, own, _ = KINDS[kind]
+    if hidden_size % own.get("num_heads", 1):
+        own = own | {"num_heads": 1}
     if options.get("num_layers", 1) == 1:
         options.pop("dropout", None)  # a warning: it acts between layers
     made = layer(input_size, hidden_size, **{"dtype": "float64", "seed": SEED, **own, **options})
@@ -54,7 +58,19 @@ def make(kind: str, input_size: int, hidden_size: int = HIDDEN, **options: Any) 
             p[name] = rng.uniform(-1, 1, shape) / np.sqrt(
                 shape[-1] if name.startswith(("weight_hh", "weight_ih")) else 2
             )
+            if name.startswith("initial_n"):
+                p[name] = stored(p[name])
     return made
+
+
+def stored(n: NDArray[Any]) -> NDArray[Any]:
+    """An sLSTM's n where something is stored: a sum of weights, the largest of them 1."""
+    return 1 + np.abs(n)
+
+
+def states_of(kind: str) -> tuple[str, ...]:
+    """The names of a kind's states."""
+    return reference.CELLS[KINDS[kind][2]].states
 
 
 def parts(state: Any) -> tuple[Any, ...]:
@@ -106,8 +122,10 @@ class Case:
         def draw(*shape: int) -> NDArray[Any]:
             return (rng.standard_normal(shape) * 0.7).astype(dtype)
 
-        widths = [H, hidden_size] if isinstance(layer, bptt.LSTM) else [H]
+        widths = [H] + [hidden_size] * (len(states_of(kind)) - 1)
         states, dstates = ([draw(n, B, width) for width in widths] for _ in range(2))
+        if "n" in states_of(kind):
+            states[2] = stored(states[2])
         return cls(
             kind, layer, draw(T, B, I), whole(states) if state else None, draw(T, B, H * layer.num_directions),
             whole(dstates), lengths, resets, options,
@@ -160,7 +178,9 @@ def weights_of(case: Case, suffix: str) -> dict[str, NDArray[Any]]:
     }
     if "bias_norm" in own:
         own["weight_norm"] = np.vstack([own["weight_norm"], own.pop("bias_norm")])
-    shapes = reference.CELLS[KINDS[case.kind][2]].shapes(own["weight_ih"].shape[1], layer.hidden_size, layer.proj_size)
+    shapes = reference.CELLS[KINDS[case.kind][2]].shapes(
+        own["weight_ih"].shape[1], layer.hidden_size, layer.proj_size, layer.num_heads
+    )
     return {name: own.get(name, np.zeros(shape)) for name, shape in shapes.items()}
 
 
@@ -170,8 +190,8 @@ def suffix_of(k: int, d: int) -> str:
 
 
 def reset_state_of(case: Case, k: int, d: int) -> tuple[NDArray[Any], ...] | None:
-    """The learnt initial state of one layer and direction."""
-    names = [f"initial_{state}{suffix_of(k, d)}" for state in ("h", "c")]
+    """What one layer and direction learnt to begin with."""
+    names = [f"initial_{state}{suffix_of(k, d)}" for state in states_of(case.kind)]
     found = tuple(np.array(case.layer.params[name]) for name in names if name in case.layer.params)
     return found or None
 
@@ -179,11 +199,11 @@ def reset_state_of(case: Case, k: int, d: int) -> tuple[NDArray[Any], ...] | Non
 def state_options_of(case: Case, k: int, d: int, seed: int, training: bool) -> reference.StateOptions:
     """The reference's options of one layer and direction, masks drawn there."""
     layer, options, (T, B, _) = case.layer, case.options, case.x.shape
-    S = reference.CELLS[KINDS[case.kind][2]].S
+    S = len(states_of(case.kind))
     own = mixed(seed, k * layer.num_directions + d + 1)
     p = options.get("zoneout", 0.0)
     pair = p if isinstance(p, tuple) else (p, p)
-    zoneout: Any = pair[:S] if any(pair) else None
+    zoneout: Any = (pair[0], *[pair[1]] * (S - 1)) if any(pair) else None
     if zoneout and training:
         masks = reference.zoneout_masks(own, T, B, layer.hidden_size, zoneout)
         zoneout = (masks[0][:, :, : layer.output_size], *masks[1:])
@@ -207,7 +227,7 @@ class Expected:
         self.masks: list[Any] = []
         self.final: list[Any] = []
         x = np.array(case.x, np.float64)
-        widths = [layer.output_size, layer.hidden_size][: 1 + isinstance(layer, bptt.LSTM)]
+        widths = [layer.output_size] + [layer.hidden_size] * (len(states_of(case.kind)) - 1)
         for k in range(L):
             self.masks.append(reference.input_dropout_mask(mixed(seed, k * D + 1), *x.shape, p) if k and p else 1.0)
             outputs, tapes = [], []
@@ -253,7 +273,7 @@ class Expected:
         """The layer's names, and what was learnt: from the resets, and from the start where no state was given."""
         if "weight_norm" in own and len(own["weight_norm"]) == 10:
             own["weight_norm"], own["bias_norm"] = own["weight_norm"][:9], own["weight_norm"][9]
-        for name, d in zip(("h", "c"), dinitial, strict=False):
+        for name, d in zip(states_of(self.case.kind), dinitial, strict=True):
             if f"reset_state_{name}" in own:
                 own[f"initial_{name}"] = own[f"reset_state_{name}"] + (d.sum(0) if self.case.state is None else 0.0)
         return {name + suffix: g for name, g in own.items()}

@@ -101,10 +101,10 @@ def reference_options(case: Case, setting: Setting) -> reference.StateOptions:
     widths = [s.shape[1] for s in case.states]
     zoneout: Any = None
     if any(setting.zoneout):
-        p = setting.zoneout
-        zoneout = p
+        p_h, p_other = setting.zoneout
+        zoneout = (p_h, *[p_other] * (kind.S - 1))
         if setting.training:
-            masks = reference.zoneout_masks(SEED, T, B, max(H, *widths), p[: kind.S])
+            masks = reference.zoneout_masks(SEED, T, B, max(H, *widths), zoneout)
             zoneout = tuple(m[:, :, :w] for m, w in zip(masks, widths, strict=True))
     mask = None
     if setting.dropout and setting.training:

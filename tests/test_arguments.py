@@ -52,7 +52,7 @@ from bptt.layers.options import LayerOptions
     ],
 )
 def test_wrong_shared_arguments_are_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
-    for layer in (bptt.RNN, bptt.LSTM, bptt.GRU):
+    for layer in (bptt.RNN, bptt.LSTM, bptt.SLSTM, bptt.GRU):
         with pytest.raises(error, match=f"^{layer.__name__}: {re.escape(message)}") as caught:
             layer(2, 3, **options)
         assert len(str(caught.value)) < 200
@@ -118,7 +118,7 @@ def test_a_checkpoint_beyond_every_sequence_is_none() -> None:
     np.testing.assert_array_equal(*results)
 
 
-@pytest.mark.parametrize("layer", [bptt.RNN, bptt.LSTM, bptt.GRU])
+@pytest.mark.parametrize("layer", [bptt.RNN, bptt.LSTM, bptt.SLSTM, bptt.GRU])
 def test_every_option_is_in_signature_and_docstring(layer: Any) -> None:
     parameters = inspect.signature(layer).parameters
     shared = LayerOptions._fields
@@ -136,7 +136,7 @@ def test_every_option_is_in_signature_and_docstring(layer: Any) -> None:
 
 
 def test_dropout_between_the_layers_of_one_is_a_warning() -> None:
-    for layer in (bptt.RNN, bptt.LSTM, bptt.GRU):
+    for layer in (bptt.RNN, bptt.LSTM, bptt.SLSTM, bptt.GRU):
         message = f"{layer.__name__}: dropout has value 0.5 with num_layers=1, where it drops nothing"
         with pytest.warns(UserWarning, match=f"^{re.escape(message)}") as caught:
             made = layer(2, 3, dropout=0.5)

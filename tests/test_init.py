@@ -19,6 +19,7 @@ from kernels import levels
 # tails of the normal generator.
 PINNED = {
     "forget_bias": 1022064178,
+    "forget_range": 2943487433,
     "glorot_normal": 2476052452,
     "glorot_uniform": 810487852,
     "he_normal": 3302720356,
@@ -35,7 +36,9 @@ PINNED = {
 
 
 def pinned(name):
-    values = draw(name, (12,) if name == "forget_bias" else (12, 5), seed=7, stream="w", gates=4, size=3)
+    values = draw(
+        name, (12,) if name in ("forget_bias", "forget_range") else (12, 5), seed=7, stream="w", gates=4, size=3
+    )
     return zlib.crc32(values.astype("<f4").tobytes())
 
 
@@ -190,13 +193,17 @@ def test_orthogonal_has_no_preferred_sign():
     assert np.abs(np.mean(signs, axis=0)).max() < 0.3  # 200 signs: standard deviation 0.07
 
 
-def test_identity_zeros_ones_and_forget_bias():
+def test_identity_zeros_ones_and_forget_biases():
     np.testing.assert_array_equal(draw("identity", (6, 3), gates=2), np.vstack([np.eye(3)] * 2))
     np.testing.assert_array_equal(draw("identity", (2, 3)), np.eye(2, 3))
     assert not draw("zeros", (4,)).any()
     assert (draw("ones", (2, 4)) == 1).all()
     np.testing.assert_array_equal(draw("forget_bias", (8,), gates=4), [0, 0, 1, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(draw("forget_bias", (6,), gates=3), [1, 1, 0, 0, 0, 0])  # coupled gates f g o
+    np.testing.assert_array_equal(draw("forget_range", (8,), gates=4), [0, 0, 3, 6, 0, 0, 0, 0])
+    two_heads = draw("forget_range", (24,), gates=8).reshape(4, 2, 3)
+    np.testing.assert_array_equal(two_heads[1], [[3, 4.5, 6], [3, 4.5, 6]])
+    assert not two_heads[[0, 2, 3]].any()
 
 
 @pytest.mark.parametrize(
@@ -208,6 +215,12 @@ def test_identity_zeros_ones_and_forget_bias():
         (("zeros", (5, 2)), {"gates": 4}, ValueError, r"shape has value \(5, 2\) .* with G = 4"),
         (("zeros", (0, 2)), {}, ValueError, "shape has value 0, expected an integer >= 1"),
         (("forget_bias", (6,)), {"gates": 2}, ValueError, r"forget_bias has 2 gates, expected the 4 \(3 if coupled\)"),
+        (
+            ("forget_range", (6,)),
+            {"gates": 3},
+            ValueError,
+            "forget_range has 3 gates, expected the 4 of an sLSTM's bias",
+        ),
         (("zeros", (2,)), {"seed": -1}, ValueError, "seed has value -1"),
         (("zeros", (2,)), {"seed": 1.5}, TypeError, "seed has type float, expected an integer"),
         (("zeros", (2,)), {"dtype": np.int8}, TypeError, "dtype has value int8"),

@@ -24,6 +24,7 @@ LAYERS = {
     "relu": (bptt.RNN, {"nonlinearity": "relu"}, "rnn_relu"),
     "lstm": (bptt.LSTM, {}, "lstm"),
     "peephole": (bptt.LSTM, {"peephole": True}, "lstm_peephole"),
+    "slstm": (bptt.SLSTM, {}, "slstm"),
     "gru": (bptt.GRU, {}, "gru"),
 }
 every_layer = pytest.mark.parametrize("kind", LAYERS)
@@ -49,7 +50,11 @@ def as_tuple(state):
 
 
 def random_state(kind, seed=3):
-    return as_state(normal(1, B, H, seed=seed + k) for k in range(2 if kind in ("lstm", "peephole") else 1))
+    names = reference.CELLS[LAYERS[kind][2]].states
+    states = {name: normal(1, B, H, seed=seed + k) for k, name in enumerate(names)}
+    if "n" in states:  # a sum of positive weights, the largest of them 1
+        states["n"] = 1 + np.abs(states["n"])
+    return as_state(states.values())
 
 
 def expected(kind, layer, x, state, dy=None, dstate=None):
@@ -238,7 +243,7 @@ def test_wrong_arguments(arguments, options, error, message):
         bptt.RNN(*arguments, **options)
 
 
-@pytest.mark.parametrize("layer", [bptt.RNN, bptt.LSTM, bptt.GRU])
+@pytest.mark.parametrize("layer", [bptt.RNN, bptt.LSTM, bptt.SLSTM, bptt.GRU])
 @pytest.mark.parametrize("size", [2**26, 2**40, 2**62, 2**100])
 def test_absurd_sizes_are_errors(layer, size):
     with pytest.raises((ValueError, MemoryError)):

@@ -177,6 +177,8 @@ GATES: dict[str, tuple[str, ...]] = {
     "lstm_norm": ("i", "f", "g", "o"),
     "projected": ("i", "f", "g", "o"),
     "peephole_projected": ("i", "f", "g", "o"),
+    "slstm": ("i", "f", "z", "o"),
+    "slstm_heads": ("i", "f", "z", "o"),
     "gru": ("r", "z", "n", "m"),
     "gru_before": ("r", "z", "n"),
     "gru_norm": ("r", "z", "n"),
@@ -198,10 +200,12 @@ def test_gates_are_those_of_the_reference(kind: str, dtype: str, name: str) -> N
         for k in range(layers):
             for d in range(1 + both):
                 gates = tape.gates(k, d)
-                assert ("c" in gates) == ("c" in case.layer._stack.structure.states)
+                states = case.layer._states[1:]
+                assert list(gates)[len(gates) - len(states) :] == list(states)
                 steps = reference.tapes[k][d].steps
-                for i, gate in enumerate((*GATES[kind], *(("c",) if "c" in gates else ()))):
-                    kept: list[Any] = [step["made"][1] if gate == "c" else step["k"][i] for step in steps]
+                for i, gate in enumerate((*GATES[kind], *states)):
+                    made = 1 + states.index(gate) if gate in states else 0
+                    kept: list[Any] = [step["made"][made] if made else step["k"][i] for step in steps]
                     expected = np.zeros_like(gates[gate], dtype=np.float64)
                     for b, length in enumerate(counts):
                         for s in range(length):  # the reference's steps are in the row's own order
@@ -272,6 +276,6 @@ def test_gates_that_are_not_there_are_named() -> None:
     ],
 )
 def test_options_out_of_range_are_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
-    for layer in (bptt.RNN, bptt.LSTM, bptt.GRU):
+    for layer in (bptt.RNN, bptt.LSTM, bptt.SLSTM, bptt.GRU):
         with pytest.raises(error, match=f"^{layer.__name__}: {re.escape(message)}"):
             layer(2, 3, **options)

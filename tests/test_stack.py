@@ -46,8 +46,8 @@ def test_inference_gives_the_bits_of_training(kind: str) -> None:
 @every_kind
 @every_dtype
 def test_what_memory_held_before_does_not_matter(kind: str, dtype: str) -> None:
-    """Runs on NaN leave NaN in the blocks that the next run gets; dx of narrow inputs is computed in another way."""
-    each: tuple[dict[str, Any], ...] = ({}, {"clip_state": 0.5, "recurrent_dropout": 0.2})
+    """Runs on NaN leave them in the blocks that the next run is given; narrow inputs take another way to dx."""
+    each: tuple[dict[str, Any], ...] = ({}, {"clip_state": 0.6, "recurrent_dropout": 0.2})
     for I, B, H in ((3, 4, 7), (3, 2, 7), (4, 4, 7), (3, 9, 20), (9, 4, 17)):  # noqa: E741
         for options in each:
             case = Case.random(kind, dtype, 6, B, I, hidden_size=H, **options)

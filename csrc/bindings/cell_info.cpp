@@ -30,7 +30,7 @@ py::dict all_infos(cells::List<Cells...>, const py::object& cell_info) {
   py::dict infos;
   const auto add = [&](const cells::Info& info) {
     infos[info.name] = cell_info(names(info.gate_names), names(info.state_names), names(info.kept_names), vectors(info),
-                                 info.vectors_are_bias, info.projects);
+                                 info.vectors_are_bias, info.projects, info.heads);
   };
   (add(cells::kInfo<Cells>), ...);
   return infos;
@@ -42,7 +42,7 @@ void register_cell_info(py::module_& m) {
   // Pickled objects must not name a level: bptt._core is the one in use, wherever they are read.
   const py::object cell_info =
       py::module_::import("collections")
-          .attr("namedtuple")("CellInfo", "gates states kept vectors vectors_are_bias projects",
+          .attr("namedtuple")("CellInfo", "gates states kept vectors vectors_are_bias projects heads",
                               py::arg("module") = "bptt._core");
   const py::dict infos = all_infos(cells::All{}, cell_info);
   m.attr("CellInfo") = cell_info;

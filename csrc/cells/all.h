@@ -6,12 +6,13 @@
 #include "cells/lstm.h"
 #include "cells/multi_stage.h"
 #include "cells/rnn.h"
+#include "cells/slstm.h"
 
 namespace bptt::cells {
 
 template <class... Cells>
 struct List {};
 using All = List<RNNTanh, RNNReLU, LSTM, PeepholeLSTM, CoupledLSTM, ProjectedLSTM, ProjectedPeepholeLSTM, LSTMNorm, GRU,
-                 GRUBefore, GRUNorm>;
+                 GRUBefore, GRUNorm, SLSTM, SLSTMExp>;
 
 }  // namespace bptt::cells

@@ -12,6 +12,7 @@ namespace bptt::sequence {
 /// A step by tiles, or through memory for a cell of several stages.
 template <class Cell, class Tiles, class MultiStage, int kPerBlock, class Step>
 void run_step(const Step& step, const RowBlocks& rows, [[maybe_unused]] const Share& units, [[maybe_unused]] Index t) {
+  static_assert(Cell::S <= kMaxStates, "views and calls have room for so many states");
   if constexpr (cells::kInfo<Cell>.multi_stage)
     MultiStage{step}.run(rows);
   else

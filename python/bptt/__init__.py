@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bptt: recurrent networks (RNN, LSTM, GRU) on CPUs, trained by fused backpropagation through time.
+"""bptt: recurrent networks (RNN, LSTM, GRU, sLSTM) on CPUs, trained by fused backpropagation through time.
 
 >>> import numpy as np, bptt
 >>> model = bptt.Sequential(bptt.Embedding(20, 8), bptt.LSTM(8, 16), bptt.Linear(16, 20))
@@ -18,7 +18,20 @@ from typing import TYPE_CHECKING
 from bptt import init, losses, optim
 from bptt._runtime import config, get_num_threads, release_memory, set_num_threads, show_config
 from bptt.batch import Batch
-from bptt.layers import GRU, GRUCell, LSTM, LSTMCell, RNN, RNNCell, Dropout, Embedding, Linear, Packed, Sequential
+from bptt.layers import (
+    GRU,
+    GRUCell,
+    LSTM,
+    LSTMCell,
+    RNN,
+    SLSTM,
+    RNNCell,
+    Dropout,
+    Embedding,
+    Linear,
+    Packed,
+    Sequential,
+)
 from bptt.params import Params
 from bptt.train import History, StopTraining, fit
 
@@ -34,6 +47,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SLSTM",
     "Batch",
     "Dropout",
     "Embedding",

@@ -47,6 +47,8 @@ class CellInfo(NamedTuple):
     """Whether a layer without bias has no vectors either."""
     projects: bool
     """Whether h is projected to proj_size units."""
+    heads: bool
+    """Whether units may be grouped in heads, each of which reads its own part of h."""
 
 def cells() -> tuple[str, ...]:
     """Names of all cells."""

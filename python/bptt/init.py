@@ -54,6 +54,15 @@ def _forget_bias(rng: np.random.Generator, shape: tuple[int, ...], size: int) ->
     return bias
 
 
+def _forget_range(rng: np.random.Generator, shape: tuple[int, ...], size: int) -> Array:
+    if shape[0] % 4:
+        raise ValueError(f"init.draw: forget_range has {shape[0]} gates, expected the 4 of an sLSTM's bias")
+    heads, others = shape[0] // 4, (1,) * (len(shape) - 2)
+    bias = np.zeros(shape)
+    bias[heads : 2 * heads] = np.linspace(3.0, 6.0, shape[1]).reshape(-1, *others)  # gate order i f z o
+    return bias
+
+
 _DRAWS: Final[dict[str, Draw]] = {
     "zeros": lambda rng, shape, size: np.zeros(shape),
     "ones": lambda rng, shape, size: np.ones(shape),
@@ -66,6 +75,7 @@ _DRAWS: Final[dict[str, Draw]] = {
     "orthogonal": _orthogonal,
     "identity": lambda rng, shape, size: np.broadcast_to(np.eye(shape[-2], shape[-1]), shape),
     "forget_bias": _forget_bias,
+    "forget_range": _forget_range,
 }
 _DRAWS["glorot_uniform"], _DRAWS["glorot_normal"] = _DRAWS["xavier_uniform"], _DRAWS["xavier_normal"]
 
@@ -74,7 +84,7 @@ NAMES: Final = tuple(_DRAWS)
 
 _NAMES: Final = f"{first_of(NAMES, 60)} (bptt.init.NAMES)"
 
-_FOR_VECTORS: Final = ("zeros", "ones", "normal", "uniform", "forget_bias")  # the others need two fans
+_FOR_VECTORS: Final = ("zeros", "ones", "normal", "uniform", "forget_bias", "forget_range")  # the others need two fans
 
 
 def draw(
@@ -99,6 +109,8 @@ def draw(
         normal                            N(0, 1)
         zeros, ones                       0, 1
         forget_bias                       an LSTM's bias: 1 at the forget gate, else 0    Gers et al. 2000
+        forget_range                      an sLSTM's bias: 3 to 6 over the units of a     Beck et al. 2024
+                                          head at the forget gate, else 0
 
     Args:
         name: one of `NAMES`.
@@ -106,7 +118,7 @@ def draw(
         seed: integer >= 0; None (default) draws one from the operating system.
         stream: any text, by default ""; the same seed gives independent values for different streams (layers pass the
             parameter's name).
-        gates: G, default 1.
+        gates: G, default 1; with heads their product, for what each head has by itself.
         size: of `uniform`, default fan_in (recurrent layers pass H).
         dtype: float32 (default) or float64.
 
@@ -137,7 +149,15 @@ def draw(
 
 
 def fill(
-    where: str, params: Params, init: Init, seed: int | None, default: Mapping[str, str], *, gates: int, size: int
+    where: str,
+    params: Params,
+    init: Init,
+    seed: int | None,
+    default: Mapping[str, str],
+    *,
+    gates: int,
+    size: int,
+    heads: int = 1,
 ) -> None:
     """Initialise a layer's parameters; `default` has the initialiser of each, `init` is the user's choice."""
     seed = check_seed(where, seed)
@@ -146,6 +166,8 @@ def fill(
         for name, shape in params.shapes.items():
             # peephole weights [3, H] and the bias [H] of GRU's candidate are not stacks of gates
             blocks = gates if shape[0] == gates * size else 1
+            if blocks > 1 and not name.startswith("weight_ih"):
+                blocks *= heads
             p[name] = draw(chosen[name], shape, seed=seed, stream=name, gates=blocks, size=size, dtype=params.dtype)
 
 
@@ -168,7 +190,7 @@ def _choice(where: str, params: Params, init: Any, default: Mapping[str, str]) -
         # PyTorch's Embedding is N(0, 1), which is our default as well
         chosen = {param: default[param] if default[param] in ("normal", "ones") else "uniform" for param in params}
     else:
-        fixed = ("zeros", "ones", "forget_bias")
+        fixed = ("zeros", "ones", "forget_bias", "forget_range")
         chosen = {param: default[param] if default[param] in fixed else init for param in params}
     for name in chosen.values():
         if not isinstance(name, str) or name not in _DRAWS:

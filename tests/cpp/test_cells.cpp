@@ -47,18 +47,63 @@ double difference(C& c, double& x) {
 }
 
 template <class Cell>
-void check_gradients() {
+void check_case(Case<Cell>& c) {
   const std::string name = Cell::kName;
+  double s1[Cell::S], k[Cell::K + 1], da[Cell::A], dp[Cell::P + 1], ds0[Cell::S];
+  Cell::forward(c.a, c.p, c.s0, s1, k);
+  Cell::backward(k, c.p, c.s0, s1, c.ds1, da, dp, ds0);
+  for (int i = 0; i < Cell::A; ++i) check_near(da[i], difference(c, c.a[i]), kTolerance, name + " da");
+  for (int i = 0; i < Cell::P; ++i) check_near(dp[i], difference(c, c.p[i]), kTolerance, name + " dp");
+  for (int i = 0; i < Cell::S; ++i) check_near(ds0[i], difference(c, c.s0[i]), kTolerance, name + " ds0");
+}
+
+/// Moves a state to where the cell is smooth.
+void to_domain(const void*, double*) {}
+template <bool kExpForget>
+void to_domain(const bptt::cells::SLSTMCell<kExpForget>*, double* s0) {
+  s0[2] = 1 + std::abs(s0[2]);  // n: a sum of positive weights, at least 1 after the first step
+}
+
+template <class Cell>
+void check_gradients() {
   for (int trial = 0; trial < 50; ++trial) {
     Case<Cell> c;
     fill(c.a, Cell::A), fill(c.p, Cell::P), fill(c.s0, Cell::S), fill(c.ds1, Cell::S);
-    double s1[Cell::S], k[Cell::K + 1], da[Cell::A], dp[Cell::P + 1], ds0[Cell::S];
-    Cell::forward(c.a, c.p, c.s0, s1, k);
-    Cell::backward(k, c.p, c.s0, s1, c.ds1, da, dp, ds0);
-    for (int i = 0; i < Cell::A; ++i) check_near(da[i], difference(c, c.a[i]), kTolerance, name + " da");
-    for (int i = 0; i < Cell::P; ++i) check_near(dp[i], difference(c, c.p[i]), kTolerance, name + " dp");
-    for (int i = 0; i < Cell::S; ++i) check_near(ds0[i], difference(c, c.s0[i]), kTolerance, name + " ds0");
+    to_domain(static_cast<const Cell*>(nullptr), c.s0);
+    check_case(c);
   }
+}
+
+/// An sLSTM where nothing is stored: m1 = a_i, i' = 1 and f' at most 1. Negative n is treated alike, so that there are
+/// differences on both sides.
+template <class Cell>
+void check_nothing_stored() {
+  const std::string name = Cell::kName;
+  int held = 0;
+  for (int trial = 0; trial < 50; ++trial) {
+    Case<Cell> c;
+    fill(c.a, Cell::A), fill(c.s0, Cell::S), fill(c.ds1, Cell::S);
+    c.s0[2] = -0.25;
+    check_case(c);
+    c.s0[2] = 0;
+    double s1[Cell::S], k[Cell::K];
+    Cell::forward(c.a, c.p, c.s0, s1, k);
+    held += k[1] == 1;
+    check_equal(s1[3], c.a[0], name + " m1");
+    check_equal(s1[2], 1.0, name + " n1");
+    check_near(s1[0], k[3] * (k[1] * c.s0[1] + k[2]), 1e-15, name + " h1");
+  }
+  check(held > 0 && held < 50, name + ": f' is held at 1 in some trials");
+}
+
+/// Of two equal arguments of its maximum, an sLSTM takes the input gate's.
+void check_tie() {
+  const double a[] = {0.5, 0.5, 0.3, 0.2}, s0[] = {0.1, 0.2, 1, 0}, ds1[] = {0, 0, 0, 1};  // log f + m0 = a_i
+  double s1[4], k[5], da[4], ds0[4];
+  bptt::cells::SLSTMExp::forward(a, s0, s0, s1, k);
+  bptt::cells::SLSTMExp::backward(k, s0, s0, s1, ds1, da, da, ds0);
+  check_equal(da[0], 1.0, "a tie, input gate");
+  check_equal(da[1], 0.0, "a tie, forget gate");
 }
 
 /// A cell of several stages on a single unit: a product is a factor there, and what is normalised is left as it is.
@@ -137,5 +182,8 @@ void check_all(bptt::cells::List<Cells...>) {
 
 int main() {
   check_all(bptt::cells::All{});
+  check_nothing_stored<bptt::cells::SLSTM>();
+  check_nothing_stored<bptt::cells::SLSTMExp>();
+  check_tie();
   return finish();
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A stack without Python: two layers of an LSTM in both directions. Its gradients against central differences, with
-// rows of different lengths and without, and its training.
+// A stack without Python: two layers in both directions, of an LSTM and of an sLSTM with heads and without. Its
+// gradients against central differences, with rows of different lengths and without, and its training.
 #include <array>
 #include <cmath>
 #include <memory>
@@ -31,7 +31,8 @@ std::vector<double> numbers(Index n, std::uint32_t seed) {
 
 class Model {
  public:
-  explicit Model(const std::vector<Index>& lengths) : stack_("lstm", {I, H, 0, kLayers, kDirections, true}, kernels()) {
+  Model(const sequence::CellKernels<double>& cell, Index heads, const std::vector<Index>& lengths)
+      : stack_(cell.cell.name, {I, H, 0, kLayers, kDirections, true, heads}, kernels(cell, heads)) {
     for (Index k = 0; k < kKernels; ++k) {
       params.push_back(numbers(stack_.parameters(k).size(), std::uint32_t(k + 1)));
       grads.emplace_back(params.back().size(), 0.0);
@@ -52,10 +53,14 @@ class Model {
       weights.push_back(stack_.parameters(k).at(static_cast<const double*>(params[std::size_t(k)].data())));
     }
     test::check(stack_.pack(weights, true, &never), "pack");
-    std::vector<double> zeros(std::size_t(kKernels * B * H), 0.0), final_h(zeros), final_c(zeros);
+    std::vector<double> zeros(std::size_t(kKernels * B * H), 0.0);
+    std::vector<std::vector<double>> others(std::size_t(stack_.states()), zeros);
     std::vector<double> y(std::size_t(T * B * kDirections * H)), dy(y.size()), dx(std::size_t(T * B * I));
-    stack::StackForward<double> call{stack::OuterShape::of(T, B),      x.data(), {zeros.data(), zeros.data()}, y.data(),
-                                     {final_h.data(), final_c.data()}, {}};
+    stack::StackForward<double> call{stack::OuterShape::of(T, B), x.data(), {}, y.data(), {}, {}};
+    for (int s = 0; s < stack_.states(); ++s) {
+      call.initial[s] = zeros.data();
+      call.final[s] = others[std::size_t(s)].data();
+    }
     for (Index k = 0; k < kKernels; ++k) call.options.push_back({&options_[std::size_t(k % kDirections)]});
     std::unique_ptr<stack::StackTape<double>> tape;
     test::check(stack_.forward(call, &tape, &never), "forward");
@@ -65,13 +70,13 @@ class Model {
       sum += 0.5 * dy[i] * dy[i];
     }
     if (!backward) return sum;
-    std::vector<double> dinitial_h(zeros), dinitial_c(zeros);
     stack::StackBackward<double> back{};
     back.dy = dy.data();
     back.dx = dx.data();
-    back.dfinal[0] = back.dfinal[1] = zeros.data();
-    back.dinitial[0] = dinitial_h.data();
-    back.dinitial[1] = dinitial_c.data();
+    for (int s = 0; s < stack_.states(); ++s) {
+      back.dfinal[s] = zeros.data();
+      back.dinitial[s] = others[std::size_t(s)].data();
+    }
     for (Index k = 0; k < kKernels; ++k) back.d.push_back(stack_.parameters(k).at(grads[std::size_t(k)].data()));
     test::check(stack_.backward(*tape, back, &never), "backward");
     return sum;
@@ -81,11 +86,11 @@ class Model {
   std::vector<double> x = numbers(T * B * I, 7), target = numbers(T * B * kDirections * H, 8);
 
  private:
-  static stack::LayerStack<double>::Kernels kernels() {
+  static stack::LayerStack<double>::Kernels kernels(const sequence::CellKernels<double>& cell, Index heads) {
     stack::LayerStack<double>::Kernels all;
     for (Index k = 0; k < kKernels; ++k) {
       const Index input = k < kDirections ? I : kDirections * H;
-      all.push_back(std::make_unique<CellRecurrence<double>>(sequence::kCellKernels<cells::LSTM, double>, input, H, H));
+      all.push_back(std::make_unique<CellRecurrence<double>>(cell, input, H, H, heads));
     }
     return all;
   }
@@ -94,8 +99,8 @@ class Model {
   std::array<stack::CallOptions, kDirections> options_;
 };
 
-void test_gradients(const std::vector<Index>& lengths) {
-  Model model(lengths);
+void test_gradients(const sequence::CellKernels<double>& cell, Index heads, const std::vector<Index>& lengths) {
+  Model model(cell, heads, lengths);
   model.loss(true);
   const auto grads = model.grads;
   constexpr double kStep = 1e-6;  // the error of a central difference is about its square, and 1e-16 / 1e-6
@@ -114,7 +119,7 @@ void test_gradients(const std::vector<Index>& lengths) {
 }
 
 void test_training() {
-  Model model({});
+  Model model(sequence::kCellKernels<cells::LSTM, double>, 1, {});
   const double first = model.loss(true);
   double last = first;
   for (int update = 0; update < 200; ++update) {
@@ -132,8 +137,11 @@ void test_training() {
 int main() {
   for (const int threads : {1, 2}) {
     bptt::Pool::size() = threads;
-    test_gradients({});
-    test_gradients({4, 6, 0});
+    for (const std::vector<Index>& lengths : {std::vector<Index>(), {4, 6, 0}}) {
+      test_gradients(sequence::kCellKernels<cells::LSTM, double>, 1, lengths);
+      test_gradients(sequence::kCellKernels<cells::SLSTM, double>, 1, lengths);
+      test_gradients(sequence::kCellKernels<cells::SLSTM, double>, H, lengths);
+    }
     test_training();
   }
   return bptt::test::finish();

@@ -35,6 +35,7 @@ class Kernels:
             structure.proj_size,
             structure.num_layers,
             structure.num_directions,
+            structure.num_heads,
         )
         self._packed: tuple[object, bool] = (_NEVER, False)  # version, whether with the backward layout
 

@@ -26,6 +26,7 @@ class Structure(NamedTuple):
     num_layers: int = 1
     num_directions: int = 1
     bias: bool = True
+    num_heads: int = 1
 
     @property
     def output_size(self) -> int:

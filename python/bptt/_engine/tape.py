@@ -51,8 +51,9 @@ class RecurrentTape(Tape):
     def gates(self, layer: int = 0, direction: int = 0) -> dict[str, Array]:
         """All gates of one layer and direction at all steps, each [T,B,H] (of packed rows [sum,H]), by name.
 
-        LSTM: i, f, g, o and the cell state c; GRU: r, z, n and m, what r multiplies; a simple RNN has none. After
-        activation; c as it leaves the cell, before `zoneout` and `clip_state` change it.
+        LSTM: i, f, g, o and the cell state c; GRU: r, z, n and m, what r multiplies; SLSTM: i, f, z, o, times the
+        stabiliser where they are exponential, and its states c, n, m; a simple RNN has none. After activation; states
+        as they leave the cell, before `zoneout` and `clip_state` change them.
         Raises: RuntimeError once `backward` has used the tape, or where the layer has checkpoints.
 
         >>> import numpy as np
@@ -67,6 +68,7 @@ class RecurrentTape(Tape):
         if direction >= of.num_directions or at >= of.kernels:
             has = f"{of.num_layers} layers and {of.num_directions} directions"
             raise ValueError(f"gates: there is no layer {layer}, direction {direction}, expected one of {has}")
-        places = {name: i for i, name in enumerate(of.kept)} | ({"c": -1} if "c" in of.states else {})
+        places = {name: i for i, name in enumerate(of.kept)}
+        places |= {name: -i for i, name in enumerate(of.states) if i > 0}
         named = dict(zip(places, self.native.kept(list(places.values()), at), strict=True))
         return {name: self.shown.given(array) for name, array in named.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers: recurrent ones by family (rnn.py, lstm.py, gru.py), stateless ones (dense.py), and Sequential.
+"""Layers: recurrent ones by family (rnn.py, lstm.py, slstm.py, gru.py), stateless ones (dense.py), and Sequential.
 
 What recurrent layers share is in recurrent.py; what runs them is `bptt._engine`.
 """
@@ -13,11 +13,13 @@ from bptt.layers.lstm import LSTM, LSTMCell
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.rnn import RNN, RNNCell
 from bptt.layers.sequential import Sequential
+from bptt.layers.slstm import SLSTM
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SLSTM",
     "Dropout",
     "Embedding",
     "GRUCell",

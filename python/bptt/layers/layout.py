@@ -17,11 +17,16 @@ class Cell(NamedTuple):
     kernel: the kernels' name of it, one of `core.cells()`.
     variant: what makes it another cell than PyTorch's.
     arguments: those that ask for it, for `repr`.
+    bias: the default initialiser of its bias.
     """
 
     kernel: str
     variant: str = ""
     arguments: str = ""
+    bias: str = "zeros"
+
+
+_START = {"n": "ones"}  # initialisers of learnt states that are not zeros: a quotient by n is then far from 0 / 0
 
 
 class Layout(NamedTuple):
@@ -43,9 +48,9 @@ def lay_out(cell: Cell, structure: Structure, suffixes: list[str], *, learnt: bo
         inputs = structure.inputs[k // structure.num_directions]
         block: dict[str, tuple[tuple[int, ...], str]] = {}
         block["weight_ih"] = ((rows, inputs), "xavier_uniform")
-        block["weight_hh"] = ((rows, R), "orthogonal")
+        block["weight_hh"] = ((rows, R // structure.num_heads), "orthogonal")
         if structure.bias:
-            block["bias"] = ((rows,), "forget_bias" if "c" in info.states else "zeros")
+            block["bias"] = ((rows,), cell.bias)
         for name, count in vectors:
             block[name] = ((H,) if count == 1 else (count, H), "ones" if name == "weight_norm" else "zeros")
         if structure.proj_size:
@@ -56,6 +61,6 @@ def lay_out(cell: Cell, structure: Structure, suffixes: list[str], *, learnt: bo
     for suffix in suffixes if learnt else []:
         for state, width in zip(info.states, structure.widths, strict=True):
             name = f"initial_{state}{suffix}"
-            layout.shapes[name], layout.default[name] = (width,), "zeros"
+            layout.shapes[name], layout.default[name] = (width,), _START.get(state, "zeros")
             layout.learnt.append(name)
     return layout

@@ -94,7 +94,7 @@ class LSTM(Recurrent):
             num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed, recurrent_dropout, zoneout,
             clip_state, clip_grad_per_step, checkpoint, learn_initial_state,
         )  # fmt: skip
-        super().__init__(cell, input_size, hidden_size, options, proj_size)
+        super().__init__(cell, input_size, hidden_size, options, proj_size=proj_size)
 
 
 @described(LSTM)
@@ -168,4 +168,4 @@ def _cell(where: str, peephole: bool, coupled: bool, layer_norm: bool, proj_size
         raise ValueError(f"{where}: proj_size has value {proj_size} beside {variant}, expected 0")
     arguments = f", proj_size={proj_size}" * projected + (f", {variant}=True" if variant else "")
     kernel = {"": "lstm", "peephole": "lstm_peephole", "coupled": "lstm_coupled", "layer_norm": "lstm_norm"}[variant]
-    return Cell(kernel + "_projected" * projected, variant, arguments)
+    return Cell(kernel + "_projected" * projected, variant, arguments, bias="forget_bias")

@@ -35,7 +35,8 @@ class LayerOptions(NamedTuple):
     recurrent_dropout: p. In training the products of each step see h0 d, d ~ Bernoulli(1-p) / (1-p), drawn once for
         each sequence, layer, direction and unit (Gal & Ghahramani 2016). Default 0.
     zoneout: p, or (p_h, p_c). In training each unit keeps its old state with probability p, at inference s1 becomes
-        p s0 + (1-p) s1, its expectation (Krueger et al. 2017). Default 0.
+        p s0 + (1-p) s1, its expectation (Krueger et al. 2017). p_c is that of all states but h, which a unit keeps
+        together. Default 0.
     clip_state: v, or None (default). States are clamped to [-v, v] as they leave a step, forward; beyond, their
         gradient is 0.
     clip_grad_per_step: v, or None (default). The gradients of the pre-activations are clamped to [-v, v] at each step,
@@ -43,7 +44,8 @@ class LayerOptions(NamedTuple):
     checkpoint: None (default), "sqrt" or a number of steps k: the tape keeps one state every k (or sqrt(T)) steps and
         `backward` computes the steps between again; the gradients are the same bits (Chen et al. 2016).
     learn_initial_state: whether the state at the start and after a reset is a parameter instead of zeros, default
-        False: `initial_h_l0` [H] for each layer and direction, of an LSTM also `initial_c_l0`.
+        False: `initial_h_l0` [H] for each layer and direction, of an LSTM also `initial_c_l0`,
+        of an SLSTM these, `initial_n_l0` (ones at first) and `initial_m_l0`.
     """
 
     num_layers: int

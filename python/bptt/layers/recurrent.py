@@ -34,7 +34,14 @@ class Recurrent(RecurrentBase):
     _has_features = True
 
     def __init__(
-        self, cell: Cell, input_size: int, hidden_size: int, options: LayerOptions, proj_size: int = 0
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        options: LayerOptions,
+        *,
+        proj_size: int = 0,
+        num_heads: int = 1,
     ) -> None:
         where = type(self).__name__
         self.batch_first = check_bool(where, "batch_first", options.batch_first)
@@ -50,6 +57,7 @@ class Recurrent(RecurrentBase):
             dtype=options.dtype,
             num_layers=options.num_layers,
             num_directions=self.num_directions,
+            num_heads=num_heads,
         )
         self.num_layers = structure.num_layers
         state_options = StateOptions.check(
@@ -97,8 +105,8 @@ class Recurrent(RecurrentBase):
             x: [T,B,I] (or [T,I]; [B,T,I] with batch_first), or `Packed`. Another real dtype than the layer's, or
                 another memory layout, is converted with one copy.
             state: initial state, h [L*D,B,H] ([L*D,H] without batch axis), L layers, D directions, layer by layer and
-                forward before reverse; for an LSTM the tuple (h, c). Default zeros, or what `learn_initial_state`
-                learnt. Of packed rows in the caller's order (`Packed.sorted_indices`).
+                forward before reverse; for an LSTM the tuple (h, c), for an SLSTM (h, c, n, m). Default zeros, or what
+                `learn_initial_state` learnt. Of packed rows in the caller's order (`Packed.sorted_indices`).
             lengths: [B] integers from 0 to T: row b has its first lengths[b] steps; the others are not looked at, cost
                 nothing, and y is zero there. The final state is that after each row's own last step.
             resets: [T,B] booleans (as x: [B,T], [T], `Packed` or its data): where True, the row starts again before

@@ -45,6 +45,7 @@ class RecurrentBase(Layer):
         dtype: DTypeLike,
         num_layers: int = 1,
         num_directions: int = 1,
+        num_heads: int = 1,
     ) -> Structure:
         """Check the sizes, keep them as attributes, and return what they make."""
         where = type(self).__name__
@@ -53,6 +54,10 @@ class RecurrentBase(Layer):
         self.proj_size = check_size(where, "proj_size", proj_size, least=0)
         if self.proj_size >= self.hidden_size:
             what = f"proj_size has value {proj_size}, expected less than hidden_size, {hidden_size}"
+            raise ValueError(f"{where}: {what}")
+        num_heads = check_size(where, "num_heads", num_heads)
+        if self.hidden_size % num_heads:
+            what = f"num_heads has value {num_heads}, expected a divisor of hidden_size, {hidden_size}"
             raise ValueError(f"{where}: {what}")
         num_layers = check_size(where, "num_layers", num_layers, most=MOST_LAYERS)
         bias, exact = check_bool(where, "bias", bias), check_dtype(where, dtype)
@@ -68,6 +73,7 @@ class RecurrentBase(Layer):
             num_layers,
             num_directions,
             bias,
+            num_heads,
         )
 
     def _set_params(
@@ -84,9 +90,19 @@ class RecurrentBase(Layer):
     ) -> None:
         """Make the parameters, whose names end with `suffixes`, kernel by kernel, and the stack that runs on them."""
         where, gates = type(self).__name__, len(core.cell_info(structure.cell).gates)
+        heads = structure.num_heads
         layout = lay_out(self._cell, structure, suffixes, learnt=learnt)
         self.params = Params(layout.shapes, structure.dtype)
-        fill(where, self.params, init, seed, layout.default, gates=gates, size=self.hidden_size)
+        fill(
+            where,
+            self.params,
+            init,
+            seed,
+            layout.default,
+            gates=gates,
+            size=self.hidden_size,
+            heads=structure.num_heads,
+        )
         spans = [self.params.span(names[0], names[-1]) for names in layout.blocks]
         initial = self.params.span(layout.learnt[0], layout.learnt[-1]) if learnt else None
         self._stack = Stack(where, structure, state_options, spans, initial, batch_first=batch_first, one_step=one_step)

@@ -250,6 +250,64 @@ def _gru_norm_backward(k: Arrays, w: Weights, h: Array, s0: Arrays, s1: Arrays, 
     return dax, dah @ w["weight_hh"], {"weight_hh": dah.T @ h, "bias": db, "weight_norm": dv}, ds0
 
 
+# Heads, and two more states. Of N heads, a row of weight_hh has the H/N weights of its unit's own head.
+
+
+def _dense(weight_hh: Array, H: int) -> Array:
+    """[G*H, H/N] -> [G*H, H], zero between units of different heads."""
+    head = np.arange(H) // weight_hh.shape[1]
+    return np.where(
+        np.tile(head, len(weight_hh) // H)[:, None] == head, np.tile(weight_hh, H // weight_hh.shape[1]), 0.0
+    )
+
+
+def _own_head(dense: Array, width: int) -> Array:
+    """The way back: [G*H, H] -> [G*H, H/N]."""
+    rows, H = dense.shape
+    first = np.arange(rows) % H // width * width
+    return np.take_along_axis(dense, first[:, None] + np.arange(width), axis=1)
+
+
+def _log_sigmoid(a: Array) -> Array:
+    out: Array = np.minimum(a, 0.0) - np.log1p(np.exp(-np.abs(a)))
+    return out
+
+
+def _slstm(exponential: bool) -> tuple["Forward", "Backward"]:
+    """sLSTM; the logarithm of the forget gate is af itself (exponential) or log sigmoid(af)."""
+
+    def step(ax: Array, h: Array, w: Weights, s0: Arrays) -> Step:
+        _, c0, n0, m0 = s0
+        a = ax + _bias(w) + h @ _dense(w["weight_hh"], h.shape[1]).T
+        ai, af, az, ao = np.split(a, 4, axis=1)
+        stored = (af if exponential else _log_sigmoid(af)) + m0
+        m1 = np.where(n0 > 0, np.maximum(stored, ai), ai)
+        i, f = np.exp(ai - m1), np.exp(np.minimum(stored - m1, 0.0))
+        z, o = np.tanh(az), _sigmoid(ao)
+        c1, n1 = f * c0 + i * z, f * n0 + i
+        return (o * c1 / n1, c1, n1, m1), (i, f, z, o, af)
+
+    def back(k: Arrays, w: Weights, h: Array, s0: Arrays, s1: Arrays, ds1: Arrays, limit: float) -> StepGrads:
+        (i, f, z, o, af), (_, c0, n0, _), (h1, _, n1, _) = k, s0, s1
+        dh1, dc1, dn1, dm1 = ds1
+        dc = dc1 + dh1 * o / n1
+        dn = dn1 - dh1 * h1 / n1
+        di = (dc * z + dn) * i  # of log i
+        held = (n0 <= 0) & (f == 1.0)
+        df = np.where(held, 0.0, (dc * c0 + dn * n0) * f)  # of log f
+        dm = dm1 - di - df
+        from_input = i == 1.0  # m1 is ai, ties included
+        dstored = df + np.where(from_input, 0.0, dm)
+        dai = di + np.where(from_input, dm, 0.0)
+        daf = dstored if exponential else dstored * _sigmoid(-af)
+        da = np.clip(np.hstack([dai, daf, dc * i * (1 - z**2), dh1 * h1 * (1 - o)]), -limit, limit)
+        dW = _own_head(da.T @ h, w["weight_hh"].shape[1])
+        dh = da @ _dense(w["weight_hh"], h.shape[1])
+        return da, dh, {"weight_hh": dW, "bias": da.sum(0)}, (np.zeros_like(h), dc * f, dn * f, dstored)
+
+    return step, back
+
+
 Forward = Callable[[Array, Array, Weights, Arrays], Step]
 Backward = Callable[[Arrays, Weights, Array, Arrays, Arrays, Arrays, float], StepGrads]
 
@@ -269,10 +327,11 @@ class Cell:
     vectors: str | None
     forward: Forward
     backward: Backward
+    heads: bool = False
 
-    def shapes(self, I: int, H: int, P: int = 0) -> dict[str, tuple[int, ...]]:  # noqa: E741
-        """Shape of every weight by name; P > 0 is the size of a projected h."""
-        gates = {"weight_ih": (self.G * H, I), "weight_hh": (self.G * H, P or H), "bias": (self.G * H,)}
+    def shapes(self, I: int, H: int, P: int = 0, N: int = 1) -> dict[str, tuple[int, ...]]:  # noqa: E741
+        """Shape of every weight by name; P > 0 is the size of a projected h, N the number of heads."""
+        gates = {"weight_ih": (self.G * H, I), "weight_hh": (self.G * H, (P or H) // N), "bias": (self.G * H,)}
         vectors = {self.vectors: (H,) if self.P == 1 else (self.P, H)} if self.vectors else {}
         return gates | vectors | ({"weight_hr": (P, H)} if P else {})
 
@@ -290,4 +349,6 @@ CELLS: Mapping[str, Cell] = {
     "gru": Cell(3, 1, 1, _H, "bias_hn", *_plain(_gru, _gru_backward, "bias_hn")),
     "gru_before": Cell(3, 1, 0, _H, None, _gru_before, _gru_before_backward),
     "gru_norm": Cell(3, 1, 6, _H, "weight_norm", _gru_norm, _gru_norm_backward),
+    "slstm": Cell(4, 4, 0, ("h", "c", "n", "m"), None, *_slstm(exponential=False), heads=True),
+    "slstm_exp": Cell(4, 4, 0, ("h", "c", "n", "m"), None, *_slstm(exponential=True), heads=True),
 }

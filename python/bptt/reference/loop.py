@@ -97,14 +97,18 @@ def forward(
         gru                  h1 = (1 - z) n + z h0,  r, z = sigmoid(a),  n = tanh(ax + r (ah + b_hn))
         gru_before           gru with n = tanh(ax + Wh (r h0))
         gru_norm             gru with ax = N(Wx x) v_x + b,  ah = N(Wh h0) v_h,  no b_hn
+        slstm                c1 = f c0 + i z,  n1 = f n0 + i,  h1 = o c1 / n1,  z = tanh(a),  o = sigmoid(a);
+                             log i = a - m1,  log f = min(u - m1, 0),  u = log sigmoid(a) + m0,
+                             m1 = max(u, a_i), or a_i where n0 = 0; gates i f z o
+        slstm_exp            slstm with u = a + m0
         N(a) = (a - mean) / sqrt(variance + 1e-5) over a's G*H units;  with weight_hr: h1 = Whr h1 after each step
 
-    Args: weights by name, shaped as `Cell.shapes` says; x [T,B,I]; states (h0,) or (h0, c0), each [B,H] (h0 [B,P] with
-        a projection); options, see StateOptions.
+    Args: weights by name, shaped as `Cell.shapes` says, of a cell with heads [G*H, H/N] for any N; x [T,B,I]; states
+        (h0,), (h0, c0) or (h0, c0, n0, m0), each [B,H] (h0 [B,P] with a projection); options, see StateOptions.
     Returns: y [T,B,H]; the final states, each [B,H] (where T = 0 the initial ones); the tape.
     Raises: ValueError for an unknown cell, a missing or unknown weight, a shape that does not fit.
     Source: Elman 1990; Hochreiter & Schmidhuber 1997; Gers et al. 2002 (peepholes); Greff et al. 2017 (coupled gates);
-        Cho et al. 2014 (GRU); Ba et al. 2016 (normalisation); Sak et al. 2014 (projection).
+        Cho et al. 2014 (GRU); Ba et al. 2016 (normalisation); Sak et al. 2014 (projection); Beck et al. 2024 (sLSTM).
 
     >>> weights = {"weight_ih": [[1.0]], "weight_hh": [[0.5]], "bias": [0.0]}
     >>> y, (h,), tape = forward("rnn_relu", weights, [[[1.0]], [[2.0]]], ([[2.0]],))
@@ -119,15 +123,16 @@ def forward(
     P = s[0].shape[-1] if "weight_hr" in w else 0
     if kind.S == 1 and P:
         raise ValueError(f"forward: weights has weight_hr, expected none for {cell}")
-    shapes = kind.shapes(I, H, P) | dict.fromkeys(kind.states, (B, H)) | ({"h": (B, P)} if P else {})
+    N = max(1, H // max(1, w["weight_hh"].shape[-1])) if kind.heads and "weight_hh" in w else 1
+    shapes = kind.shapes(I, H, P, N) | dict.fromkeys(kind.states, (B, H)) | ({"h": (B, P)} if P else {})
     check_shapes("forward", w | dict(zip(kind.states, s, strict=True)), shapes)
     tape = Tape(kind, options, w, x, s)
     active, times = _times(options, T, B)
     resets, rows = _resets(options, active, times), np.arange(B)
     y = np.zeros((T, B, s[0].shape[1]))
     for t in range(T):
-        reset_state = tuple(map(f64, options.reset_state or (0.0, 0.0)))
-        s0 = tuple(np.where(resets[t][:, None], a, b) for a, b in zip(reset_state, s, strict=False))
+        reset_state = tuple(map(f64, options.reset_state or (0.0,) * kind.S))
+        s0 = tuple(np.where(resets[t][:, None], a, b) for a, b in zip(reset_state, s, strict=True))
         h = s0[0] if options.dropout is None else s0[0] * f64(options.dropout)
         made, k = kind.forward(x[times[t], rows] @ w["weight_ih"].T, h, w, s0)
         s1 = (made[0] @ w["weight_hr"].T, *made[1:]) if P else made
@@ -146,9 +151,9 @@ def backward(tape: Tape, dy: ArrayLike, dstates: tuple[ArrayLike, ...]) -> tuple
 
         dx = dax Wx,  dh0 += dah Wh,  dWx = sum dax^T x,  dWh = sum dah^T h0,  db = sum dax
 
-    Args: tape from `forward`; dy [T,B,H]; dstates (dh,) or (dh, dc), the final states' gradients, each [B,H].
+    Args: tape from `forward`; dy [T,B,H]; dstates, the final states' gradients, as the states.
     Returns: dx [T,B,I]; the initial states' gradients, each [B,H]; the weights' gradients by name, and those of
-        `reset_state` as "reset_state_h", "reset_state_c" [H] where it was given.
+        `reset_state` as "reset_state_h", "reset_state_c", ... [H] where it was given.
     Raises: ValueError for a shape that does not fit. Source: Werbos 1990.
 
     >>> weights = {"weight_ih": [[1.0]], "weight_hh": [[0.5]], "bias": [0.0]}

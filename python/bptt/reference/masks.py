@@ -2,9 +2,9 @@
 """Random masks as functions of a counter and a key: Philox4x32-7 (Salmon et al. 2011), with NumPy's integers.
 
 The counter of a decision is (unit // 2, row, step, kind), the word 2 (unit % 2) + state; kind 0 is zoneout (state 0 for
-h, 1 for c), 1 recurrent dropout (step 0, state 0), 2 dropout of a layer's input, whose element j has the word of unit
-16 (j // 32) + j % 16 and state j // 16 % 2; the key is the call's seed, 64 bits. A decision of probability p is word <
-floor(2^32 p).
+h, 1 for every other state, which a unit keeps together), 1 recurrent dropout (step 0, state 0), 2 dropout of a layer's
+input, whose element j has the word of unit 16 (j // 32) + j % 16 and state j // 16 % 2; the key is the call's seed, 64
+bits. A decision of probability p is word < floor(2^32 p).
 """
 
 import numpy as np
@@ -41,7 +41,7 @@ def _axis(n: int, place: int) -> Words:
 
 
 def _words(seed: int, T: int, B: int, H: int, kind: int) -> tuple[Words, Words]:
-    """The words of both states for each step, row and unit, [T,B,H]."""
+    """The words of h and of the other states for each step, row and unit, [T,B,H]."""
     half = -(-H // 2)
     words = philox((_axis(half, 2), _axis(B, 1), _axis(T, 0), np.full(1, kind, np.uint64)), seed)
     each = [np.stack([words[state], words[2 + state]], axis=-1).reshape(T, B, 2 * half)[..., :H] for state in (0, 1)]
@@ -55,7 +55,7 @@ def zoneout_masks(seed: int, T: int, B: int, H: int, p: tuple[float, ...]) -> tu
     np.float64(0.2)
     """
     words = _words(seed, T, B, H, 0)
-    return tuple((word < np.uint64(int(q * 2**32))).astype(float) for word, q in zip(words, p, strict=False))
+    return tuple((words[min(i, 1)] < np.uint64(int(q * 2**32))).astype(float) for i, q in enumerate(p))
 
 
 def recurrent_dropout_mask(seed: int, B: int, H: int, p: float) -> Array:
