@@ -101,7 +101,7 @@ class RecurrentBase(Layer):
             layout.default,
             gates=gates,
             size=self.hidden_size,
-            heads=structure.num_heads,
+            heads=heads,
         )
         spans = [self.params.span(names[0], names[-1]) for names in layout.blocks]
         initial = self.params.span(layout.learnt[0], layout.learnt[-1]) if learnt else None
