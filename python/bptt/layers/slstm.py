@@ -39,7 +39,8 @@ class SLSTM(Recurrent):
     where both are equal.
 
     Args:
-        input_size: I. hidden_size: H.
+        input_size: I, the number of features of x.
+        hidden_size: H, the number of units.
         bias: whether there is a b, default True.
         num_heads: N, a divisor of H, default 1. A unit reads the H/N values of h of its own head, 1/N of the work.
         forget_gate: "sigmoid" (default, the authors' choice) or "exp".
