@@ -66,6 +66,7 @@ bool weight_gradient(T* dweight, const T* x, const T* dy, Index N, Index I, Inde
         }
       });
     });
+    complete = complete && !poll();  // the caller's thread may have no tile
   }
   return complete;
 }
