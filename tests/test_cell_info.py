@@ -85,7 +85,7 @@ def test_facts_cannot_be_changed() -> None:
     info = CORE.cell_info("lstm")
     with pytest.raises(AttributeError):
         info.gates = ()
-    assert info == (("i", "f", "g", "o"), ("h", "c"), ("i", "f", "g", "o"), (), False, False)
+    assert info == (("i", "f", "g", "o"), ("h", "c"), ("i", "f", "g", "o"), (), False, False, False)
 
 
 @pytest.mark.parametrize("name", ["", "LSTM", "x" * 1000])

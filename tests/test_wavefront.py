@@ -49,7 +49,7 @@ def beside(case: Case) -> bool:
     """Whether the layers of that call run side by side."""
     layer, (T, B, _) = case.layer, case.x.shape
     rows = None if case.lengths is None else core.SequenceOrder(case.lengths, T, False)
-    return layer._kernels.packed(layer.params, True).beside(
+    return layer._stack.kernels.packed(layer.params, True).beside(
         T, B, [core.CallOptions(order=rows)] * layer.num_layers, True
     )
 
@@ -80,7 +80,7 @@ def test_two_callers_share_the_pool() -> None:
 def test_what_gains_nothing_is_done_in_turn() -> None:
     """One core, two directions, checkpoints, steps too few to be cut, nothing at all."""
     case = case_of("lstm", "two layers")
-    stack = case.layer._kernels.packed(case.layer.params, True)
+    stack = case.layer._stack.kernels.packed(case.layer.params, True)
     checkpoints = [core.CallOptions(segment=10)] * case.layer.num_layers
     with threads(2):
         assert stack.beside(300, 1, None, True)
@@ -88,7 +88,7 @@ def test_what_gains_nothing_is_done_in_turn() -> None:
         for steps, options in ((300, checkpoints), (10, None), (0, None)):
             assert not stack.beside(steps, 1, options, True)
         both = bptt.LSTM(9, 11, num_layers=2, bidirectional=True)
-        assert not both._kernels.packed(both.params, True).beside(300, 1, None, True)
+        assert not both._stack.kernels.packed(both.params, True).beside(300, 1, None, True)
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals to a thread")

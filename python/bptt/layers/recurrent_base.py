@@ -55,8 +55,8 @@ class RecurrentBase(Layer):
         if self.proj_size >= self.hidden_size:
             what = f"proj_size has value {proj_size}, expected less than hidden_size, {hidden_size}"
             raise ValueError(f"{where}: {what}")
-        num_heads = check_size(where, "num_heads", num_heads)
-        if self.hidden_size % num_heads:
+        self.num_heads = check_size(where, "num_heads", num_heads)
+        if self.hidden_size % self.num_heads:
             what = f"num_heads has value {num_heads}, expected a divisor of hidden_size, {hidden_size}"
             raise ValueError(f"{where}: {what}")
         num_layers = check_size(where, "num_layers", num_layers, most=MOST_LAYERS)
@@ -73,7 +73,7 @@ class RecurrentBase(Layer):
             num_layers,
             num_directions,
             bias,
-            num_heads,
+            self.num_heads,
         )
 
     def _set_params(

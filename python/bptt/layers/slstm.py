@@ -105,5 +105,5 @@ class SLSTM(Recurrent):
         if forget_gate == "exp":
             kernel, arguments = "slstm_exp", f"{arguments}, forget_gate='exp'"
         cell = Cell(kernel, "exponential gates", arguments, bias="forget_range")
+        self.forget_gate = forget_gate
         super().__init__(cell, input_size, hidden_size, options, num_heads=num_heads)
-        self.num_heads, self.forget_gate = self._stack.structure.num_heads, forget_gate
