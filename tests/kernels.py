@@ -96,7 +96,7 @@ class Case:
             stack = self.stack(core)
             y, finals, tape = stack.forward(self.x, self.state, True)
             flat = np.full_like(self.flat, np.nan)
-            dx, dinitials, _ = stack.backward(tape, self.dy, as_state(self.dstates), flat)
+            dx, dinitials = stack.backward(tape, self.dy, as_state(self.dstates), flat)
         finally:
             core.set_num_threads(before)
         return by_name(y, as_tuple(finals), dx, as_tuple(dinitials), self.named(flat))

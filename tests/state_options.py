@@ -84,7 +84,7 @@ def run(core: Any, case: Case, setting: Setting, threads: int = 1) -> dict[str, 
         flat = np.full_like(case.flat, np.nan)
         dreset_state = tuple(np.full(s.shape[1], np.nan, s.dtype) for s in case.states)
         given = [dreset_state if len(dreset_state) > 1 else dreset_state[0]] if setting.reset_state else []
-        dx, dinitial, _ = stack.backward(tape, case.dy, as_state(case.dstates), flat, given)
+        dx, dinitial = stack.backward(tape, case.dy, as_state(case.dstates), flat, given)
     finally:
         core.set_num_threads(before)
     grads = case.named(flat)

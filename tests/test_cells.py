@@ -20,7 +20,7 @@ from stacks import DTYPES, KINDS, SEED, Case, Expected, Results, named, parts, w
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
-every_cell = pytest.mark.parametrize("cls", [bptt.RNNCell, bptt.LSTMCell, bptt.GRUCell])
+every_cell = pytest.mark.parametrize("cls", [bptt.RNNCell, bptt.LSTMCell, bptt.SLSTMCell, bptt.GRUCell])
 OPTIONS: list[dict[str, Any]] = [{}, {"bias": False}, {"clip_state": 0.2, "clip_grad_per_step": 0.1}, {"zoneout": 0.3}]
 T, B, I, H = 6, 4, 5, 7  # noqa: E741
 THEIRS = ["rnn_tanh", "rnn_relu", "lstm", "gru"]

@@ -47,12 +47,16 @@ template <class U, class T>
 std::vector<sequence::Flat<U>> parameters_of(const stack::Stack<T>& stack, const py::object& given, const char* name) {
   std::vector<sequence::Flat<U>> all;
   if (!py::isinstance<py::list>(given)) {
+    std::vector<stack::KernelParameters> shapes;
     Index total = 0;
-    for (Index k = 0; k < stack.kernels(); ++k) total += stack.parameters(k).size();
-    U* flat = values<U>(given, {total}, name);
     for (Index k = 0; k < stack.kernels(); ++k) {
-      all.push_back(stack.parameters(k).at(flat));
-      flat += stack.parameters(k).size();
+      shapes.push_back(stack.parameters(k));
+      total += shapes.back().size();
+    }
+    U* flat = values<U>(given, {total}, name);
+    for (const stack::KernelParameters& each : shapes) {
+      all.push_back(each.at(flat));
+      flat += each.size();
     }
     return all;
   }

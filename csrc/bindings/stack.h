@@ -114,7 +114,7 @@ class PyStack : public Own {
     bool accumulate = false, retain = false, want_dx = true, want_dstate = true, want_dsteps = false;
   };
 
-  /// (dx, dstate, dsteps); None for what is not wanted.
+  /// (dx, dstate), and dsteps where they are wanted; None for what is not wanted of the first two.
   py::tuple backward(PyTape& tape, const py::array& dy, const py::object& dstate, const py::object& grads,
                      const std::vector<py::object>& dreset_state, const BackwardOptions& options) const {
     return visit([&](auto& s) {
@@ -266,7 +266,8 @@ class PyStack : public Own {
     const Index n = s.kernels();
     call.dy = read_rows<T>(outer, dy, s.sizes().directions * s.width(0), "Stack.backward: dy");
     const States last = read_states(s, dstate, n, outer.batch, call.dfinal, "Stack.backward: dstate");
-    py::object dx = py::none(), initial = py::none(), dsteps = py::none();
+    py::object dx = py::none(), initial = py::none();
+    py::list dsteps;
     if (options.want_dx) {
       py::array_t<T> made = empty_rows<T>(outer, s.sizes().input);
       call.dx = made.mutable_data();
@@ -276,6 +277,7 @@ class PyStack : public Own {
     if (options.want_dsteps) dsteps = new_steps(s, outer, call);
     const TapeUse use(py_tape, call.retain);
     without_gil([&] { return s.backward(tape, call, &interrupted); });
+    if (!options.want_dsteps) return py::make_tuple(dx, initial);
     return py::make_tuple(dx, initial, dsteps);
   }
 

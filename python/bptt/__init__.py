@@ -31,6 +31,7 @@ from bptt.layers import (
     Linear,
     Packed,
     Sequential,
+    SLSTMCell,
 )
 from bptt.params import Params
 from bptt.train import History, StopTraining, fit
@@ -58,6 +59,7 @@ __all__ = [
     "Packed",
     "Params",
     "RNNCell",
+    "SLSTMCell",
     "Sequential",
     "StopTraining",
     "config",

@@ -192,16 +192,16 @@ class Stack:
         want_dx: bool = True,
         want_dstate: bool = True,
         want_dsteps: bool = False,
-    ) -> tuple[Any, Any, Any]:
-        """dy and dstate -> dx, the initial state's gradient, dsteps; overwrites grads, and dreset_state.
+    ) -> tuple[Any, ...]:
+        """dy and dstate -> dx and the initial state's gradient; overwrites grads, and dreset_state.
 
         grads: None where they are not wanted. accumulate: adds to grads instead. retain: the tape can be used again.
-        What is not wanted is None and not computed. dsteps: for each kernel the gradient of its states as they leave
-        each step, dy included: [T,B,R], then [T,B,H] each (packed [sum,.]).
+        What is not wanted is None and not computed. want_dsteps: returns a third value, for each kernel the gradient of
+        its states as they leave each step, dy included: [T,B,R], then [T,B,H] each (packed [sum,.]).
         """
 
-    def backward_if_exact(self, tape: Tape, dy: Any, dstate: Any, grads: _Parameters) -> tuple[Any, Any, Any] | None:
-        """As backward; None where dy or dstate is no plain array of the dtype, shape and layout."""
+    def backward_if_exact(self, tape: Tape, dy: Any, dstate: Any, grads: _Parameters) -> tuple[Any, Any] | None:
+        """(dx, dstate) as backward; None where dy or dstate is no plain array of the dtype, shape and layout."""
 
 @final
 class LinearStream:

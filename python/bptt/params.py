@@ -252,7 +252,7 @@ class Params(Mapping[str, "Array"]):
     def window(self, prefix: str) -> Params:
         """The arrays whose names start with `prefix`, named without it, in the same memory.
 
-        Raises: KeyError where the names are not neighbours in the buffer.
+        Raises: KeyError where the names are not adjacent in the buffer.
 
         >>> grads = Params({"0.weight": (2,), "1.weight": (3,)}, writable=True)
         >>> grads.window("1.")["weight"][:] = 7
@@ -268,7 +268,7 @@ class Params(Mapping[str, "Array"]):
             )
             window._layout = Layout.of({name.removeprefix(prefix): shape for name, shape in shapes.items()})
             if window.size != stop - start:
-                raise KeyError(f"Params.window: the arrays named {prefix}* are not side by side")
+                raise KeyError(f"Params.window: the arrays named {prefix}* are not adjacent")
             self._windows[prefix] = window
         return self._windows[prefix]
 

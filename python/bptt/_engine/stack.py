@@ -14,7 +14,7 @@ from bptt._engine.call_options import NativeOptions
 from bptt._engine.kernels import Kernels
 from bptt._engine.packed import Shape, as_packed, returned_like, rows_like
 from bptt._engine.states import States
-from bptt._engine.tape import RecurrentTape
+from bptt._engine.tape import TIME_MAJOR, RecurrentTape
 
 if TYPE_CHECKING:
     from bptt._arrays import Array, ArrayIn
@@ -93,18 +93,18 @@ class Stack:
 
     def backward(self, tape: RecurrentTape, dy: Any, dstate: Any, grads: Array) -> tuple[Any, State]:
         """Return dx and the gradient of the initial state; those of the parameters are written into `grads`, flat."""
-        parts = self.kernels.parts(grads)
-        if self._plain and self._direct and tape.shown.sizes is None and tape.shown.batched:
-            found = tape.stack.backward_if_exact(tape.native, dy, dstate, parts)
+        if self._plain and self._direct and tape.shown is TIME_MAJOR:  # nothing but the kernels' parameters is in grads
+            found = tape.stack.backward_if_exact(tape.native, dy, dstate, grads)
             if found is not None:
-                return found[:2]
+                return found
+        parts = self.kernels.parts(grads)
         where, shown = f"{self.name}.backward", tape.shown
         dy = as_array(where, "dy", rows_like(where, "dy", dy, shown))
         check_shape(where, "dy", dy, tape.shape)
         dy = as_floats(where, "dy", shown.taken(dy), self.structure.dtype)
         dstate = self.states.native(where, "dstate", dstate, shown.batch(dy), shown)
         dreset_state = [self.states.new_reset_states() for _ in parts] if self.states.learns else []
-        dx, dinitial, _ = tape.stack.backward(tape.native, dy, dstate, parts, dreset_state)
+        dx, dinitial = tape.stack.backward(tape.native, dy, dstate, parts, dreset_state)
         if self.states.learns:
             self.states.add_learnt(grads, dreset_state, dinitial if tape.learnt else None)
         dx = shown.given(dx)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bptt._arrays import Array
     from bptt._engine.structure import Structure
 
-_TIME_MAJOR = Shape(True)
+TIME_MAJOR = Shape(True)
 
 
 class Tape:
@@ -36,7 +36,7 @@ class RecurrentTape(Tape):
         native: _core.Tape,
         shape: tuple[int, ...],
         *,
-        shown: Shape = _TIME_MAJOR,
+        shown: Shape = TIME_MAJOR,
         learnt: bool = False,
     ) -> None:
         self.layer, self.structure = layer, structure

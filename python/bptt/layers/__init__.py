@@ -13,7 +13,7 @@ from bptt.layers.lstm import LSTM, LSTMCell
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.rnn import RNN, RNNCell
 from bptt.layers.sequential import Sequential
-from bptt.layers.slstm import SLSTM
+from bptt.layers.slstm import SLSTM, SLSTMCell
 
 __all__ = [
     "GRU",
@@ -29,6 +29,7 @@ __all__ = [
     "Packed",
     "RNNCell",
     "Recurrent",
+    "SLSTMCell",
     "Sequential",
     "Stateless",
     "Tape",

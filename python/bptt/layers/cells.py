@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the cells share: one step of a recurrent layer, without the loop, on the same kernels.
 
-The cells that users make stand beside the layers of their family, in rnn.py, lstm.py, gru.py.
+The cells that users make stand beside the layers of their family, in rnn.py, lstm.py, slstm.py, gru.py.
 """
 
 from __future__ import annotations
@@ -44,9 +44,24 @@ class RecurrentCell(RecurrentBase):
     _has_features = True
     _one_step = True
 
-    def __init__(self, cell: Cell, input_size: int, hidden_size: int, options: CellOptions, proj_size: int = 0) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        options: CellOptions,
+        *,
+        proj_size: int = 0,
+        num_heads: int = 1,
+    ) -> None:
         structure = self._set_sizes(
-            cell, input_size, hidden_size, proj_size=proj_size, bias=options.bias, dtype=options.dtype
+            cell,
+            input_size,
+            hidden_size,
+            proj_size=proj_size,
+            bias=options.bias,
+            dtype=options.dtype,
+            num_heads=num_heads,
         )
         state_options = StateOptions.check(
             type(self).__name__,

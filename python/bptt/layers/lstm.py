@@ -157,7 +157,7 @@ class LSTMCell(RecurrentCell):
     ) -> None:
         cell = _cell(type(self).__name__, peephole, coupled, layer_norm, proj_size)
         options = CellOptions(bias, dtype, init, seed, zoneout, clip_state, clip_grad_per_step)
-        super().__init__(cell, input_size, hidden_size, options, proj_size)
+        super().__init__(cell, input_size, hidden_size, options, proj_size=proj_size)
 
 
 def _cell(where: str, peephole: bool, coupled: bool, layer_norm: bool, proj_size: int) -> Cell:

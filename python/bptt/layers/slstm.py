@@ -12,6 +12,7 @@ import numpy as np
 
 from bptt._arrays import brief
 from bptt._signature import checks_names
+from bptt.layers.cells import CellOptions, RecurrentCell
 from bptt.layers.layout import Cell
 from bptt.layers.options import LayerOptions, described
 from bptt.layers.recurrent import Recurrent
@@ -95,15 +96,69 @@ class SLSTM(Recurrent):
         checkpoint: int | str | None = None,
         learn_initial_state: bool = False,
     ) -> None:
-        if forget_gate not in ("sigmoid", "exp"):
-            raise ValueError(f"SLSTM: forget_gate has value {brief(forget_gate)}, expected 'sigmoid' or 'exp'")
+        cell = _cell(type(self).__name__, num_heads, forget_gate)
         options = LayerOptions(
             num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed, recurrent_dropout, zoneout,
             clip_state, clip_grad_per_step, checkpoint, learn_initial_state,
         )  # fmt: skip
-        kernel, arguments = "slstm", f", num_heads={num_heads}" if num_heads != 1 else ""
-        if forget_gate == "exp":
-            kernel, arguments = "slstm_exp", f"{arguments}, forget_gate='exp'"
-        cell = Cell(kernel, "exponential gates", arguments, bias="forget_range")
         self.forget_gate = forget_gate
         super().__init__(cell, input_size, hidden_size, options, num_heads=num_heads)
+
+
+@described(SLSTM)
+class SLSTMCell(RecurrentCell):
+    """One step of an `SLSTM`: the new state, (h, c, n, m), is what a call returns.
+
+    Args:
+        input_size: I, the number of features of x.
+        hidden_size: H, the number of units.
+        init: "default", "pytorch", the name of an initialiser for both weights, or a mapping from parameter name to
+            initialiser, default for the others, as of `SLSTM`.
+        {options}
+
+    Parameters, gate order i f z o: weight_ih [4*H,I], weight_hh [4*H,H/N], bias [4*H].
+    Call: `state = cell(x, state=None)`, `state, tape = cell.forward(x, state=None)`, `dx, dstate, grads =
+        cell.backward(tape, dstate)`; x [B,I], each of the four states [B,H], or [I] and [H].
+    Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
+
+    With the same weights and no masks, a loop over a cell computes the bits of `SLSTM`. Its gradients over several
+    steps differ by rounding: the layer sums in another order.
+
+    >>> import numpy as np
+    >>> cell = SLSTMCell(3, 4, num_heads=2, seed=0)
+    >>> state, tape = cell.forward(np.ones((2, 3)))
+    >>> dx, dstate, grads = cell.backward(tape, state)
+    >>> len(state), dx.shape, grads["weight_hh"].shape
+    (4, (2, 3), (16, 2))
+    """
+
+    @checks_names
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        num_heads: int = 1,
+        forget_gate: str = "sigmoid",
+        dtype: DTypeLike = np.float32,
+        init: Init = "default",
+        seed: int | None = None,
+        zoneout: float | tuple[float, float] = 0.0,
+        clip_state: float | None = None,
+        clip_grad_per_step: float | None = None,
+    ) -> None:
+        cell = _cell(type(self).__name__, num_heads, forget_gate)
+        options = CellOptions(bias, dtype, init, seed, zoneout, clip_state, clip_grad_per_step)
+        self.forget_gate = forget_gate
+        super().__init__(cell, input_size, hidden_size, options, num_heads=num_heads)
+
+
+def _cell(where: str, num_heads: int, forget_gate: str) -> Cell:
+    """The cell that these arguments ask for."""
+    if forget_gate not in ("sigmoid", "exp"):
+        raise ValueError(f"{where}: forget_gate has value {brief(forget_gate)}, expected 'sigmoid' or 'exp'")
+    kernel, arguments = "slstm", f", num_heads={num_heads}" if num_heads != 1 else ""
+    if forget_gate == "exp":
+        kernel, arguments = "slstm_exp", f"{arguments}, forget_gate='exp'"
+    return Cell(kernel, "exponential gates", arguments, bias="forget_range")
