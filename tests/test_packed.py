@@ -151,9 +151,9 @@ X = Packed(np.zeros((4, 2)), [3, 1])
     [
         ([0, 1], None, ValueError, "sorted_indices has shape (2,), expected (3,)"),
         (None, [[0, 1, 2]], ValueError, "unsorted_indices has shape (1, 3), expected (3,)"),
-        ([0, 1, 3], None, ValueError, "sorted_indices is no permutation, expected each of 0 to 2 once"),
-        ([0, -1, 1], None, ValueError, "sorted_indices is no permutation, expected each of 0 to 2 once"),
-        (None, [0, 1, 1], ValueError, "unsorted_indices is no permutation, expected each of 0 to 2 once"),
+        ([0, 1, 3], None, ValueError, "sorted_indices is not a permutation, expected each of 0 to 2 once"),
+        ([0, -1, 1], None, ValueError, "sorted_indices is not a permutation, expected each of 0 to 2 once"),
+        (None, [0, 1, 1], ValueError, "unsorted_indices is not a permutation, expected each of 0 to 2 once"),
         ([1, 2, 0], [1, 2, 0], ValueError, "unsorted_indices is not the inverse of sorted_indices, expected"),
         ([0.0, 1.0, 2.0], None, TypeError, "sorted_indices has dtype float64, expected integers"),
     ],

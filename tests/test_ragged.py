@@ -287,5 +287,5 @@ def test_wrong_packed_rows_are_named(data: Any, sizes: Any, error: type[Exceptio
 
 
 def test_lengths_beside_packed_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"GRU.forward: lengths is given beside packed rows, expected one of them"):
+    with pytest.raises(ValueError, match=r"GRU.forward: lengths is given with packed rows, expected one of them"):
         bptt.GRU(2, 3)(Packed(X[0], [2, 1]), lengths=[2, 1])

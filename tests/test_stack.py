@@ -195,8 +195,8 @@ def test_dropout_in_a_stack_has_its_gradient() -> None:
         (bptt.GRU, {"dropout": "a"}, TypeError, "dropout has type str, expected a number"),
         (bptt.LSTM, {"proj_size": 3}, ValueError, "proj_size has value 3, expected less than hidden_size, 3"),
         (bptt.LSTM, {"proj_size": -1}, ValueError, "proj_size has value -1, expected an integer >= 0"),
-        (bptt.LSTM, {"proj_size": 2, "coupled": True}, ValueError, "proj_size has value 2 beside coupled, expected 0"),
-        (bptt.LSTM, {"proj_size": 2, "layer_norm": True}, ValueError, "proj_size has value 2 beside layer_norm"),
+        (bptt.LSTM, {"proj_size": 2, "coupled": True}, ValueError, "proj_size has value 2 with coupled, expected 0"),
+        (bptt.LSTM, {"proj_size": 2, "layer_norm": True}, ValueError, "proj_size has value 2 with layer_norm"),
         (
             bptt.LSTM,
             {"peephole": True, "coupled": True},

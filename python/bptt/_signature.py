@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def checks_names(init: Constructor[_Self, _P]) -> Constructor[_Self, _P]:
-    """Let a constructor, `__init__`, refuse an unknown option. Its signature stays what it is."""
+    """Let a constructor, `__init__`, refuse an unknown option. Its signature does not change."""
     known = [*inspect.signature(init).parameters][1:]
 
     @functools.wraps(init)
@@ -32,7 +32,7 @@ def checks_names(init: Constructor[_Self, _P]) -> Constructor[_Self, _P]:
 
 
 def _unknown(where: str, name: str, known: list[str]) -> TypeError:
-    import difflib  # here, since only this error needs it
+    import difflib  # imported here, since only this error needs it
 
     near = difflib.get_close_matches(name, known, 1, 0.7)
     expected = f"did you mean {near[0]!r}?" if near else f"help({where}) lists all"

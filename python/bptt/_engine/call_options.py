@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what a caller asks of one pass, lengths and resets, to a native CallOptions for each layer and direction."""
+"""Converts a caller's lengths and resets to a native CallOptions for each layer and direction."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class NativeOptions:
 
     def planned(self, where: str, steps: int, B: int, lengths: ArrayIn | None) -> list[_core.CallOptions]:
         """The options of a call to come."""
-        # Without lengths no order of rows is made: it takes memory and time, and nothing is counted by it.
+        # Without lengths no order of rows is made, since it takes memory and time and nothing here needs it.
         orders: Orders = [None] * self._structure.num_directions
         if lengths is not None:
             orders = self._orders(where, steps, B, lengths, None)
@@ -83,7 +83,7 @@ class NativeOptions:
                 order=orders[k % D],
                 resets=resets,
                 reset_state=None if weights is None else self._states.reset_state(weights.plain, k),
-                input_dropout=self._state_options.dropout if k >= D else 0.0,  # of what another layer hands on
+                input_dropout=self._state_options.dropout if k >= D else 0.0,  # of the output of another layer
                 input_seed=mixed(seed, k // D * D + 1),  # both directions see the same
                 **self._state_options.call_options(mixed(seed, k + 1), steps),
             )
@@ -95,7 +95,7 @@ class NativeOptions:
         directions = range(self._structure.num_directions)
         if sizes is not None:
             if lengths is not None:
-                raise ValueError(f"{where}: lengths is given beside packed rows, expected one of them")
+                raise ValueError(f"{where}: lengths is given with packed rows, expected one of them")
             return [core.SequenceOrder.packed(sizes, bool(d)) for d in directions]
         if lengths is None:
             return [core.SequenceOrder(np.full(B, steps), steps, True) if d else None for d in directions]

@@ -49,7 +49,7 @@ class Kernels:
             return self._native
         with self._lock.held:
             version = weights.version
-            # Once for training, always: another thread may be about to train with what is packed here.
+            # Once packed for training, always: another thread may be about to train with these weights.
             training = training or self._packed[1]
             if self._packed != (version, training):
                 self._native.pack(self.parts(weights.plain), training)

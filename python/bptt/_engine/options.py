@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to states and gradients between steps and between layers: checked, and handed to the kernels."""
+"""The options that change states and gradients between steps and layers: checked, and passed to the kernels."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StateOptions:
         checkpoint: int | str | None = None,
         seed: int | None = None,
     ) -> StateOptions:
-        """Return the options, or raise what names the first wrong one."""
+        """Return the options, or raise an error that names the first wrong one."""
         pair = zoneout if isinstance(zoneout, tuple) and len(zoneout) == 2 else (zoneout, zoneout)
         if isinstance(checkpoint, str):
             if checkpoint != "sqrt":
@@ -76,7 +76,7 @@ class StateOptions:
         return bool(self.dropout or self.recurrent_dropout or any(self.zoneout))
 
     def next_call(self) -> int:
-        """A seed for the masks of one call of `forward`: the layer's seed, and how many calls there were."""
+        """A seed for the masks of one call of `forward`, from the layer's seed and the number of calls."""
         with self._lock.held:
             self.calls += 1
             return mixed(self.seed, self.calls)
@@ -111,7 +111,7 @@ class StateOptions:
         )
 
     def __str__(self) -> str:
-        """What differs from the defaults, for `repr` of a layer."""
+        """The options that differ from the defaults, for `repr` of a layer."""
         zoneout = self.zoneout[0] if self.zoneout[0] == self.zoneout[1] else self.zoneout
         parts = [
             f", {name}={value!r}"
@@ -145,6 +145,6 @@ def _bound(where: str, name: str, value: float | None, dtype: np.dtype[Any]) -> 
     if value is None:
         return math.inf
     bound, least = check_number(where, name, value), float(np.finfo(dtype).tiny)
-    if bound < least:  # the kernels would take it for 0
+    if bound < least:  # the kernels would treat it as 0
         raise ValueError(f"{where}: {name} has value {bound:g}, expected a number >= {least:.3g} ({dtype}) or None")
     return bound

@@ -17,8 +17,8 @@ class Packed(NamedTuple):
     """Sequences of different lengths without padding: all rows of step 0, then all rows of step 1, and so on.
 
     Within a step the rows are sorted by the length of their sequences, longest first; row b belongs to the same
-    sequence at every step. Where the caller's sequences have another order, sorted_indices says which: states and their
-    gradients [L*D,B,H] are in the caller's order, and what a layer returns carries the same indices.
+    sequence at every step. If the caller's sequences have another order, sorted_indices gives it: states and their
+    gradients [L*D,B,H] are in the caller's order, and the packed results of a layer have the same indices.
 
     Args:
         data: [sum, I].
@@ -28,8 +28,8 @@ class Packed(NamedTuple):
         unsorted_indices: [B] integers, the row that the caller's sequence b has; default None. Each of the two follows
             from the other.
 
-    PyTorch's PackedSequence has the same fields and is taken as it is. y is a PackedSequence then, too, of a tensor
-    without a graph, for `pad_packed_sequence`; states and gradients are NumPy arrays.
+    PyTorch's PackedSequence has the same fields and is accepted. y is then a PackedSequence too, of a tensor without
+    a graph, for `pad_packed_sequence`; states and gradients are NumPy arrays.
 
     >>> import numpy as np
     >>> from bptt import GRU
@@ -48,9 +48,9 @@ class Packed(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """How a caller's arrays look: which axes they have, in which order; batch sizes and order of packed rows.
+    """The form of a caller's arrays: their axes and the order of these; batch sizes and order of packed rows.
 
-    one_step: no axis of time in x and y, and none of layers in a state.
+    one_step: x and y have no time axis, and states have no axis of layers.
     """
 
     batched: bool
@@ -71,7 +71,7 @@ class Shape(NamedTuple):
         return Packed(data, self.sizes, self.sorted_indices, self.unsorted_indices)
 
     def taken(self, x: Array) -> Array:
-        """A caller's array as [T,B,.], a view; packed rows [sum,.] stay what they are."""
+        """A caller's array as a view [T,B,.]; packed rows [sum,.] are returned as they are."""
         if self.sizes is not None:
             return x
         if self.one_step:
@@ -81,7 +81,7 @@ class Shape(NamedTuple):
         return x.swapaxes(0, 1) if self.batch_first else x
 
     def given(self, y: Array) -> Array:
-        """The way back."""
+        """The inverse."""
         if self.sizes is not None:
             return y
         if not self.batched:
@@ -109,7 +109,7 @@ def as_packed(where: str, x: Any, name: str = "x") -> tuple[Array, Shape]:
     if sizes.size and sizes.min() < 1:
         raise ValueError(f"{where}: batch_sizes has the value {sizes.min()}, expected 1 or more")
     if (np.diff(sizes) > 0).any():
-        raise ValueError(f"{where}: batch_sizes grow, expected them to fall: longest row first")
+        raise ValueError(f"{where}: batch_sizes grow, expected them to fall, since the longest row is first")
     data = as_array(where, name, x.data)
     if data.ndim in (1, 2) and len(data) != sizes.sum():
         raise shape_error(where, name, data, (int(sizes.sum()), *data.shape[1:]))
@@ -128,7 +128,7 @@ def _order(where: str, x: Any, B: int) -> tuple[Array, Array] | tuple[None, None
         check_shape(where, name, indices, (B,))
         inverse = np.argsort(indices)
         if not np.array_equal(indices[inverse], np.arange(B)):
-            raise ValueError(f"{where}: {name} is no permutation, expected each of 0 to {B - 1} once")
+            raise ValueError(f"{where}: {name} is not a permutation, expected each of 0 to {B - 1} once")
         found.append(indices if name == "sorted_indices" else inverse)
     if not found:
         return None, None
@@ -138,14 +138,14 @@ def _order(where: str, x: Any, B: int) -> tuple[Array, Array] | tuple[None, None
 
 
 def returned_like(x: Any, y: Packed) -> Any:
-    """y as a caller gets it: PyTorch's PackedSequence where x is one."""
+    """y for the caller: PyTorch's PackedSequence where x is one."""
     if isinstance(x, Packed) or not hasattr(x.data, "new_tensor"):
         return y
     return x._replace(data=x.data.new_tensor(y.data))
 
 
 def rows_like(where: str, name: str, value: Any, shown: Shape) -> Any:
-    """The data of packed rows that belong to x, whose shape is `shown`; anything else stays what it is."""
+    """The data of packed rows that belong to x, whose shape is `shown`; other values are returned as they are."""
     if not hasattr(value, "batch_sizes"):
         return value
     if shown.sizes is None:

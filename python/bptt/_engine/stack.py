@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a network forward and backward, on the weights of whoever owns them.
+"""Runs a network forward and backward on the weights of their owner.
 
 A call that asks for no options, on arrays that are exact, goes straight to the native stack; others are checked and
 converted here first, and get a native CallOptions for each kernel where they need them.
@@ -30,8 +30,8 @@ class Stack:
     """A network that runs on flat parameters.
 
     name: of the layer, for errors.
-    spans: where the flat parameters of each kernel lie; learnt: where the learnt initial states do, if there are any.
-    batch_first, one_step: how callers' arrays look (`packed.Shape`).
+    spans: the places of each kernel's flat parameters; learnt: the places of the learnt initial states, if any.
+    batch_first, one_step: the form of callers' arrays (`packed.Shape`).
     """
 
     def __init__(
@@ -113,12 +113,12 @@ class Stack:
     def estimate_memory(
         self, owner: Owner, steps: int, batch_size: int, lengths: ArrayIn | None, training: bool
     ) -> int:
-        """Bytes that a pass will hold at its peak beside x, y, the parameters and the gradients of these three."""
+        """Bytes that a pass will hold at its peak, without x, y, the parameters and the gradients of these three."""
         options = self._call_options.planned(f"{self.name}.estimate_memory", steps, batch_size, lengths)
         return self.kernels.packed(owner.params, training).memory(steps, batch_size, options, training)
 
     def _taken(self, where: str, x: Any) -> tuple[Array, Shape]:
-        """The caller's x as the kernels take it, and how it looked."""
+        """The caller's x as the kernels take it, and its form."""
         features, axes = self.structure.input_size, self._axes
         if hasattr(x, "batch_sizes") and "T" in axes:
             axes = ("sum",)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network's states, h [L*D,B,H] or (h, c): as users hold them, checked, and what was learnt of them."""
+"""A network's states, h [L*D,B,H] or (h, c): as users hold them, checked, and the learnt initial ones."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class States:
     """The states of all kernels.
 
-    learnt: where the flat parameters hold the learnt initial states, kernel by kernel, all states of each in order;
-        None where states begin as zeros.
+    learnt: the places of the learnt initial states in the flat parameters, kernel by kernel, all states of each in
+    order; None where states begin as zeros.
     """
 
     def __init__(self, structure: Structure, learnt: Span | None) -> None:
@@ -31,7 +31,7 @@ class States:
     def native(self, where: str, name: str, state: Any, B: int, shown: Shape) -> Any:
         """The user's state, checked, as exact arrays [count,B,H]; None stays None: zeros are made by the kernels.
 
-        The states of packed rows come in the caller's order and leave in that of the rows.
+        The states of packed rows are given in the caller's order and returned in that of the rows.
         """
         if state is None:
             return None
@@ -49,7 +49,7 @@ class States:
         return array if shown.sorted_indices is None else array.take(shown.sorted_indices, axis=1)
 
     def given(self, state: Any, shown: Shape) -> Any:
-        """The way back: in the caller's order, and without the axes that the caller's x lacks."""
+        """The inverse: states in the caller's order, without the axes that the caller's x lacks."""
         if shown.batched and not shown.one_step and shown.unsorted_indices is None:
             return state
         if isinstance(state, tuple):
@@ -61,19 +61,19 @@ class States:
         return _whole([part[k] for part in self._learnt(flat)]) if self.learns else None
 
     def new_reset_states(self) -> Any:
-        """Room for the gradient of that."""
+        """An array for the gradient of that state."""
         return _whole([np.zeros(size, self._dtype) for size in self._widths])
 
     def initial(self, flat: Array, B: int) -> Any:
-        """The initial state that was learnt, for B rows, or None for zeros."""
+        """The learnt initial state for B rows, or None for zeros."""
         return (
             _whole([np.repeat(part[:, np.newaxis], B, axis=1) for part in self._learnt(flat)]) if self.learns else None
         )
 
     def add_learnt(self, grads: Array, dreset_state: list[Any], dinitial: Any) -> None:
-        """Write the gradients of what was learnt into `grads`, flat as the parameters.
+        """Write the gradients of the learnt states into `grads`, flat like the parameters.
 
-        They come from resets, and from the start where it was taken from there (else None).
+        They come from resets, and from the start of a call without a given state (else None).
         """
         starts = dinitial if isinstance(dinitial, tuple) else (dinitial,)
         for i, rows in enumerate(self._learnt(grads)):
@@ -82,7 +82,7 @@ class States:
                 rows[k] = total if dinitial is None else total + starts[i][k].sum(axis=0)
 
     def _learnt(self, flat: Array) -> list[Array]:
-        """Views of what was learnt, [count,H] of each state."""
+        """Views of the learnt states, [count,H] each."""
         assert self._span is not None
         start, stop = self._span
         ends = np.cumsum(self._widths)[:-1].tolist()

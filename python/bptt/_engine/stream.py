@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streams: networks step by step, in real time. Each is a native object, and a call goes straight to it.
 
-A stream takes its owner's weights when it is made, and again when it is asked to (`refresh`). The native object knows
-no owner: its `Source` does, and answers for it. A copy of a stream is made by the owner too, and then gets the weights
+A stream takes its owner's weights when it is made, and again at `refresh`. The native object knows no owner; its
+`Source` does, and answers for it. A copy of a stream is made by the owner too, and then gets the weights
 and the state.
 """
 
@@ -25,16 +25,16 @@ _OUT_OF_DATE = object()  # the version of no weights
 
 
 class StackOwner(Owner, Protocol):
-    """Whoever runs a `Stack` on weights of its own."""
+    """The owner of weights on which a `Stack` runs."""
 
     _stack: Stack
 
 
 class Source:
-    """Where the weights of one stream are from: its owner, at one version of the parameters.
+    """The source of the weights of one stream: its owner, at one version of the parameters.
 
-    The owner has `params`, of which `version` tells a change and `update` makes one, and `stream`, which makes the
-    stream.
+    The owner has `params`, whose `version` differs after a change and whose `update` makes one, and `stream`, which
+    makes the stream.
     """
 
     def __init__(self, owner: Any, batch_size: int) -> None:
@@ -47,16 +47,16 @@ class Source:
 
     def refresh(self, stream: Any) -> None:
         """Give the stream the present weights."""
-        version = self.owner.params.version  # read first: a change in between then leaves the stream stale
+        version = self.owner.params.version  # read first, so that a change in between leaves the stream stale
         self.take(stream)
         self.version = version
 
     def take(self, stream: Any) -> None:
-        """Give the stream the weights that the owner has."""
+        """Give the stream the owner's weights."""
         raise NotImplementedError
 
     def flat(self, stream: Any) -> Array:
-        """The weights that the stream has, flat as the owner's parameters."""
+        """The weights of the stream, flat like the owner's parameters."""
         raise NotImplementedError
 
     def reduce(self, stream: Any) -> tuple[Any, ...]:

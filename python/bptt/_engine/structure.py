@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recurrent network is, without its weights: its cell, its sizes, its layers and directions."""
+"""The structure of a recurrent network without its weights: cell, sizes, layers and directions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Structure(NamedTuple):
 
     cell: the kernels' name of the cell (csrc/cells/all.h).
     states: the names of its states, h first.
-    kept: the names of what it keeps of each step for backward, in the kernels' order.
+    kept: the names of the values that it keeps of each step for backward, in the kernels' order.
     """
 
     cell: str

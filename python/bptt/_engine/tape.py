@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stays of a forward pass until its backward pass."""
+"""The tape: the values that a forward pass keeps until its backward pass."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TIME_MAJOR = Shape(True)
 
 
 class Tape:
-    """What a forward pass keeps for its backward pass. `layer` is whose pass it was."""
+    """The values that a forward pass of `layer` keeps for its backward pass."""
 
     __slots__ = ("layer",)
     layer: Any
 
 
 class RecurrentTape(Tape):
-    """What one forward pass keeps, of all layers and directions; used up by one backward."""
+    """The values that one forward pass keeps, of all layers and directions; used up by one backward."""
 
     __slots__ = ("learnt", "native", "shape", "shown", "stack", "structure")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the engine asks of weights: to be flat, and to tell when they change. Whose they are is no matter."""
+"""The interface of weights: flat, with a version that shows changes. Their owner does not matter."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from bptt._arrays import Array
 
-Span = tuple[int, int]  # where a part of the flat weights starts, and stops
+Span = tuple[int, int]  # start and stop of a part of the flat weights
 
 
 class Weights(Protocol):
-    """Flat parameters of any owner, and a tag by which a change of them is seen."""
+    """Flat parameters of any owner, and a tag that shows a change."""
 
     @property
     def plain(self) -> Array:
-        """All parameters, [n], an array of NumPy's own class."""
+        """All parameters as an array [n] of NumPy's own class."""
 
     @property
     def version(self) -> object:
-        """What is equal to the version of earlier if nothing has changed since."""
+        """A value that equals an earlier version if nothing has changed since."""
 
 
 class Owner(Protocol):
-    """Whoever has weights that a network runs on."""
+    """An owner of weights that a network runs on."""
 
     @property
     def params(self) -> Weights:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers: recurrent ones by family (rnn.py, lstm.py, slstm.py, gru.py), stateless ones (dense.py), and Sequential.
 
-What recurrent layers share is in recurrent.py; what runs them is `bptt._engine`.
+The shared part of recurrent layers is in recurrent.py; `bptt._engine` runs them.
 """
 
 from bptt._engine.packed import Packed

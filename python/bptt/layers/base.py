@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all layers have in common: named parameters in one buffer, their state dict, and the two kinds of layer.
+"""The common part of all layers: named parameters in one buffer, their state dict, and the two kinds of layer.
 
-A recurrent layer takes and returns a state besides its output (recurrent.py); a stateless one does not (dense.py). Both
+A recurrent layer also takes and returns a state (recurrent.py); a stateless one does not (dense.py). Both
 have `layer(x)` for inference, which stores no tape, `layer.forward(x)` for training, which also returns one, and
 `layer.backward(tape, dy)`. The tape is a value, not hidden in the layer: two forwards and then two backwards, in any
 order and from any threads, work. It refers to x and the initial state, which must stay as they are until then.
@@ -28,7 +28,7 @@ class Layer:
 
     params: Params
 
-    # What `Sequential` and `fit` ask of any layer.
+    # Used by `Sequential` and `fit`.
     bidirectional: bool = False
     _has_state: ClassVar[bool] = False  # it takes and returns one
     _one_step: bool = False  # x and y have no axis of time
@@ -48,7 +48,7 @@ class Layer:
         return self
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Refuse to change what was given to the constructor: the native side would not hear of it."""
+        """Refuse to change arguments of the constructor, since the native side would not notice."""
         made = "params" in vars(self) and name in inspect.signature(type(self)).parameters
         if (
             not name.startswith("_")
@@ -69,14 +69,14 @@ class Layer:
         return {name: array.copy() for name, array in self.params.items()}
 
     def load_state_dict(self, state: Mapping[str, ArrayIn]) -> None:
-        """Set all parameters, or none where anything does not fit.
+        """Set all parameters, or none if anything does not fit.
 
         Args: state, as `state_dict` returns it, or that of PyTorch's layer of the same kind (for a `Sequential`: of a
             module whose names are those of an nn.Sequential, "0.weight"), arrays or tensors. Each array is converted to
             the layer's dtype. PyTorch's two biases of a recurrent layer, bias_ih and bias_hh, are summed, except those
             of the GRU's candidate, which stay apart.
-        Raises: ValueError that names missing or unknown names or the first wrong shape; TypeError for what is not real
-            numbers.
+        Raises: ValueError that names missing or unknown names or the first wrong shape; TypeError for anything but
+            real numbers.
 
         >>> from bptt import GRU
         >>> a, b = GRU(2, 3, seed=0), GRU(2, 3, seed=1)
@@ -115,7 +115,7 @@ class Layer:
         return self._to_torch(self._where("to_torch_state_dict"))
 
     def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
-        """A state dict of ours or of PyTorch's under our names; unknown names stay, for the caller to name them."""
+        """A state dict of ours or of PyTorch's under our names; unknown names are kept for the caller's error."""
         return state
 
     def _to_torch(self, where: str) -> dict[str, Array]:
@@ -133,7 +133,7 @@ class Layer:
         return tape
 
     def _gradients(self, grads: Params | None) -> Params:
-        """Where to write the gradients: what the caller gave, if it fits, or a new `Params`."""
+        """The `Params` for the gradients: those of the caller, if they fit, or new ones."""
         if grads is None:
             return self.params.zeros_like()
         check_like(self._where("backward"), "grads", grads, self.params, "as params.zeros_like() makes them")
@@ -143,10 +143,10 @@ class Layer:
 
 
 class Stateless(Layer):
-    """A layer without a state: y is a function of x and the parameters alone."""
+    """A layer without a state: y is a function of x and the parameters only."""
 
     def __call__(self, x: ArrayIn) -> Array:
-        """Inference: nothing is kept."""
+        """Inference: stores no tape."""
         raise NotImplementedError
 
     def forward(self, x: ArrayIn) -> tuple[Array, Tape]:
@@ -160,6 +160,6 @@ class Stateless(Layer):
     def stream(self, batch_size: int = 1) -> Any:
         """A function of x [B,.] -> y [B,.], the same array each time, or of x [T,B,.]; None where y is x.
 
-        Where there are parameters, it has the weights of the moment until `refresh`; `stale`, whether they changed.
+        With parameters, it is a snapshot of the weights: `stale` says whether they have changed, `refresh` takes them.
         """
         raise NotImplementedError

@@ -74,7 +74,7 @@ class RecurrentCell(RecurrentBase):
         self._set_params(structure, state_options, [""], options.init, options.seed, one_step=True)
 
     def __call__(self, x: ArrayIn, state: StateIn = None) -> State:
-        """Inference: nothing is kept.
+        """Inference: stores no tape.
 
         Args: as of `forward`.
         Returns: the new state.
@@ -89,7 +89,7 @@ class RecurrentCell(RecurrentBase):
             state: h [B,H] ([H] without batch axis); of an LSTM the tuple (h, c). Default zeros.
 
         Returns: the new state (as state), the tape. The tape refers to x and both states, which must stay as they are
-            until `backward`. The weights of this call it keeps, whatever becomes of the parameters.
+            until `backward`. The tape keeps the weights of this call, even if the parameters change.
         Raises: ValueError for a wrong shape, TypeError for a wrong dtype, MemoryError where the tape has no room.
         """
         _, final, tape = self._stack.run(self, x, state, None, None, True)

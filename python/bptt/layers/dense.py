@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers without a state: Embedding, Linear, Dropout. Each takes any number of leading axes, [...] below.
 
-No loops and no equations but dropout's product: the work is done by the native module, on arrays [N, features].
+No loops and no equations except dropout's product: the native module does the work, on arrays [N, features].
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Linear(Stateless):
     def backward(self, tape: Tape, dy: ArrayIn, grads: Params | None = None) -> tuple[Array, Params]:
         """dy [..., O] -> dx [..., I] and the gradients of weight and bias."""
         where, tape = "Linear.backward", self._own(tape, DenseTape)
-        if tape.version != self.params.version:  # dx needs the weight as it was
+        if tape.version != self.params.version:  # dx needs the weight of forward
             raise RuntimeError(f"{where}: tape is older than the last change of params, expected backward before it")
         dy = as_floats(where, "dy", dy, self.params.dtype)
         check_shape(where, "dy", dy, tape.shape)
@@ -129,8 +129,8 @@ class Linear(Stateless):
     def stream(self, batch_size: int = 1) -> _core.LinearStream:
         """A function of x [B,I] -> y [B,O], the same array each time, or of x [T,B,I] -> a new y.
 
-        It has the weights of the moment until `refresh` (`stale`: whether they have changed since), as the streams of
-        recurrent layers.
+        It is a snapshot of the weights, like the streams of recurrent layers: `stale` says whether they have changed
+        since, `refresh` takes them.
         """
         return linear_stream(self, check_size("Linear.stream", "batch_size", batch_size))
 
@@ -206,8 +206,8 @@ class Embedding(Stateless):
     def stream(self, batch_size: int = 1) -> _core.EmbeddingStream:
         """A function of int64 ids [B] -> y [B,E], the same array each time, or of ids [T,B] -> a new y.
 
-        It has the weights of the moment until `refresh` (`stale`: whether they have changed since), as the streams of
-        recurrent layers.
+        It is a snapshot of the weights, like the streams of recurrent layers: `stale` says whether they have changed
+        since, `refresh` takes them.
         """
         return embedding_stream(self, check_size("Embedding.stream", "batch_size", batch_size))
 
@@ -219,7 +219,7 @@ class Embedding(Stateless):
 
 
 class Dropout(Stateless):
-    """Drop elements at random in training, each by itself; do nothing at inference.
+    """Drop elements at random and independently in training; do nothing at inference.
 
         forward   y = x m / (1 - p),  m ~ Bernoulli(1 - p)          inference   y = x
 
@@ -227,7 +227,7 @@ class Dropout(Stateless):
         p: the probability of dropping, 0 <= p < 1, default 0.5.
         seed: integer >= 0, or None (default) for another sequence of masks each time.
 
-    Call: x [...] -> y [...]. float32 and float64 stay what they are, other real numbers become float32.
+    Call: x [...] -> y [...]. float32 and float64 keep their dtype, other real numbers become float32.
     Source: Srivastava et al. 2014.
 
     >>> dropout = Dropout(0.5, seed=0)

@@ -32,7 +32,7 @@ class GRU(Recurrent):
         input_size: I, the number of features of x.
         hidden_size: H, the number of units.
         bias: whether there are b and b_hn, default True.
-        init: "default" (weight_ih xavier_uniform and weight_hh orthogonal, each gate by itself; biases zeros),
+        init: "default" (weight_ih xavier_uniform and weight_hh orthogonal, gate by gate; biases zeros),
             "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an initialiser for both weights, or a mapping from
             parameter name (with or without _l0) to initialiser, default for the others. See `bptt.init.draw`.
         reset_after: r multiplies Wh h0 (True, the default, PyTorch's) or h0 (False): n = tanh(Wx x + b + Wh (r h0)).
@@ -88,7 +88,7 @@ class GRU(Recurrent):
 
 @described(GRU)
 class GRUCell(RecurrentCell):
-    """One step of a `GRU`, as PyTorch's GRUCell: the new state is what a call returns.
+    """One step of a `GRU`, as PyTorch's GRUCell: a call returns the new state.
 
         r, z = sigmoid(Wx x + b + Wh h0)
         n  = tanh(Wx x + b + r (Wh h0 + b_hn))
@@ -108,7 +108,7 @@ class GRUCell(RecurrentCell):
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
 
     With the same weights and no masks, a loop over a cell computes the bits of `GRU`. Its gradients over several steps
-    differ by rounding: the layer sums in another order.
+    differ by rounding, since the layer sums in another order.
 
     >>> import numpy as np
     >>> cell = GRUCell(3, 4, seed=0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters of a recurrent layer: names, shapes, default initialisers, and which lie together for a kernel."""
+"""The parameters of a recurrent layer: names, shapes, default initialisers, and which are adjacent for a kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Cell(NamedTuple):
     """One variant of a cell.
 
     kernel: the kernels' name of it, one of `core.cells()`.
-    variant: what makes it another cell than PyTorch's.
+    variant: the option that PyTorch's cell does not have.
     arguments: those that ask for it, for `repr`.
     bias: the default initialiser of its bias.
     """

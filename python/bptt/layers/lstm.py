@@ -37,16 +37,16 @@ class LSTM(Recurrent):
         peephole: whether the gates see the cell, default False.
         coupled: i = 1 - f, gates f g o, default False.
         layer_norm: o, i, f, g of N(Wx x) v + N(Wh h0) v' + b and h1 = o tanh(N(c1) v'' + b''), N(a) = (a - mean) /
-            sqrt(variance + 1e-5) over all of a's units, default False. At most one of these three, and only peephole
-            beside proj_size.
-        init: "default" (weight_ih xavier_uniform and weight_hh orthogonal, each gate by itself; bias zeros but 1 at the
+            sqrt(variance + 1e-5) over all of a's units, default False. At most one of these three; only peephole
+            combines with proj_size.
+        init: "default" (weight_ih xavier_uniform and weight_hh orthogonal, gate by gate; bias zeros but 1 at the
             forget gate, as in Keras; peepholes zeros), "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an
             initialiser for both weights, or a mapping from parameter name (with or without _l0) to initialiser, default
             for the others. See `bptt.init.draw`.
         {options}
 
     Parameters, gate order i f g o: weight_ih_l0 [4*H,I] (l1 and on: [4*H,D*H]), weight_hh_l0 [4*H,H], bias_l0 [4*H];
-        with peephole also weight_peephole_l0 [3,H], order i f o; coupled: 3 in the place of 4; with layer_norm also
+        with peephole also weight_peephole_l0 [3,H], order i f o; coupled: 3 instead of 4; with layer_norm also
         weight_norm_l0 [9,H] (v i f g o, v' i f g o, v'') and bias_norm_l0 [H] (b''); with proj_size R also
         weight_hr_l0 [R,H], and R for H in weight_hh, y and h. With suffix _reverse for the second direction.
     Call: `y, (h, c) = layer(x, state=None)`, `y, (h, c), tape = layer.forward(x, state=None)` (both take lengths and
@@ -99,7 +99,7 @@ class LSTM(Recurrent):
 
 @described(LSTM)
 class LSTMCell(RecurrentCell):
-    """One step of an `LSTM`, as PyTorch's LSTMCell: the new state, (h, c), is what a call returns.
+    """One step of an `LSTM`, as PyTorch's LSTMCell: a call returns the new state (h, c).
 
         i, f, o = sigmoid(Wx x + b + Wh h0)   (with peephole + p_i c0, + p_f c0, + p_o c1)
         g  = tanh(Wx x + b + Wh h0)
@@ -114,14 +114,14 @@ class LSTMCell(RecurrentCell):
         {options}
 
     Parameters, gate order i f g o: weight_ih [4*H,I], weight_hh [4*H,H], bias [4*H]; with peephole also weight_peephole
-        [3,H], order i f o; coupled: 3 in the place of 4; with layer_norm also weight_norm [9,H] (v i f g o, v' i f g o,
+        [3,H], order i f o; coupled: 3 instead of 4; with layer_norm also weight_norm [9,H] (v i f g o, v' i f g o,
         v'') and bias_norm [H] (b''); with proj_size R also weight_hr [R,H], and R for H in weight_hh and h.
     Call: `h, c = cell(x, state=None)`, `(h, c), tape = cell.forward(x, state=None)`, `dx, (dh, dc), grads =
         cell.backward(tape, (dh, dc))`; x [B,I], h and c [B,H] each, or [I] and [H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
 
     With the same weights and no masks, a loop over a cell computes the bits of `LSTM`. Its gradients over several steps
-    differ by rounding: the layer sums in another order.
+    differ by rounding, since the layer sums in another order.
 
     >>> import numpy as np
     >>> cell, state, tapes = LSTMCell(3, 4, seed=0), None, []
@@ -165,7 +165,7 @@ def _cell(where: str, peephole: bool, coupled: bool, layer_norm: bool, proj_size
     variant = one_of(where, peephole=peephole, coupled=coupled, layer_norm=layer_norm)
     projected = check_size(where, "proj_size", proj_size, least=0) > 0
     if projected and variant not in ("", "peephole"):
-        raise ValueError(f"{where}: proj_size has value {proj_size} beside {variant}, expected 0")
+        raise ValueError(f"{where}: proj_size has value {proj_size} with {variant}, expected 0")
     arguments = f", proj_size={proj_size}" * projected + (f", {variant}=True" if variant else "")
     kernel = {"": "lstm", "peephole": "lstm_peephole", "coupled": "lstm_coupled", "layer_norm": "lstm_norm"}[variant]
     return Cell(kernel + "_projected" * projected, variant, arguments, bias="forget_bias")

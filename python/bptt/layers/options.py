@@ -26,7 +26,7 @@ class LayerOptions(NamedTuple):
 
     num_layers: L, stacked, default 1.
     batch_first: whether x and y are [B,T,.], default False.
-    dropout: p, of what one layer hands to the next, in training, default 0 (Zaremba et al. 2014).
+    dropout: p, on the outputs that one layer hands to the next, in training, default 0 (Zaremba et al. 2014).
     bidirectional: whether there is a second direction (D = 2) that reads x from its end, default False.
     dtype: float32 (default) or float64.
     seed: integer >= 0, or None (default) for fresh weights and masks each time. Layers of the same shape need different
@@ -37,8 +37,8 @@ class LayerOptions(NamedTuple):
     zoneout: p, or (p_h, p_c). In training each unit keeps its old state with probability p, at inference s1 becomes
         p s0 + (1-p) s1, its expectation (Krueger et al. 2017). p_c is that of all states but h, which a unit keeps
         together. Default 0.
-    clip_state: v, or None (default). States are clamped to [-v, v] as they leave a step, forward; beyond, their
-        gradient is 0.
+    clip_state: v, or None (default). States are clamped to [-v, v] as they leave a step; beyond, their gradient is
+        0.
     clip_grad_per_step: v, or None (default). The gradients of the pre-activations are clamped to [-v, v] at each step,
         before they go on to x, the weights and the step before (Graves 2013).
     checkpoint: None (default), "sqrt" or a number of steps k: the tape keeps one state every k (or sqrt(T)) steps and
@@ -69,10 +69,10 @@ _ENTRY = re.compile(r"^( *)(\w+): .*(?:\n\1 +.*)*", re.MULTILINE)  # a name, wha
 
 
 def described(*like: type) -> Callable[[_Class], _Class]:
-    """Put what is said elsewhere of a layer's arguments where its docstring has {options}.
+    """Replace {options} in the docstring of a layer by the descriptions of its shared arguments.
 
-    In the order of its signature, of all arguments that its docstring does not describe. What is said is found in
-    LayerOptions and in the docstrings of `like`.
+    These are the arguments that its docstring does not describe, in the order of its signature. The descriptions are
+    in LayerOptions and in the docstrings of `like`.
     """
 
     def describe(layer: _Class) -> _Class:
@@ -93,7 +93,7 @@ def _entries(described: type) -> dict[str, str]:
 
 
 def one_of(where: str, **variants: bool) -> str:
-    """The name of the one variant that is asked for, or none."""
+    """The name of the chosen variant, or an empty one."""
     chosen = [name for name, wanted in variants.items() if check_bool(where, name, wanted)]
     if len(chosen) > 1:
         raise ValueError(f"{where}: {' and '.join(chosen)} are given together, expected at most one of them")

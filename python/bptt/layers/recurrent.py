@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recurrent layer: one cell run over time, forward and backward, as users call it.
 
-The layers that users make are in a file per family, rnn.py, lstm.py, gru.py; here is what they share, whatever the
-cell. What runs them is `bptt._engine`.
+The layers that users make are in one file for each family: rnn.py, lstm.py, gru.py. This is their shared part;
+`bptt._engine` runs them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Recurrent(RecurrentBase):
-    """What the layers over time share. `y, state = layer(x)` runs, `forward` and `backward` train."""
+    """The shared part of layers over time. `y, state = layer(x)` runs, `forward` and `backward` train."""
 
     _has_state = True
     _has_features = True
@@ -88,7 +88,7 @@ class Recurrent(RecurrentBase):
     def __call__(
         self, x: ArrayIn | Packed, state: StateIn = None, lengths: ArrayIn | None = None, resets: ArrayIn | None = None
     ) -> tuple[Any, State]:
-        """Inference: nothing is kept, and nothing dropped.
+        """Inference: stores no tape and drops nothing.
 
         Args: as of `forward`.
         Returns: y and the final state.
@@ -107,15 +107,15 @@ class Recurrent(RecurrentBase):
             state: initial state, h [L*D,B,H] ([L*D,H] without batch axis), L layers, D directions, layer by layer and
                 forward before reverse; for an LSTM the tuple (h, c), for an SLSTM (h, c, n, m). Default zeros, or what
                 `learn_initial_state` learnt. Of packed rows in the caller's order (`Packed.sorted_indices`).
-            lengths: [B] integers from 0 to T: row b has its first lengths[b] steps; the others are not looked at, cost
-                nothing, and y is zero there. The final state is that after each row's own last step.
+            lengths: [B] integers from 0 to T: row b has lengths[b] steps; later ones are not read and cost nothing, and
+                y is zero there. The final state of a row is that after its last step.
             resets: [T,B] booleans (as x: [B,T], [T], `Packed` or its data): where True, the row starts again before
                 that step, from zeros or from the learnt initial state; no gradient passes. The reverse direction starts
                 again after that step, so that both directions are cut at the same place.
 
         Returns: y [T,B,D*H] (as x), the final state (as state), the tape. The tape refers to x, state and y: y may be
-            read-only, and x and state must stay as they are until `backward`. The weights of this call it keeps,
-            whatever becomes of the parameters. With batch_first, y is a view of time-major memory.
+            read-only, and x and state must stay as they are until `backward`. The tape keeps the weights of
+            this call, even if the parameters change. With batch_first, y is a view of time-major memory.
         Raises: ValueError for a wrong shape, TypeError for a wrong dtype, MemoryError where the tape has no room.
         """
         y, final, tape = self._stack.run(self, x, state, lengths, resets, True)
@@ -147,10 +147,10 @@ class Recurrent(RecurrentBase):
     def estimate_memory(
         self, steps: int, batch_size: int, lengths: ArrayIn | None = None, training: bool = True
     ) -> int:
-        """Bytes that a pass will hold at its peak, beside x, y, the parameters and the gradients of these three.
+        """Bytes that a pass will hold at its peak, without x, y, the parameters and the gradients of these three.
 
         Args: T and B; lengths as of `forward`; training: forward and backward (default), or inference.
-        Returns: packed weights, tape and working memory, in the blocks in which they are taken.
+        Returns: packed weights, tape and working memory, counted in the blocks that are allocated.
 
         >>> from bptt import LSTM
         >>> plain, checkpointed = LSTM(64, 64), LSTM(64, 64, checkpoint="sqrt")
@@ -167,15 +167,15 @@ class Recurrent(RecurrentBase):
         Args: batch_size, the number B of rows.
         Returns: a function of x [B,I] -> y [B,H]. y is the same read-only array each time, overwritten by the next
             call: nothing is allocated; x may be the y of the last call. x [T,B,I], a chunk of steps, gives a new y
-            [T,B,H]. `stream.state` is a copy of the state, as `forward` returns it, and can be assigned; it begins as
-            zeros, or as what `learn_initial_state` learnt, and `stream.reset(rows=None)` begins again, for all rows or
-            those that an index selects.
-            A stream is a snapshot of the weights: `stream.stale` tells whether the parameters have changed since, and
+            [T,B,H]. `stream.state` is a copy of the state, as `forward` returns it, and can be assigned. It begins as
+            zeros or as the learnt state, and `stream.reset(rows=None)` begins again, for all rows or for those that an
+            index selects.
+            A stream is a snapshot of the weights: `stream.stale` says whether the parameters have changed since, and
             `stream.refresh()` takes the present ones and keeps the state. Copies and pickles of a stream have its
-            weights and a state of their own. Streams share nothing: each may run on a thread of its own.
+            weights and their own state. Streams share nothing: each may run on another thread.
         Raises: ValueError for batch_size < 1 or a bidirectional layer. The stream raises TypeError for another dtype
             than the layer's and ValueError for another shape or memory layout (it converts nothing), RuntimeError for
-            a call while another thread is in one.
+            a call during another one.
 
         >>> import numpy as np
         >>> from bptt import GRU

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What layers over time and cells of one step share: how they are made, their state dicts and their text."""
+"""The shared part of layers over time and cells of one step: construction, state dicts and `repr`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bptt.init import Init
     from bptt.layers.layout import Cell
 
-MOST_LAYERS = 2**16  # each has names and objects of its own, whatever its sizes
+MOST_LAYERS = 2**16  # each layer has names and objects, even where it is small
 
 
 class RecurrentBase(Layer):
@@ -47,7 +47,7 @@ class RecurrentBase(Layer):
         num_directions: int = 1,
         num_heads: int = 1,
     ) -> Structure:
-        """Check the sizes, keep them as attributes, and return what they make."""
+        """Check the sizes, keep them as attributes, and return the structure."""
         where = type(self).__name__
         self.input_size = check_size(where, "input_size", input_size)
         self.hidden_size = check_size(where, "hidden_size", hidden_size)

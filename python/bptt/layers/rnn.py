@@ -84,7 +84,7 @@ class RNN(Recurrent):
 
 @described(RNN)
 class RNNCell(RecurrentCell):
-    """One step of an `RNN`, as PyTorch's RNNCell: the new state is what a call returns.
+    """One step of an `RNN`, as PyTorch's RNNCell: a call returns the new state.
 
         h1 = phi(Wx x + b + Wh h0),  phi = tanh or max(0, .)
 
@@ -101,7 +101,7 @@ class RNNCell(RecurrentCell):
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
 
     With the same weights and no masks, a loop over a cell computes the bits of `RNN`. Its gradients over several steps
-    differ by rounding: the layer sums in another order.
+    differ by rounding, since the layer sums in another order.
 
     >>> import numpy as np
     >>> cell, h = RNNCell(3, 4, seed=0), None

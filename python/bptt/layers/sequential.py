@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sequential: layers one after the other, with one state per recurrent layer and all parameters in one buffer.
 
-Adds no equation of its own. Its tape is the layers' tapes, so that it is as re-entrant as they are.
+Adds no equation. Its tape consists of the layers' tapes, so that it is as re-entrant as they are.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Sequential(Layer):
         pass through all layers. state is a tuple with the state of each recurrent
         layer, in order; None stands for zeros, as a whole or for one of them. dx is None where an Embedding is first.
         Of cells in the place of recurrent layers, x and y are one step [B,.]; there are no lengths, resets or streams.
-    Raises: ValueError for sizes that do not fit, a layer that stands twice or belongs to a Sequential already;
-        TypeError for what is not a layer or has another dtype.
+    Raises: ValueError for sizes that do not fit, a layer that occurs twice or belongs to a Sequential already;
+        TypeError for anything but a layer, or for another dtype.
 
     >>> import numpy as np
     >>> from bptt import Embedding, GRU, Linear
@@ -89,7 +89,7 @@ class Sequential(Layer):
                 own = "expected its own: copy.deepcopy(layer) makes them; help(bptt.Sequential) says how to tie weights"
                 raise ValueError(f"{what} has the parameters of layer {twin}, {own}")
             if layer.params.joined:
-                own = "expected a layer of its own: copy.deepcopy(layer) makes one"
+                own = "expected another layer: copy.deepcopy(layer) makes one"
                 raise ValueError(f"{what} belongs to a Sequential already, {own}")
             if k and layer._has_features is False:
                 has = f"has type {type(layer).__name__}"
@@ -116,7 +116,7 @@ class Sequential(Layer):
     def __call__(
         self, x: Any, state: StatesIn = None, lengths: ArrayIn | None = None, resets: ArrayIn | None = None
     ) -> tuple[Any, States]:
-        """Inference: nothing is kept, and dropout does nothing."""
+        """Inference: stores no tape and drops nothing."""
         states = self._states("forward", "state", state)
         final: list[State] = []
         flow: Any = self._entering(x)

@@ -84,7 +84,7 @@ class SequentialStream:
 
     @property
     def state(self) -> tuple[Any, ...]:
-        """Copies of the states; assigning sets them, None as a whole or in one place to what it began with."""
+        """Copies of the states; an assignment sets them, None (for all or for one) sets the initial state."""
         return tuple(stream.state for stream in self._recurrent)
 
     @state.setter

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between our parameters and the state dict of PyTorch's layers and cells: the same names and shapes but for biases.
+"""Between our parameters and the state dict of PyTorch's layers and cells: the same names and shapes except for biases.
 
 PyTorch has bias_ih and bias_hh [G*H], which are added before anything else; ours is their sum. The exception is the
-GRU's candidate, whose hidden bias stands inside the reset gate: n = tanh(Wx x + b + r (Wh h0 + b_hn)).
+GRU's candidate, whose hidden bias is inside the reset gate: n = tanh(Wx x + b + r (Wh h0 + b_hn)).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BIAS = re.compile(r"bias(|_l\d+(_reverse)?)")  # of one kernel, and its suffix;
 
 
 def from_torch(where: str, state: Mapping[str, ArrayIn], params: Params, H: int) -> dict[str, ArrayIn]:
-    """Our names and biases; what is unknown stays, to be named by the caller."""
+    """Our names and biases; unknown names are kept for the caller's error message."""
     ours: dict[str, ArrayIn] = {name: value for name, value in state.items() if not name.startswith("bias_")}
     known = set()
     for suffix in _suffixes(params):
@@ -70,5 +70,5 @@ def to_torch(where: str, params: Params, H: int, variant: str) -> dict[str, Arra
 
 
 def _suffixes(params: Params) -> list[str]:
-    """How the names of each kernel's parameters end, where it has a bias."""
+    """The suffixes of the names of each kernel's parameters, where it has a bias."""
     return [match[1] for match in map(_BIAS.fullmatch, params) if match]
