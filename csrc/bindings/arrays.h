@@ -32,7 +32,7 @@ inline std::string to_string(const Shape& shape) {
 
 inline Shape shape_of(const py::array& a) { return Shape(a.shape(), a.shape() + a.ndim()); }
 
-/// NumPy's descriptor of T: one object per process, so that a pointer tells a dtype in most cases.
+/// NumPy's descriptor of T: one object per process, so that most dtypes are recognised by their pointer.
 template <class T>
 const py::dtype& dtype_of() {
   static const py::dtype* dtype = new py::dtype(py::dtype::of<T>());  // never destroyed, as the interpreter may be gone
@@ -64,8 +64,8 @@ inline py::array as_array(py::handle a, const char* name) {
   return py::reinterpret_borrow<py::array>(a);
 }
 
-/// A masked array is an array, too, but its mask would be lost. Other subclasses are taken; the first one seen, which
-/// is that of parameters, is known again by its type: a question for an attribute that is not there takes 1 us.
+/// A masked array would lose its mask. Other subclasses are accepted. The first one seen, which is that of parameters,
+/// is recognised by its type, since looking up a missing attribute takes 1 us.
 inline void refuse_masked(const py::array& a, const char* name) {
   static std::atomic<PyTypeObject*> known{nullptr};
   PyTypeObject* const type = Py_TYPE(a.ptr());

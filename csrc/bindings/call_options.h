@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a call asks for beyond x and a state: rows of different lengths or read backward, resets, masks, clipping,
-// segments. Checked where it is made; the kernels get it as BatchSizes and StateOptions.
+// The options of a call: rows of different lengths or read backward, resets, masks, clipping, segments. They are
+// checked when made; the kernels get them as BatchSizes and StateOptions.
 #pragma once
 
 #include <pybind11/stl.h>
@@ -38,7 +38,7 @@ inline PySequenceOrder padded_rows(const py::array& lengths, Index steps, bool r
   return {{}, std::make_shared<sequence::SequenceOrder>(sequence::SequenceOrder::padded(n, steps, reverse))};
 }
 
-/// sizes [T], rows at each step of packed arrays [sum,.], none more than before.
+/// sizes [T], the rows at each step of packed arrays [sum,.], never more than before.
 inline PySequenceOrder packed_rows(const py::array& sizes, bool reverse) {
   const std::vector<Index> n =
       integers(sizes, 1, std::numeric_limits<std::int32_t>::max(), "SequenceOrder: batch_sizes");

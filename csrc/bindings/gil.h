@@ -20,7 +20,7 @@
 
 namespace bptt::bindings {
 
-/// Runs f, which may ask for the GIL: PyEval_RestoreThread, or whatever runs Python code. f must not throw. Never
+/// Runs f, which may take the GIL: PyEval_RestoreThread, or anything that runs Python code. f must not throw. Never
 /// inlined: within a noexcept destructor the compiler need not run the clean-up of a frame that is unwound.
 template <class F>
 BPTT_NOINLINE void run_python(const F& f) {

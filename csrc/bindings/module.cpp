@@ -38,8 +38,8 @@ py::dict config() {
   return d;
 }
 
-/// What is made once in a process, made while no other thread can be at it: a child that is forked while a static
-/// object is half made waits for it forever.
+/// Makes the objects of the process while no other thread can: a child forked while a static object is half made would
+/// wait for it forever.
 void make_now() {
   Arena::instance();
   dtype_of<float>(), dtype_of<double>(), dtype_of<std::int64_t>(), dtype_of<bool>();

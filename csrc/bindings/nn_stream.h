@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Layers without a state, step by step: rows [B,.] into the same array each time, or a chunk [T,B,.] into a new one.
-// x may be the y of the last call: what overlaps with y is copied last.
+// x may be the y of the last call: rows that overlap with y are copied last.
 #pragma once
 
 #include <memory>

@@ -11,7 +11,7 @@ namespace bptt::bindings {
 
 using States = std::array<py::object, sequence::kMaxStates>;
 
-/// What a wrong state is, in words.
+/// A description of a wrong state.
 inline std::string has(const py::object& state) {
   if (py::isinstance<py::tuple>(state)) return "length " + std::to_string(py::len(state));
   return "type " + type_name(state);
@@ -26,7 +26,7 @@ inline py::array state_part(const py::object& state, int i, int n, const char* n
   return as_array(py::reinterpret_borrow<py::tuple>(state)[std::size_t(i)], name);
 }
 
-/// States of n kernels [n,B,.], h first. None is zeros, made here and nowhere else.
+/// States of n kernels [n,B,.], h first. None is zeros, which only this function makes.
 template <class T>
 States read_states(const stack::Stack<T>& stack, const py::object& state, Index n, Index B, const T** values,
                    const char* name) {

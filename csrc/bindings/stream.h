@@ -64,13 +64,13 @@ class PyStream : public Own {
     return get_state_now();
   }
 
-  /// None is what it began with.
+  /// None sets the initial state.
   void set_state(const py::object& state) {
     const OneCall one(busy_);
     set_state_now(state);
   }
 
-  /// Begin again: all rows, or those given.
+  /// Begins again, for all rows or those given.
   void reset(const py::object& rows) {
     const OneCall one(busy_);
     if (rows.is_none()) return set_state_now(rows);

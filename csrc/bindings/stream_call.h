@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the streams of all layers share: one call at a time, and the error for an x that is neither a step nor a chunk.
+// Shared by the streams of all layers: one call at a time, and the error for an x that is neither a step nor a chunk.
 #pragma once
 
 #include <atomic>
@@ -9,8 +9,8 @@
 
 namespace bptt::bindings {
 
-/// While it lives, `busy` is set. RuntimeError where it was set already: a call on another thread is not over. Made and
-/// destroyed with the GIL, where there is one; then nobody comes between the two halves of `exchange`.
+/// Sets `busy` while it lives. RuntimeError where it was set already, by a call on another thread. Made and destroyed
+/// with the GIL, where there is one, so that no thread comes between the two halves of `exchange`.
 class OneCall {
  public:
   explicit OneCall(std::atomic<bool>& busy) : busy_(busy) {
@@ -40,7 +40,7 @@ inline py::value_error step_or_chunk_error(const py::array& x, const Shape& step
   return py::value_error("Stream: x has shape " + to_string(shape_of(x)) + ", expected " + one + " or " + many);
 }
 
-/// What Python knows of a stream: the attribute _source, which Python sets, answers.
+/// Members that Python implements: the attribute _source, which Python sets, answers for them.
 template <class C>
 C& answer_by_source(C& stream) {
   stream

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The list of cells: what stands here is compiled for every dtype and instruction set and can be asked for by name.
+// The list of cells: each one is compiled for every dtype and instruction set and found by its name.
 #pragma once
 
 #include "cells/gru.h"

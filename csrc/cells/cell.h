@@ -29,7 +29,7 @@
 
 namespace bptt::cells {
 
-// The functions the equations use, for V = double; for a register they are found beside its type.
+// The functions of the equations for V = double; those for a register are declared with its type.
 inline double exp(double x) { return std::exp(x); }
 inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 inline double logsigmoid(double x) { return std::fmin(x, 0) - std::log1p(std::exp(-std::fabs(x))); }

@@ -168,7 +168,7 @@ struct GRUNorm {
   }
 };
 
-/// A cell whose h1 is projected, h1' = W_hr h1 (Sak et al. 2014): that is what it puts out and sees at the next step.
+/// A cell whose h1 is projected, h1' = W_hr h1 (Sak et al. 2014): this is its output and its input at the next step.
 /// For cells that read no h0 but through the product. Line kM holds h1, then line kM + 1 the gradient of h1'.
 template <class Cell>
 struct Projected : Cell {

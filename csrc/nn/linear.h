@@ -39,7 +39,7 @@ bool linear_forward(T* y, const T* x, const T* weight, const T* bias, Index N, I
 
 namespace detail {
 
-/// dW [O,I] = dy^T x, which takes kLongSum rows at a time and each tile of dW for itself.
+/// dW [O,I] = dy^T x, for kLongSum rows at a time and each tile of dW separately.
 template <class T>
 bool weight_gradient(T* dweight, const T* x, const T* dy, Index N, Index I, Index O, Poll& poll) {
   constexpr int W = Vec<T>::kSize, kWidth = 4;  // registers of columns of a tile

@@ -11,7 +11,7 @@
 
 namespace bptt::nn {
 
-/// Whether two arrays have memory in common.
+/// Whether two arrays overlap.
 template <class X, class Y>
 bool overlap(const X* x, Index nx, const Y* y, Index ny) {
   const std::less<const void*> less;

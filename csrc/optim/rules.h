@@ -25,8 +25,8 @@ struct Wide {
   static constexpr bool kWide = true;
 };
 
-/// Plain arithmetic is for parameters, moments and clipped gradients of at most this magnitude: their squares are far
-/// inside float.
+/// The largest magnitude of parameters, moments and clipped gradients for plain arithmetic: their squares are well
+/// within float.
 constexpr double kSmall = 0x1p60;
 
 /// Whether T holds x at full precision.

@@ -3,8 +3,7 @@
 //   dh_t = dy_t + (the cell's direct share) + dG_{t+1} Wh,   dG_t = the cell's backward at dh_t
 // which is the only part that is serial in time. The other products follow in chunks of time, while dG is in the cache:
 //   dx_t = dG_t Wx,   dWx = sum over t, b of dG^T x,   dWh = sum of dG^T h_{t-1},   db = sum of dG.
-// Sums over time and batch run in one order whatever the number of threads: threads divide the elements of dW, never
-// the sum of one.
+// Sums over time and batch have one order for any number of threads: threads divide the elements of dW, never a sum.
 #pragma once
 
 #include <optional>
@@ -105,7 +104,7 @@ class Backward final : public ResumableCall {
       summed_ = reached_;
     }
     if (!last) return;
-    Poll silent([] { return false; });  // an interrupt could not be reported here: it waits for the next poll
+    Poll silent([] { return false; });  // an interrupt cannot be reported here; it waits for the next poll
     finish(silent);
   }
 
@@ -177,7 +176,7 @@ class Backward final : public ResumableCall {
   }
 
   T* gates(Index t) { return tape_.gates.data() + tape_.row(t) * row_; }
-  /// What the pre-activations of step t became, also where it belongs to the segment that came before this one.
+  /// The gradients of the pre-activations of step t, which may belong to the segment before this one.
   const T* dgates(Index t, Index end) {
     if (t == batch_sizes_.steps) return nullptr;
     return t == end ? next_.data() : gates(t);
@@ -199,7 +198,7 @@ class Backward final : public ResumableCall {
     return {tape_.call.y + batch_sizes_.begin(t) * w_.R, w_.R};
   }
 
-  /// The gradients of a segment's first step, which the segment before it asks for.
+  /// The gradients of a segment's first step, which the segment before it needs.
   void keep_first(Index t) {
     const Index size = batch_sizes_.rows(t) * row_;
     if (next_.size() < size) next_ = Buffer<T>(batch_sizes_.batch * row_);
@@ -267,7 +266,7 @@ class Backward final : public ResumableCall {
     });
   }
 
-  /// Whether somebody has called the job off; thread 0 polls, after `rows` more rows.
+  /// Whether the job is cancelled; thread 0 polls, after `rows` more rows.
   bool called_off(Index rows, int thread, Barrier& barrier) {
     if (thread == 0 && poll_(rows)) barrier.cancel();
     return barrier.cancelled();
@@ -309,7 +308,7 @@ class Backward final : public ResumableCall {
     return c;
   }
 
-  /// What all transitions of the call have in common.
+  /// The common part of all transitions of the call.
   StateTransitionBack<T> common() {
     StateTransitionBack<T> c;
     c.options = options_, c.R = w_.R, c.H = w_.H, c.Hp = w_.Hp;

@@ -61,7 +61,7 @@ struct BackwardTiles {
   }
 
  private:
-  /// The cells of a tile: one text for tiles of all sizes.
+  /// The cells of a tile; the same code for tiles of all sizes.
   template <bool HasTransition>
   static BPTT_NOINLINE void cells(const Step& s, const T* dh, Index row, int rows, Index block, int blocks) {
     for (int r = 0; r < rows; ++r) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which rows take part in which step. Rows are sorted by length, longest first, so that the active ones are always the
-// first; what a call keeps of them lies packed, step after step. Where all sequences are equally long that is [T,B].
+// first. Arrays of a call are packed, step after step; where all sequences are equally long that is [T,B].
 #pragma once
 
 #include <algorithm>
@@ -65,7 +65,7 @@ struct Cuts {
 };
 inline Cuts measure_cuts(const BatchSizes& batch_sizes, Index length) {
   if (length == 0 || batch_sizes.steps == 0) return {1, batch_sizes.total()};
-  // Equal chunks but for the first, which has what remains: no loop over steps, of which there may be many.
+  // Equal chunks except the first, which has the rest; no loop over steps, of which there may be many.
   if (!batch_sizes.offset) {
     const Index chunk = equal_chunk(batch_sizes), most = std::max<Index>(1, batch_sizes.steps);
     const Index steps = length >= most ? most : std::min(most, ceil_div(length, chunk) * chunk);

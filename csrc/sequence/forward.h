@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The forward loop over time: where each step finds its states and leaves them, with and without a tape.
+// The forward loop over time: where each step reads and writes its states, with and without a tape.
 #pragma once
 
 #include "core/gemm/blocks.h"
@@ -173,7 +173,7 @@ class Forward final : public ResumableCall {
     return c;
   }
 
-  // Where things lie that belong to step t: on the tape, or in what the steps share without one.
+  // The arrays of step t: on the tape, or without one in memory that the steps share.
   T* gates(Index t, Index chunk) {
     if (keep_) return tape_->gates.data() + tape_->row(t) * row_;
     if (!plan_.hoisted) return scratch_.data();  // null but for cells of several stages
@@ -225,7 +225,7 @@ class Forward final : public ResumableCall {
   void copy_states_out() {
     const BatchSizes& batch_sizes = call_.batch_sizes;
     const Index B = batch_sizes.batch;
-    if (call_.options) {  // what ends has been written by its last step
+    if (call_.options) {  // rows that end were written by their last step
       const Index none = batch_sizes.rows(0);
       for (int i = 0; i < S; ++i) {
         const Index width = i == 0 ? w_.R : w_.H;
@@ -247,7 +247,7 @@ class Forward final : public ResumableCall {
   const ForwardCall<T> call_;
   Tape<T>* tape_;
   const Plan plan_;
-  Poll poll_;          // asked by thread 0, or by who has the piece
+  Poll poll_;          // by thread 0, or the thread that has the piece
   bool keep_ = false;  // this pass writes the tape's buffers
   Buffer<T> scratch_, states_, operand_, entering_h_, ended_;
   Buffer<T> made_, scales_;  // of cells of several stages

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products through memory: lines of pre-activations [rows,lines,Hp] that a whole chunk of steps, or a stage of a cell,
-// gets before anybody computes with them.
+// gets before they are used.
 #pragma once
 
 #include "core/gemm/blocks.h"

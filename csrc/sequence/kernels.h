@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels of one cell: what is compiled for each cell, type and level.
+// The kernels of one cell, compiled for each cell, type and level.
 #pragma once
 
 #include "sequence/backward_step.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random decisions as functions of a seed, a unit, a row and a step, whatever the order in which they are asked for:
-// dropout between layers, recurrent dropout, zoneout.
+// Random decisions as functions of a seed, a unit, a row and a step, independent of the order of evaluation: dropout
+// between layers, recurrent dropout, zoneout.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace bptt::sequence {
 
-/// What a layer drops of its input: y = x m / (1 - p), m ~ Bernoulli(1 - p) for each element.
+/// Dropout of a layer's input: y = x m / (1 - p), m ~ Bernoulli(1 - p) for each element.
 struct InputDropout {
   double p = 0;
   Philox random;

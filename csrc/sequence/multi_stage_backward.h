@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A backward step of a cell of several stages: the way of multi_stage_forward.h, back.
+// A backward step of a cell of several stages: the inverse of multi_stage_forward.h.
 #pragma once
 
 #include "core/gemm/product.h"

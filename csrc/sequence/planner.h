@@ -27,12 +27,12 @@ namespace detail {
 
 // Fitted to 105 shapes of RNN, GRU and LSTM (B 1 to 96, H 16 to 650) in each of the three ways on two cores of an EPYC
 // with AVX-512, float32, inference: the estimate is off by 10 % (rms), and the way chosen is on average 0.7 % slower
-// than the best one, training included. Of the other machines only what differs much was taken into account: far
-// weights 20 to 130 GB/s (Cascade Lake, EPYC), a barrier 0.06 to 0.33 us. Other levels differ by about the register
-// width, which enters below, so that the choice stays the same.
+// than the best one, training included. For other machines only large differences were taken into account: reads of
+// weights from memory 20 to 130 GB/s (Cascade Lake, EPYC), a barrier 0.06 to 0.33 us. Other levels differ by about the
+// register width, which enters below, so that the choice stays the same.
 constexpr double kL2Bytes = 1e6, kL2Rate = 140e9, kFarRate = 40e9;
 constexpr double kActivation = 4.5e-9;  // a gate of one register
-constexpr double kLatency = 10e-9;      // what else a step has
+constexpr double kLatency = 10e-9;      // other costs of a step
 constexpr double kBarrier = 0.2e-6;
 constexpr double kLaunch = 1.2e-6;  // from the call of the pool to its return, less the work
 

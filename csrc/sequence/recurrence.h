@@ -12,7 +12,7 @@
 
 namespace bptt::sequence {
 
-/// Rows that go on step by step, each from its own state, zeros at first.
+/// Rows that run step by step, each from its state, zeros at first.
 template <class T>
 class Stream {
  public:
@@ -26,13 +26,13 @@ class Stream {
   virtual void set_state(const T* const* states) = 0;
 };
 
-/// A call that goes on piece by piece, on whatever thread asks for the next one (wavefront.h).
+/// A call that runs piece by piece, each piece on any thread (wavefront.h).
 class ResumableCall {
  public:
   virtual ~ResumableCall() = default;
   /// Steps [begin, end): forward from where the last piece ended, backward to where it began. False when called off.
   virtual bool advance(Index begin, Index end) = 0;
-  /// After a piece, what nobody waits for; after the last one, what remains.
+  /// After a piece, the work that no other layer waits for; after the last one, the rest.
   virtual void settle(bool last) = 0;
 };
 
@@ -49,11 +49,11 @@ class Recurrence {
   /// Width of state i; 0 is h.
   virtual Index width(int state) const = 0;
 
-  /// How a call of this length and batch is spread over that many threads.
+  /// How a call of this length and batch is divided between that many threads.
   virtual Plan plan(Index steps, Index batch, int threads) const = 0;
-  /// Weights as in weights.h; what was packed before stays with the tapes that use it. False when called off.
+  /// Weights as in weights.h; tapes keep the packed weights that they use. False when cancelled.
   virtual bool pack(const Flat<const T>& weights, bool training, Poll::Interrupted interrupted) = 0;
-  /// Bytes that a pass takes besides its arrays: packed weights, the tape, and what backward (or inference) works in.
+  /// Bytes that a pass takes without its arrays: packed weights, the tape, and the scratch of backward (or inference).
   struct Memory {
     Index weights, tape, scratch;
   };

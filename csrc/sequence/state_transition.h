@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What happens to the states between two time steps, if anything: rows end or begin again from their reset state,
-// states are clipped or keep their old value (zoneout), the hidden state loses units on its way into the product
-// (recurrent dropout), gradients are clipped. One value per row and unit, whatever the cell; both loops call it.
+// Changes of the states between two time steps: rows end or begin again from their reset state, states are clipped or
+// keep their old value (zoneout), the product sees h without some units (recurrent dropout), gradients are clipped. One
+// value per row and unit, for any cell; both loops call it.
 //   leave    s1' = clip(s1);  s1'' = m s0 + (1-m) s1', m ~ Bernoulli(p), or p itself at inference
 //   enter    s0 = keep s1'' + (1-keep) reset_state
 //            the product sees s0 d, d ~ Bernoulli(1-p) / (1-p), drawn once for each sequence
@@ -28,7 +28,7 @@ struct StateTransitionBase {
   bool is_reset(Index row) const { return keep1 && keep1[row] == T(0); }
 };
 
-/// The states of one step on their way into the next.
+/// The states of one step as they enter the next.
 template <class T>
 struct StateTransition : StateTransitionBase<T> {
   using Base = StateTransitionBase<T>;
@@ -36,7 +36,7 @@ struct StateTransition : StateTransitionBase<T> {
 
   const T* h0 = nullptr;  // the entering states: h [rows,h0_width]
   Index h0_width = 0;
-  T* left_h = nullptr;         // as the cell leaves them, [rows,Hp]; null where nobody asks later
+  T* left_h = nullptr;         // as the cell leaves them, [rows,Hp]; null where nothing needs them later
   OtherStates<T> left_others;  // [S-1,rows,Hp]
   T* out = nullptr;            // y [rows,R]
   T* operand1 = nullptr;       // h as the next product takes it [rows1,R]
@@ -102,7 +102,7 @@ struct StateTransition : StateTransitionBase<T> {
   }
 };
 
-/// The way back: from the gradients of the states that enter the next step to those that the cell made.
+/// Backward: from the gradients of the states that enter the next step to those of the states that the cell made.
 template <class T>
 struct StateTransitionBack : StateTransitionBase<T> {
   using Base = StateTransitionBase<T>;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One time step per call, for inference in real time. Most cells take it with the step of forward_step.h on the calling
-// thread, in memory that is there before the first step; one of several stages, or with zoneout or clipping, as a call
+// thread, in memory allocated before the first step; one of several stages, or with zoneout or clipping, as a call
 // of one step, whose buffers come from the arena and go back: nothing is allocated either, but streams share its lock.
-// A stream keeps the weights of the moment it was made. Nothing is written where x may lie: the caller copies h.
+// A stream is a snapshot of the weights. It writes nothing where x may be: the caller copies h.
 #pragma once
 
 #include <algorithm>

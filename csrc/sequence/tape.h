@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a forward pass keeps so that one backward pass can follow, and the arrays a caller hands to either. Plain
-// memory: no equation and no loop over time stands here.
+// The values that a forward pass keeps for one backward pass, and the arrays of a caller for both. Memory only: no
+// equation and no loop over time.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,7 @@ namespace bptt::sequence {
 
 constexpr int kScales = 4;  // most groups that a row normalises
 
-/// What happens to the states between two steps (state_transition.h).
+/// The changes of the states between two steps (state_transition.h).
 template <class T>
 struct StateOptions {
   const T* keep = nullptr;                // [rows of all steps], 0 where a row is reset before the step; null: nowhere
@@ -49,7 +49,7 @@ struct ForwardCall {
   T* y;                                      // [rows,R]
   T* final[kMaxStates];                      // as initial
   const StateOptions<T>* options = nullptr;  // null: states are handed on, and all rows have all steps
-  std::atomic<bool>* stop = nullptr;         // shared by calls side by side: what stops one stops all
+  std::atomic<bool>* stop = nullptr;         // shared by calls that run in parallel: the first one that stops stops all
 };
 
 /// A gradient whose pointer is null is not wanted, and not computed; those of the parameters are wanted together.
@@ -105,7 +105,7 @@ struct Tape {
   Buffer<T> scales;                           // [rows,kScales] of cells that normalise
   Buffer<T> saved;                            // every state but h entering each segment [segments,S-1,B,Hp]
   Buffer<T> dropout;                          // d of recurrent dropout [B,Hp], where there is some
-  std::shared_ptr<const Weights<T>> weights;  // those of the forward pass, whatever has been packed since
+  std::shared_ptr<const Weights<T>> weights;  // those of the forward pass, even if others were packed since
 
   Index gates_width = 0, Hp = 0;  // of a row of gates and of states
   int S = 1;                      // states

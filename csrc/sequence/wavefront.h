@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layers of a stack side by side: while one core has steps 8 to 15 of the first layer, another has steps 0 to 7 of the
-// second. A layer's steps are cut into pieces; a piece may go on once the layer before has done the same one.
+// Layers of a stack in parallel: while one core has steps 8 to 15 of the first layer, another has steps 0 to 7 of the
+// second. A layer's steps are cut into pieces; a piece may start once the layer before has done the same piece.
 #pragma once
 
 #include <atomic>
@@ -42,7 +42,7 @@ inline Index count_pieces(const BatchSizes& batch_sizes) {
          (rest > 0 ? pieces_of_chunk(batch_sizes, rest, rest * batch_sizes.batch) : 0);
 }
 
-/// Which pieces of which layers are done, and which layers somebody is at work on.
+/// The pieces of each layer that are done, and the layers that a thread is working on.
 class Wavefront {
  public:
   Wavefront(int layers, int pieces) : layers_(layers), pieces_(pieces), all_(new Layer[std::size_t(layers)]) {}
@@ -55,7 +55,7 @@ class Wavefront {
       if (ready(k) && (best < 0 || done(k) + (best == mine ? kAhead : 0) < done(best))) best = k;
     }
     if (best < 0) return -1;
-    int next = 2 * done(best);  // even, and unchanged since: nobody has it
+    int next = 2 * done(best);  // even and unchanged since: no thread has it
     return ready(best) && all_[best].state.compare_exchange_strong(next, next + 1) ? best : -1;
   }
   /// The piece is done, for the next layer to see; the layer stays the caller's until `give`.

@@ -82,7 +82,7 @@ class WeightGradient {
     }
   }
 
-  /// What is not in its place yet.
+  /// The sums that are not in their place yet.
   void write() const {
     for (int g = 0; g < G; ++g) {
       if (transposed())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a call asks of one direction of a layer besides x and a state: rows of different lengths or read backward,
+// The options of one direction of a layer in one call: rows of different lengths or read backward,
 // masks, clipping, segments. Plain values; arrays come with the call (DirectionOptions).
 #pragma once
 

@@ -20,7 +20,7 @@ using sequence::BackwardCall;
 using sequence::ForwardCall;
 using sequence::StridedRows;
 
-/// Widths of h, and of what else the cell has (0: nothing).
+/// Widths of h and of the second state (0: none).
 using Widths = std::array<Index, kMaxStates>;
 
 template <class T>
@@ -121,7 +121,7 @@ class DirectionPass {
     for (int i = 0; i < states(); ++i) order_->scatter_states(final_[i], final_rows_[i].data(), width_[std::size_t(i)]);
   }
 
-  /// Whether nobody but this pass has what it reads.
+  /// Whether only this pass refers to the arrays that it reads.
   bool has_copied_x() const { return x_.size() > 0; }
   /// Whether its tape reads y where the caller has it.
   bool reads_y() const { return !copies_y_; }

@@ -150,7 +150,7 @@ class Stack {
 
   /// How a call of the first kernel is spread over the cores.
   virtual sequence::Plan plan(Index steps, Index batch) const = 0;
-  /// Whether the layers of a call run side by side.
+  /// Whether the layers of a call run in parallel.
   virtual bool beside(const sequence::BatchSizes& batch_sizes, bool segmented) const = 0;
   /// Bytes that a call holds at its peak, beside x, y, the parameters and the gradients of these three. `options`: one
   /// for each kernel; empty: no options.

@@ -52,7 +52,7 @@ struct Panels {
   }
   Share all() const { return Share(0, blocks()); }
 
-  /// The way back.
+  /// The inverse.
   void unpack_transposed(T* b, Index ldb) const {
     for (Index j = 0; j < columns; ++j) {
       for (Index k = 0; k < depth; ++k) b[j * ldb + k] = Format<Stored>::widen(block(j / W)[k * W + j % W]);

@@ -35,7 +35,8 @@ struct SumTarget {
       (Vec<T>::load(total + offset, n) + terms).store(total + offset, n);
   }
 
-  /// A tile of R rows of N registers at `offset`, of the last register `last` lanes: one text for tiles of all sizes.
+  /// A tile of R rows of N registers at `offset`, of the last register `last` lanes; the same code for tiles of all
+  /// sizes.
   BPTT_NOINLINE void add_tile(const T* tile, int R, int N, Index offset, Index last) const {
     constexpr int W = Vec<T>::kSize;
     for (int r = 0; r < R; ++r, offset += ld) {

@@ -23,8 +23,8 @@ struct Identity {
 template <class Map, int N, int A, class T, class Stored, int R, int UA>
 BPTT_INLINE void accumulate(Vec<T> (&acc)[R][UA], const T* a, Index lda, const Stored* w, Index panel, Index K) {
   constexpr int U = UA / A, W = Vec<T>::kSize;
-  // GCC may load a weight anew for each row, as an operand of the FMA: 3 x 4 with AVX-512 on Zen 4 then reaches 0.80 of
-  // the peak, not 0.98. Where registers are too few it must (3 x 4 with AVX2: 0.99, not 0.43).
+  // GCC may load a weight again for each row, as an operand of the FMA: 3 x 4 with AVX-512 on Zen 4 then reaches 0.80
+  // of the peak, not 0.98. Where registers are too few it must (3 x 4 with AVX2: 0.99, not 0.43).
   constexpr bool kHold = R > 1 && R * UA + U * N + 1 <= kRegisters;
   for (Index k = 0; k < K; ++k) {
     Vec<T> weight[U * N];
@@ -52,7 +52,7 @@ BPTT_INLINE void accumulate(Vec<T> (&acc)[R][UA], const T* a, Index lda, const S
   }
 }
 
-/// The accumulators into memory, from where they are used register by register.
+/// Stores the accumulators, which are then used register by register.
 template <class T, int R, int N>
 BPTT_INLINE void spill(const Vec<T> (&acc)[R][N], T (&to)[R][N][Vec<T>::kSize]) {
 #pragma GCC unroll 16

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory for tapes, packed weights and scratch: 64-byte aligned blocks. A released block stays in a process-wide list
 // and is handed out again, so that a steady state allocates nothing and takes no page faults. Blocks are not cleared.
-// The arena holds at most 5/4 of what was in use at the peak, and 16 MiB: beyond that, and where the system has no more
-// memory, it returns the free blocks that have waited longest.
+// The arena holds at most 5/4 of the peak in use plus 16 MiB. Beyond that, and where the system has no more memory, it
+// returns the free blocks that have waited longest.
 #pragma once
 
 #include <algorithm>
@@ -36,7 +36,7 @@ namespace bptt {
 
 class Arena {
  public:
-  /// What a caller asked for, rounded to a size class, and what the block has: up to 5/4 of that.
+  /// The bytes requested, rounded to a size class, and those of the block: up to 5/4 of them.
   struct Block {
     void* data = nullptr;
     std::size_t asked = 0, bytes = 0;
@@ -96,7 +96,7 @@ class Arena {
     return {in_use_, std::exchange(peak_, in_use_)};
   }
 
-  /// Bytes that the system gave: in use or free.
+  /// Bytes obtained from the system, in use or free.
   std::size_t held() {
     std::lock_guard<std::mutex> lock(mutex_);
     return held_;
@@ -144,7 +144,7 @@ class Arena {
     return arena;
   }
 
-  /// Takes the free blocks that have waited longest off the list until another one of `bytes` keeps the bound.
+  /// Takes the free blocks that have waited longest off the list until another block of `bytes` fits the bound.
   void make_room(std::size_t bytes, std::vector<Free>& returned) {
     const std::size_t most = std::max(most_, in_use_ + bytes);
     while (!free_.empty() && held_ + bytes > most + most / 4 + kSlack) {
@@ -156,7 +156,7 @@ class Arena {
     }
   }
 
-  /// New memory for a block that is counted already; without the lock, since the system may take long.
+  /// New memory for a block that is already counted; without the lock, since the system may be slow.
   void allocate(Block& block, std::vector<Free>& returned) {
     deallocate(returned);
     block.data = allocate(block.bytes);
@@ -230,7 +230,7 @@ class Arena {
   }
 #endif
 
-  // Under AddressSanitizer a free block, and what a block has beyond the bytes asked for, must not be touched.
+  // Under AddressSanitizer free blocks, and the end of a block beyond the requested bytes, must not be touched.
   static void poison([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
 #if defined(__SANITIZE_ADDRESS__)
     ASAN_POISON_MEMORY_REGION(block, bytes);

@@ -9,7 +9,7 @@
 
 namespace bptt {
 
-/// `columns` values of each row; what lies between them and a wider row of the target becomes zero.
+/// `columns` values of each row; the rest of a wider row of the target becomes zero.
 template <class T>
 void copy_rows(T* to, Index ld_to, const T* from, Index ld_from, Index rows, Index columns) {
   assert(columns <= ld_to && (columns <= ld_from || rows <= 1));

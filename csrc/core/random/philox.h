@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random bits as a function of a counter and a key: Philox4x32 of seven rounds, the least that passes all of BigCrush
-// (Salmon et al. 2011, Random123). Who asks for the same counter gets the same bits, in any order and on any thread, so
-// that a mask needs no memory.
+// (Salmon et al. 2011, Random123). The same counter gives the same bits, in any order and on any thread, so that a
+// mask needs no memory.
 #pragma once
 
 #include <cstdint>
@@ -95,7 +95,7 @@ struct Philox {
 template <class T, int N>
 BPTT_INLINE void choose(const std::uint32_t (&word)[N], double p, T value, T other, T (&mask)[N]) {
   const auto limit = std::uint32_t(p * 4294967296.0);  // p < 1
-#pragma GCC unroll 1  // a loop, else it is taken apart into branches, which random bits mislead
+#pragma GCC unroll 1                                   // otherwise GCC makes branches, which random bits mispredict
   for (int i = 0; i < N; ++i) mask[i] = word[i] < limit ? value : other;
 }
 

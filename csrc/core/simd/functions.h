@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// exp, sigmoid and tanh of an array, for the tests of their accuracy and for a look at them from Python.
+// exp, sigmoid and tanh of an array, for the tests of their accuracy and for use from Python.
 #pragma once
 
 #include <string>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the threads of a job wait for each other: spinning, and a barrier that can be called off.
+// How the threads of a job wait for each other: spinning, and a barrier that can be cancelled.
 #pragma once
 
 #include <atomic>
@@ -37,7 +37,7 @@ void spin_until(Condition condition) {
   }
 }
 
-/// Where all `size` threads of a job meet. Calling the job off releases everybody, now and at every later meeting.
+/// A barrier of all `size` threads of a job. Cancelling the job releases all threads, now and at every later barrier.
 class Barrier {
  public:
   explicit Barrier(int size) : size_(size) {}

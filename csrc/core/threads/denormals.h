@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Flushing of denormal numbers to zero, for the time of a call.
+// Flushing of denormal numbers to zero during a call.
 #pragma once
 
 #include <cstdint>
@@ -10,13 +10,13 @@
 
 namespace bptt {
 
-/// How the calling thread computed when this was made: rounding, and whether denormals are flushed.
+/// The float mode of the thread that made this: rounding, and whether denormals are flushed.
 class FloatMode {
  public:
   FloatMode() : bits_(read()) {}
-  /// Makes the calling thread compute so again.
+  /// Gives the calling thread this mode.
   void restore() const { write(bits_); }
-  /// Makes it compute so, but for denormal operands and results, which are zero.
+  /// Gives it this mode, with denormal operands and results flushed to zero.
   void flush() const { write(bits_ | kFlush); }
 
  private:

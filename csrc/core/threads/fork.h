@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a forked child needs: it has only the thread that forked, and a lock that another one held stays locked there.
+// Forks: a child has only the thread that forked, and a lock that another thread held stays locked there.
 #pragma once
 
 #include <mutex>
@@ -10,8 +10,8 @@
 
 namespace bptt {
 
-/// Holds the one lock of the process for what takes a few instructions, such as replacing a pointer. A fork waits until
-/// no thread holds it, so the child finds it free. Whoever holds it takes no other lock.
+/// Holds the only lock of the process for a few instructions, such as replacing a pointer. A fork waits until no thread
+/// holds it, so that it is free in the child. A thread that holds it takes no other lock.
 class ForkLock {
  public:
   ForkLock() : held_(mutex_) {}

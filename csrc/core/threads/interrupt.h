@@ -9,16 +9,15 @@
 
 namespace bptt {
 
-/// Asks now and then whether a long job should stop: `interrupted` is called about ten times a second, the clock read
-/// about once a millisecond. `stop`, where it is given, is shared by jobs side by side: what stops one of them stops
-/// all.
+/// Polls whether a long job should stop: it calls `interrupted` about ten times a second and reads the clock about once
+/// a millisecond. Jobs that run in parallel share `stop`: the first one that stops stops all.
 class Poll {
  public:
   using Interrupted = bool (*)();
 
   explicit Poll(Interrupted interrupted, std::atomic<bool>* stop = nullptr) : interrupted_(interrupted), stop_(stop) {}
 
-  /// After `work` more of whatever the job counts, rows for example.
+  /// After `work` more units of work, such as rows.
   bool operator()(std::int64_t work = 1) {
     left_ -= work;
     return left_ <= 0 && look();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A pool of threads that runs one job at a time. No OpenMP: a forked child of libgomp hangs, and two copies of it are
-// loaded beside PyTorch and scikit-learn already.
+// A pool of threads that runs one job at a time. No OpenMP: a forked child of libgomp hangs, and PyTorch and
+// scikit-learn already load two copies of it.
 #pragma once
 
 #include <atomic>
@@ -89,8 +89,8 @@ class Pool {
     ~Lease() { busy.store(false, std::memory_order_release); }
   };
 
-  /// How one worker is told of its next call: it spins for a while, then parks. Each has its own, so that a call wakes
-  /// and waits for the workers it needs, and the others sleep on.
+  /// Signals the next call to one worker, which spins for a while, then parks. Each worker has one, so that a call
+  /// wakes and awaits only the workers that it needs.
   class alignas(64) Worker {
    public:
     void wake() {
