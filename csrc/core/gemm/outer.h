@@ -43,11 +43,14 @@ void outer(const SumTarget<T>& to, Index last, const T* p, Index ldp, const T* q
         to.add_tile(terms[0][0], R, N, m * to.ld, last);
         return;
       }
+      const auto at = [&](int i) { return to.sum + (m + i / N) * to.ld + i % N * W; };
+      if (to.fresh) {  // a branch, not a choice of values: the sums are then not read
 #pragma GCC unroll 32
-      for (int i = 0; i < R * N; ++i) {
-        T* sum = to.sum + (m + i / N) * to.ld + i % N * W;
-        (to.fresh ? acc[i / N][i % N] : Vec<T>::load(sum) + acc[i / N][i % N]).store(sum);
+        for (int i = 0; i < R * N; ++i) acc[i / N][i % N].store(at(i));
+        return;
       }
+#pragma GCC unroll 32
+      for (int i = 0; i < R * N; ++i) (Vec<T>::load(at(i)) + acc[i / N][i % N]).store(at(i));
     });
   }
 }
