@@ -87,7 +87,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         hint = "" if "expected" in message else f", expected the options of '{self.prog} --help'"
-        self.exit(WRONG, f"{self.prog}: {message}{hint}\n")
+        _complain(self.prog, message + hint)  # argparse of Python 3.11.2 fails where nobody reads stderr
+        self.exit(WRONG)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -89,8 +89,9 @@ class _RecurrentSource(Source):
         return self.owner._stack.kernels.packed(self.owner.params, training=False)
 
     def take(self, stream: _core.Stream) -> None:
-        self.initial = self._learnt()
-        stream._take_weights(self.stack(), self.initial)
+        initial = self._learnt()
+        stream._take_weights(self.stack(), initial)
+        self.initial = initial  # last, so that a failure leaves both as they were
 
     def flat(self, stream: _core.Stream) -> Array:
         flat, initial = stream._weights(), self.initial
