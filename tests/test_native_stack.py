@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -155,6 +157,50 @@ def test_gradients_of_each_step_are_those_of_a_loss_that_begins_there(cell: str,
         for i, part in enumerate(as_tuple(dstate)):
             expected = part[-1] + (case.dy[t] if i == 0 else 0)  # of the last layer
             np.testing.assert_allclose(as_tuple(steps[-1])[i][t], expected, rtol=0, atol=1e-12)
+
+
+def test_a_call_has_all_weights_of_one_time() -> None:
+    """Weights that change during a call of several layers, here in a signal handler, are those of the next call."""
+    code = """
+import signal, threading, time
+import numpy as np, bptt
+bptt.set_num_threads(1)  # one layer after the other
+layer = bptt.LSTM(64, 128, num_layers=2, seed=0)
+x = np.random.default_rng(0).standard_normal((4000, 8, 64)).astype(np.float32)
+old = layer(x)[0]
+changed = []
+def change(*_):
+    if not changed:
+        changed.append(True)
+        with layer.params.edit() as p:
+            p.flat[:] *= 0.5
+        layer(x[:1])  # packs the new weights
+signal.signal(signal.SIGALRM, change)
+begin = time.perf_counter(); layer(x); taken = time.perf_counter() - begin
+signal.setitimer(signal.ITIMER_REAL, 0.25 * taken)
+y = layer(x)[0]
+while not changed:
+    time.sleep(0.01)
+print(bool((y == old).all()), bool((layer(x)[0] == old).all()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "True False\n", done.stderr
+
+
+def test_an_interrupted_pack_leaves_the_weights_as_they_were() -> None:
+    """The second kernel's parameters are refused, after the first ones were read."""
+    case = Case("lstm")
+    y = case.stack.forward(case.x, None, False)[0]
+    with pytest.raises(ValueError, match="params has shape"):
+        case.stack.pack([case.parts[0], case.parts[0]], True)
+    assert case.stack.forward(case.x, None, False)[0].tobytes() == y.tobytes()
+
+
+def test_estimates_beyond_64_bits_are_refused() -> None:
+    stack = core.Stack("lstm", "float32", 16, 16, True, 0, 128)
+    with pytest.raises(MemoryError, match="a size is"):
+        stack.memory(2**48, 1, None, True)
+    assert stack.memory(2**20, 1, None, True) > 0
 
 
 def test_what_is_not_exact_is_left_to_python() -> None:

@@ -118,8 +118,12 @@ class PyStream : public Own {
   py::object call_as(Layers<T>& layers, py::handle object) {
     const py::array x = as_array(object, "Stream: x");
     const Index I = stack<T>().sizes().input, H = stack<T>().width(0);
+    require_state();
     if (x.ndim() == 2) {
-      layers->step(read<T>(x, {batch_, I}, "Stream: x"), static_cast<T*>(y_data_));
+      const T* in = read<T>(x, {batch_, I}, "Stream: x");
+      torn_ = true;
+      layers->step(in, static_cast<T*>(y_data_));
+      torn_ = false;
       return y_;
     }
     if (x.ndim() != 3) throw step_or_chunk_error(x, {batch_, I});
@@ -148,7 +152,11 @@ class PyStream : public Own {
     return all;
   }
 
+  void require_state() const {
+    if (torn_) throw std::runtime_error("Stream: a step failed between two layers, expected reset() or a new state");
+  }
   py::object get_state_now() const {
+    require_state();
     return std::visit([&](const auto& layers) { return get_state_as(layers); }, layers_);
   }
   template <class T>
@@ -167,6 +175,7 @@ class PyStream : public Own {
     const T* values[sequence::kMaxStates];
     const States keep = read_states(stack<T>(), state, stack<T>().sizes().layers, batch_, values, "Stream: state");
     layers->set_state(values);
+    torn_ = false;
   }
 
   py::object part_of(const py::object& state, int i) const {
@@ -181,6 +190,7 @@ class PyStream : public Own {
   std::variant<Layers<float>, Layers<double>> layers_;
   py::array y_;
   void* y_data_ = nullptr;
+  bool torn_ = false;  // a step failed (no memory), and the layers are at different steps
   std::atomic<bool> busy_{false};
 };
 

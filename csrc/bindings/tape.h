@@ -14,6 +14,7 @@
 
 namespace bptt::bindings {
 
+/// Values of a tape that cells keep, and who uses it now. A tape serves one caller at a time, whatever holds the GIL.
 struct PyTape : Own {
   enum Use { kFree, kBusy, kUsed };
 
@@ -22,16 +23,9 @@ struct PyTape : Own {
   std::vector<py::object> arrays;  // of the caller, which the passes point into
   std::atomic<int> use{kFree};
 
-  Index bytes() const {
-    return std::visit([](const auto& p) { return p->bytes(); }, passes);
-  }
-
+  Index bytes();
   /// Values that one kernel's cell keeps of each row and unit, in time, by number: [T,B,H] each.
-  py::list kept(const std::vector<int>& indices, std::size_t kernel) const {
-    if (use != kFree)
-      throw std::runtime_error("Tape: backward has used what the tape kept, expected a question before it");
-    return std::visit([&](const auto& p) { return kept_of(*p, indices, kernel); }, passes);
-  }
+  py::list kept(const std::vector<int>& indices, std::size_t kernel);
 
  private:
   template <class T>
@@ -49,15 +43,14 @@ struct PyTape : Own {
   }
 };
 
-/// While it lives, a backward pass uses a tape, which nobody else may then use; afterwards it is used up or, where it
-/// is retained, free again.
+/// While it lives, the tape is the caller's alone; afterwards it is used up or, where it is retained, free again.
 class TapeUse {
  public:
   TapeUse(PyTape& tape, bool retain) : tape_(tape), after_(retain ? PyTape::kFree : PyTape::kUsed) {
     int expected = PyTape::kFree;
     if (!tape.use.compare_exchange_strong(expected, PyTape::kBusy)) {
       const char* const what = expected == PyTape::kUsed ? "was used already, expected a tape of a new forward"
-                                                         : "is in use, expected one backward at a time";
+                                                         : "is in use, expected one call at a time";
       throw std::runtime_error(std::string("backward: tape ") + what);
     }
   }
@@ -71,5 +64,18 @@ class TapeUse {
   PyTape& tape_;
   const int after_;
 };
+
+inline Index PyTape::bytes() {
+  if (use == kUsed) return 0;
+  const TapeUse mine(*this, true);
+  return std::visit([](const auto& p) { return p->bytes(); }, passes);
+}
+
+inline py::list PyTape::kept(const std::vector<int>& indices, std::size_t kernel) {
+  if (use == kUsed)
+    throw std::runtime_error("Tape: backward has used what the tape kept, expected a question before it");
+  const TapeUse mine(*this, true);
+  return std::visit([&](const auto& p) { return kept_of(*p, indices, kernel); }, passes);
+}
 
 }  // namespace bptt::bindings

@@ -7,7 +7,6 @@
 
 #include "core/gemm/product.h"
 #include "core/gemm/sums.h"
-#include "core/threads/fork.h"
 #include "sequence/backward.h"
 #include "sequence/forward.h"
 #include "sequence/kernels.h"
@@ -38,18 +37,14 @@ class CellRecurrence final : public Recurrence<T> {
     return make_plan<T>({steps, batch, input_, hidden_, cell_.gates, cell_.multi_stage, heads_}, threads);
   }
 
-  bool pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) override {
-    auto packed = std::make_shared<W>(cell_, input_, hidden_, recurrent_, heads_);
-    if (!packed->pack(from, training, interrupted)) return false;
-    std::shared_ptr<const W> replaced = std::move(packed);
-    const ForkLock lock;
-    weights_.swap(replaced);  // the old weights go back to the arena after the lock is free
-    return true;
+  PackedWeights<T> pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) const override {
+    auto packed = std::make_shared<Weights<T>>(cell_, input_, hidden_, recurrent_, heads_);
+    if (!packed->pack(from, training, interrupted)) return nullptr;
+    return packed;
   }
 
-  bool forward(const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,
+  bool forward(PackedWeights<T> weights, const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,
                Poll::Interrupted interrupted) const override {
-    std::shared_ptr<const W> weights = current();
     const ForwardCall<T> own = prepared(call, tape, segment, weights);
     return Forward<T>(kernels_, std::move(weights), own, tape, plan(own.batch_sizes, threads), interrupted).run();
   }
@@ -58,9 +53,8 @@ class CellRecurrence final : public Recurrence<T> {
     return Backward<T>(kernels_, tape, call, plan(tape.call.batch_sizes, threads), interrupted).run();
   }
 
-  std::unique_ptr<ResumableCall> start(const ForwardCall<T>& call, Tape<T>* tape,
+  std::unique_ptr<ResumableCall> start(PackedWeights<T> weights, const ForwardCall<T>& call, Tape<T>* tape,
                                        Poll::Interrupted interrupted) const override {
-    std::shared_ptr<const W> weights = current();
     const ForwardCall<T> own = prepared(call, tape, 0, weights);
     auto run =
         std::make_unique<Forward<T>>(kernels_, std::move(weights), own, tape, plan(own.batch_sizes, 1), interrupted);
@@ -81,7 +75,7 @@ class CellRecurrence final : public Recurrence<T> {
     const auto add = [&](int to, Index values, std::size_t size = sizeof(T)) {
       if (values > 0) bytes[to] += Index(Arena::size_class(std::size_t(checked_mul(values, Index(size)))));
     };
-    const Index depth = W::hidden_depth(cell_, hidden_, recurrent_, heads_);
+    const Index depth = Weights<T>::hidden_depth(cell_, hidden_, recurrent_, heads_);
     add(0, Hp * G * input_), add(0, Hp * cell_.hidden_gates * depth), add(0, Hp * cell_.accumulators),
         add(0, Hp * cell_.vectors);
     if (cell_.second) add(0, Hp * recurrent_);
@@ -116,21 +110,19 @@ class CellRecurrence final : public Recurrence<T> {
     return {bytes[0], bytes[1], std::max(forward, bytes[2])};
   }
 
-  std::unique_ptr<Stream<T>> stream(Index batch, const StateOptions<T>* options) const override {
-    return std::make_unique<CellStream<T>>(kernels_, current(), batch, options ? *options : none());
+  std::unique_ptr<Stream<T>> stream(PackedWeights<T> weights, Index batch,
+                                    const StateOptions<T>* options) const override {
+    return std::make_unique<CellStream<T>>(kernels_, std::move(weights), batch, options ? *options : none());
   }
 
  private:
-  using W = Weights<T>;
-
   static const StateOptions<T>& none() {
     static constexpr StateOptions<T> none = StateOptions<T>();
     return none;
   }
 
   /// The call as this cell takes it, and the tape made ready for it.
-  ForwardCall<T> prepared(ForwardCall<T> call, Tape<T>* tape, Index segment,
-                          const std::shared_ptr<const W>& weights) const {
+  ForwardCall<T> prepared(ForwardCall<T> call, Tape<T>* tape, Index segment, const PackedWeights<T>& weights) const {
     if (cell_.multi_stage && !call.options) call.options = &none();
     if (!tape) return call;
     if (!weights->trainable()) throw std::logic_error("Recurrence.forward: the weights were packed for inference only");
@@ -183,15 +175,9 @@ class CellRecurrence final : public Recurrence<T> {
     make(tape.scales, s.scales), make(tape.saved, s.saved);
   }
 
-  std::shared_ptr<const W> current() const {
-    const ForkLock lock;
-    return weights_;
-  }
-
   const CellKernels<T>& kernels_;
   const cells::Info& cell_ = kernels_.cell;
   const Index input_, hidden_, recurrent_, heads_;
-  std::shared_ptr<const W> weights_;
 };
 
 template <class T>

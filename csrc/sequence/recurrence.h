@@ -51,8 +51,8 @@ class Recurrence {
 
   /// How a call of this length and batch is divided between that many threads.
   virtual Plan plan(Index steps, Index batch, int threads) const = 0;
-  /// Weights as in weights.h; tapes keep the packed weights that they use. False when cancelled.
-  virtual bool pack(const Flat<const T>& weights, bool training, Poll::Interrupted interrupted) = 0;
+  /// The weights in the kernels' layout (weights.h); null when cancelled. Whoever calls the kernel keeps them.
+  virtual PackedWeights<T> pack(const Flat<const T>& weights, bool training, Poll::Interrupted interrupted) const = 0;
   /// Bytes that a pass takes without its arrays: packed weights, the tape, and the scratch of backward (or inference).
   struct Memory {
     Index weights, tape, scratch;
@@ -61,17 +61,18 @@ class Recurrence {
                         int threads) const = 0;
   /// With `tape`, fills it for a backward pass; in segments of about `segment` steps where that is not 0. False when
   /// called off.
-  virtual bool forward(const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,
+  virtual bool forward(PackedWeights<T> weights, const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,
                        Poll::Interrupted interrupted) const = 0;
   virtual bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads,
                         Poll::Interrupted interrupted) const = 0;
   /// The same on one thread at a time, in pieces, without segments; what `call` points to must outlive the run.
-  virtual std::unique_ptr<ResumableCall> start(const ForwardCall<T>& call, Tape<T>* tape,
+  virtual std::unique_ptr<ResumableCall> start(PackedWeights<T> weights, const ForwardCall<T>& call, Tape<T>* tape,
                                                Poll::Interrupted interrupted) const = 0;
   virtual std::unique_ptr<ResumableCall> start(Tape<T>& tape, const BackwardCall<T>& call,
                                                Poll::Interrupted interrupted) const = 0;
-  /// With the weights packed last. `options` may ask for zoneout and clipping; null: for neither.
-  virtual std::unique_ptr<Stream<T>> stream(Index batch, const StateOptions<T>* options) const = 0;
+  /// `options` may ask for zoneout and clipping; null: for neither.
+  virtual std::unique_ptr<Stream<T>> stream(PackedWeights<T> weights, Index batch,
+                                            const StateOptions<T>* options) const = 0;
 };
 
 /// The cell called `name`; null where there is none. projection: R of a cell that projects; heads: N of a cell that has

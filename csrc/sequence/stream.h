@@ -36,11 +36,12 @@ class CellStream final : public Stream<T> {
   const T* step(const T* x) override {
     FlushDenormals flush;
     T* h0 = h_[now_].data();
-    now_ ^= 1;
-    T* h1 = h_[now_].data();
+    const int then = now_ ^ 1;
+    T* h1 = h_[then].data();
     if (direct_) {
       const Index next = batch_ * weights_->Hp;
-      kernels_.forward({*weights_, x, h0, h1, {others_.data(), next}, {others_.data(), next}}, rows_, units_, now_);
+      kernels_.forward({*weights_, x, h0, h1, {others_.data(), next}, {others_.data(), next}}, rows_, units_, then);
+      now_ = then;
       return h1;
     }
     // Without padding, in the memory of padded ones. y and the final h are the same values, written to one place.
@@ -48,6 +49,7 @@ class CellStream final : public Stream<T> {
     for (int i = 1; i < weights_->cell.states; ++i) call.initial[i] = call.final[i] = other(i);
     Plan plan;
     Forward<T>(kernels_, weights_, call, nullptr, plan, [] { return false; }).run();
+    now_ = then;  // last: where there is no memory, the state stays as it was
     return h1;
   }
 

@@ -85,6 +85,9 @@ struct OtherStates {
 
 template <class T>
 struct Weights;
+/// Packed once and shared by the calls, tapes and streams that use them.
+template <class T>
+using PackedWeights = std::shared_ptr<const Weights<T>>;
 
 /// Rows are padded to Hp = whole registers. One buffer serves as pre-activations, then kept values, then gradients of
 /// the pre-activations; that is why a tape is used once. A tape of several segments holds the steps of one at a time,
@@ -101,11 +104,11 @@ struct Tape {
   // With StateOptions, as they enter: h of the product [rows + B,R], h of the cell where that differs [rows + B,Hp],
   // and every other state [S-1,rows + B,Hp].
   Buffer<T> operand, entering_h, entering_others;
-  Buffer<T> left_h;                           // h as it leaves the cell [rows,Hp], where that is not y
-  Buffer<T> scales;                           // [rows,kScales] of cells that normalise
-  Buffer<T> saved;                            // every state but h entering each segment [segments,S-1,B,Hp]
-  Buffer<T> dropout;                          // d of recurrent dropout [B,Hp], where there is some
-  std::shared_ptr<const Weights<T>> weights;  // those of the forward pass, even if others were packed since
+  Buffer<T> left_h;          // h as it leaves the cell [rows,Hp], where that is not y
+  Buffer<T> scales;          // [rows,kScales] of cells that normalise
+  Buffer<T> saved;           // every state but h entering each segment [segments,S-1,B,Hp]
+  Buffer<T> dropout;         // d of recurrent dropout [B,Hp], where there is some
+  PackedWeights<T> weights;  // those of the forward pass, even if others were packed since
 
   Index gates_width = 0, Hp = 0;  // of a row of gates and of states
   int S = 1;                      // states

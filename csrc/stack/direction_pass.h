@@ -105,14 +105,14 @@ class DirectionPass {
     if (drop_.p > 0) drop(x_.data(), source_, begin, end);
   }
 
-  bool forward(const sequence::Recurrence<T>& r, bool training, Index segment, int threads,
-               Poll::Interrupted interrupted) {
+  bool forward(const sequence::Recurrence<T>& r, sequence::PackedWeights<T> weights, bool training, Index segment,
+               int threads, Poll::Interrupted interrupted) {
     all_steps(threads, [&](Index begin, Index end) { feed(begin, end); });
-    return r.forward(call_, training ? &tape : nullptr, segment, threads, interrupted);
+    return r.forward(std::move(weights), call_, training ? &tape : nullptr, segment, threads, interrupted);
   }
-  std::unique_ptr<sequence::ResumableCall> start(const sequence::Recurrence<T>& r, bool training,
-                                                 Poll::Interrupted interrupted) {
-    return r.start(call_, training ? &tape : nullptr, interrupted);
+  std::unique_ptr<sequence::ResumableCall> start(const sequence::Recurrence<T>& r, sequence::PackedWeights<T> weights,
+                                                 bool training, Poll::Interrupted interrupted) {
+    return r.start(std::move(weights), call_, training ? &tape : nullptr, interrupted);
   }
 
   void close(StridedRows<T> y) {

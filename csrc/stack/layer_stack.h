@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/threads/fork.h"
 #include "sequence/planner.h"
 #include "sequence/wavefront.h"
 #include "stack/memory.h"
@@ -67,30 +68,41 @@ class LayerStack final : public Stack<T> {
     return MemoryEstimate<T>(*this, kernels_, outer, options, training).bytes();
   }
 
+  /// All kernels' weights change at once: no call sees some of the old ones and some of the new.
   bool pack(const std::vector<sequence::Flat<const T>>& weights, bool training,
             Poll::Interrupted interrupted) override {
+    auto made = std::make_shared<Packed>();
     for (std::size_t k = 0; k < kernels_.size(); ++k) {
-      if (!kernels_[k]->pack(weights[k], training, interrupted)) return false;
+      made->push_back(kernels_[k]->pack(weights[k], training, interrupted));
+      if (!made->back()) return false;
+    }
+    std::shared_ptr<const Packed> replaced = std::move(made);
+    {
+      const ForkLock lock;
+      weights_.swap(replaced);
     }
     packed_ = true;
-    return true;
+    return true;  // the old weights go back to the arena, after the lock is free
   }
   bool packed() const override { return packed_; }
 
   bool forward(const StackForward<T>& call, std::unique_ptr<StackTape<T>>* tape,
                Poll::Interrupted interrupted) const override {
+    const std::shared_ptr<const Packed> weights = current();
     const bool plain = call.options.empty() && kernels_.size() == 1;
-    if (plain && !tape) return kernels_[0]->forward(plain_call(call), nullptr, 0, Pool::size(), interrupted);
+    if (plain && !tape)
+      return kernels_[0]->forward((*weights)[0], plain_call(call), nullptr, 0, Pool::size(), interrupted);
     auto passes = std::make_unique<LayerTape<T>>();
     passes->plain = plain;
     for (std::size_t k = 0; k < kernels_.size(); ++k) passes->all.push_back(std::make_unique<DirectionPass<T>>());
     bool complete = false;
     if (plain) {
       passes->all[0]->prepare(*kernels_[0], call.outer);
-      complete = kernels_[0]->forward(plain_call(call), &passes->all[0]->tape, 0, Pool::size(), interrupted);
+      complete =
+          kernels_[0]->forward((*weights)[0], plain_call(call), &passes->all[0]->tape, 0, Pool::size(), interrupted);
     } else {
       prepare(*passes, call, tape != nullptr);
-      complete = run_forward(*passes, call, tape != nullptr, interrupted);
+      complete = run_forward(*passes, *weights, call, tape != nullptr, interrupted);
     }
     if (tape) *tape = std::move(passes);
     return complete;
@@ -115,10 +127,11 @@ class LayerStack final : public Stack<T> {
   }
 
   std::unique_ptr<StackStream<T>> stream(Index batch, const CallOptions& options) const override {
-    return std::make_unique<LayerStream<T>>(kernels_, sizes_.input, batch, options);
+    return std::make_unique<LayerStream<T>>(kernels_, *current(), sizes_.input, batch, options);
   }
 
  private:
+  using Packed = std::vector<sequence::PackedWeights<T>>;  // of each kernel
   using Runs = std::vector<std::unique_ptr<sequence::ResumableCall>>;
 
   /// While it lives a backward pass uses the tape: after it the tape is as before, or its memory is free.
@@ -139,6 +152,11 @@ class LayerStack final : public Stack<T> {
     LayerTape<T>& tape_;
     const bool retain_;
   };
+
+  std::shared_ptr<const Packed> current() const {
+    const ForkLock lock;
+    return weights_;
+  }
 
   /// Of y: D*R.
   Index output() const { return D_ * kernels_[0]->width(0); }
@@ -172,14 +190,14 @@ class LayerStack final : public Stack<T> {
   }
 
   /// x -> y of the prepared passes; false when called off.
-  bool run_forward(LayerTape<T>& passes, const StackForward<T>& call, bool training,
+  bool run_forward(LayerTape<T>& passes, const Packed& weights, const StackForward<T>& call, bool training,
                    Poll::Interrupted interrupted) const {
     const Index segment = call.options.empty() ? 0 : call.options[0].options->segment;
     const sequence::BatchSizes& batch_sizes = passes.all[0]->batch_sizes();
     const bool segmented = training && sequence::measure_cuts(batch_sizes, segment).segments > 1;
     const Index L = sizes_.layers;
     passes.outputs.resize(std::size_t(L - 1));
-    if (beside(batch_sizes, segmented)) return forward_beside(passes, call, training, interrupted);
+    if (beside(batch_sizes, segmented)) return forward_beside(passes, weights, call, training, interrupted);
     std::atomic<bool> stop{false};
     StridedRows<const T> in{call.x, sizes_.input, false};
     for (Index k = 0; k < L; ++k) {
@@ -188,7 +206,8 @@ class LayerStack final : public Stack<T> {
         DirectionPass<T>& own = pass(passes, k, d);
         const StridedRows<T> part{out.data + d * (out.ld / D_), out.ld, out.ordered};
         own.open(in, part, &stop);
-        if (!own.forward(kernel(k, d), training, segment, threads, interrupted)) return false;
+        if (!own.forward(kernel(k, d), weights[std::size_t(k * D_ + d)], training, segment, threads, interrupted))
+          return false;
         own.close(part);
         return true;
       });
@@ -205,7 +224,7 @@ class LayerStack final : public Stack<T> {
   }
 
   /// The same with the layers in parallel.
-  bool forward_beside(LayerTape<T>& passes, const StackForward<T>& call, bool training,
+  bool forward_beside(LayerTape<T>& passes, const Packed& weights, const StackForward<T>& call, bool training,
                       Poll::Interrupted interrupted) const {
     std::atomic<bool> stop{false};
     const std::vector<Index> cuts = sequence::pieces(passes.all[0]->batch_sizes());
@@ -215,7 +234,7 @@ class LayerStack final : public Stack<T> {
     for (Index k = 0; k < sizes_.layers; ++k) {
       out = output_of(k, passes, call);
       pass(passes, k, 0).open(in, out, &stop);
-      runs.push_back(pass(passes, k, 0).start(kernel(k, 0), training, interrupted));
+      runs.push_back(pass(passes, k, 0).start(kernel(k, 0), weights[std::size_t(k)], training, interrupted));
       in = {out.data, out.ld, out.ordered};
     }
     const bool complete = run_layers(runs, cuts, false, stop, interrupted,
@@ -391,6 +410,7 @@ class LayerStack final : public Stack<T> {
   const StackSizes sizes_;
   const Index D_;
   const Kernels kernels_;
+  std::shared_ptr<const Packed> weights_;
   std::atomic<bool> packed_{false};
 };
 

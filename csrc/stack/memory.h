@@ -33,19 +33,20 @@ class MemoryEstimate {
     for (std::size_t k = 0; k < kernels.size(); ++k) parts_.push_back(part(k));
   }
 
+  /// Sums are checked, too: layers of a size that memory might have can together be beyond 64 bits.
   Index bytes() const {
     Index held = states(), together = 0, most = 0, sum = 0;
-    for (const auto& each : parts_) held += each.weights + each.tape;
+    for (const auto& each : parts_) held = checked_add(held, checked_add(each.weights, each.tape));
     for (Index k = 0; k < L_; ++k) {
-      together += training_ ? arrays_of_pass(k) : 0;
-      const Index layer = scratch(k) + (training_ ? arrays_back(k) : arrays_of_inference(k));
+      if (training_) together = checked_add(together, arrays_of_pass(k));
+      const Index layer = checked_add(scratch(k), training_ ? arrays_back(k) : arrays_of_inference(k));
       most = std::max(most, layer);
-      sum += layer;
+      sum = checked_add(sum, layer);
     }
     Index work = beside_ ? sum : most;
-    if (training_ && D_ == 1) work += L_ > 1 ? output() : 0;  // gradients of outputs take the place of each other
-    if (!training_ && beside_) work += output() * (L_ - 1);
-    return held + together + work;
+    if (training_ && D_ == 1 && L_ > 1) work = checked_add(work, output());  // gradients of outputs share one place
+    if (!training_ && beside_) work = checked_add(work, checked_mul(output(), L_ - 1));
+    return checked_add(checked_add(held, together), work);
   }
 
  private:
@@ -80,7 +81,7 @@ class MemoryEstimate {
 
   Index scratch(Index layer) const {
     Index n = 0;
-    for (Index d = 0; d < D_; ++d) n += parts_[std::size_t(layer * D_ + d)].scratch;
+    for (Index d = 0; d < D_; ++d) n = checked_add(n, parts_[std::size_t(layer * D_ + d)].scratch);
     return n;
   }
   bool drops(Index layer) const { return training_ && option(std::size_t(layer * D_)).input_dropout > 0; }

@@ -20,11 +20,12 @@ void next_states(Pointer* states, const Widths& width, Index batch) {
 template <class T>
 class LayerStream final : public StackStream<T> {
  public:
-  LayerStream(const std::vector<std::unique_ptr<sequence::Recurrence<T>>>& kernels, Index input, Index batch,
+  LayerStream(const std::vector<std::unique_ptr<sequence::Recurrence<T>>>& kernels,
+              const std::vector<sequence::PackedWeights<T>>& weights, Index input, Index batch,
               const CallOptions& options)
       : input_(input), batch_(batch), width_(widths(*kernels[0])) {
     const sequence::StateOptions<T> asked = state_options<T>(options, false);
-    for (const auto& kernel : kernels) layers_.push_back(kernel->stream(batch, &asked));
+    for (std::size_t k = 0; k < kernels.size(); ++k) layers_.push_back(kernels[k]->stream(weights[k], batch, &asked));
   }
 
   void step(const T* x, T* y) override {

@@ -39,4 +39,10 @@ inline Index checked_mul(Index a, Index b) {
   return a * b;
 }
 
+/// a + b for sizes that are not negative, the same way.
+inline Index checked_add(Index a, Index b) {
+  if (b > std::numeric_limits<Index>::max() - a) throw OutOfMemory(a, b);
+  return a + b;
+}
+
 }  // namespace bptt
