@@ -129,16 +129,20 @@ def _library_problem(folder: str, library: str, other: str) -> str:
 
 
 def level_problems(csrc: Path) -> list[str]:
-    """Files of the bindings, which are compiled once for all levels, that reach Eigen: its types differ by level."""
+    """Files of the bindings, which are compiled once for all levels, that reach what differs by level."""
     return [
-        f"{path.relative_to(csrc)}: reaches Eigen, expected nothing that depends on the instruction set"
+        f"{path.relative_to(csrc)}: reaches {each.relative_to(csrc)}, expected nothing that depends on the level"
         for path in cpp_files(csrc / "bindings")
-        if any(_includes_eigen(each) for each in _reached(csrc, path, set()))
+        for each in sorted(_reached(csrc, path, set()))
+        if _depends_on_level(each)
     ]
 
 
-def _includes_eigen(path: Path) -> bool:
-    return any(library.startswith("Eigen") for _, library, _ in INCLUDE.findall(path.read_text("utf-8")))
+def _depends_on_level(path: Path) -> bool:
+    """Whether a file includes Eigen, whose types differ by level, or asks for an instruction set itself."""
+    text = path.read_text("utf-8")
+    eigen = any(library.startswith("Eigen") for _, library, _ in INCLUDE.findall(text))
+    return eigen or re.search(r"__(AVX|SSE|FMA)\w*", text) is not None
 
 
 def _reached(csrc: Path, path: Path, seen: set[Path]) -> set[Path]:

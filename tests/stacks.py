@@ -74,7 +74,7 @@ def states_of(kind: str) -> tuple[str, ...]:
 
 
 def parts(state: Any) -> tuple[Any, ...]:
-    """A state as a tuple of arrays, of one or of two."""
+    """A state as a tuple of arrays, of one to four."""
     return state if isinstance(state, tuple) else (state,)
 
 

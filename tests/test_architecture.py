@@ -70,7 +70,10 @@ def test_includes_that_may_be(tmp_path):
 def test_bindings_that_depend_on_the_level(tmp_path):
     tree = make_tree(tmp_path, {**GOOD_CPP, "stack/stack.h": '#include "core/simd/vec.h"\n'})
     (problem,) = architecture.level_problems(tree)
-    assert problem.startswith("bindings/module.cpp: reaches Eigen")
+    assert problem.startswith("bindings/module.cpp: reaches core/simd/vec.h")
+    tree = make_tree(tmp_path, {**GOOD_CPP, "stack/stack.h": "#if defined(__AVX2__)\n#endif\n"})
+    (problem,) = architecture.level_problems(tree)
+    assert problem.startswith("bindings/module.cpp: reaches stack/stack.h")
 
 
 def test_what_only_another_file_may_use(tmp_path):

@@ -34,7 +34,7 @@ class Owner:
     """A GRU of two layers with learnt initial states, without a layer of ours."""
 
     def __init__(self, layer: bptt.GRU) -> None:
-        structure = Structure("gru", ("h",), ("r", "z", "n", "m"), np.dtype("f8"), I, H, num_layers=2)
+        structure = Structure("gru", np.dtype("f8"), I, H, num_layers=2)
         sizes = [3 * H * (inputs + H + 1) + H for inputs in structure.inputs]
         ends = np.cumsum([0, *sizes]).tolist()
         spans = list(pairwise(ends))
@@ -99,7 +99,7 @@ def test_a_copy_packs_for_itself(layer: bptt.GRU, duplicate: Any) -> None:
 
 
 def test_the_structure_says_the_sizes() -> None:
-    plain = Structure("lstm", ("h", "c"), (), np.dtype("f4"), I, H, num_layers=2, num_directions=2)
+    plain = Structure("lstm", np.dtype("f4"), I, H, num_layers=2, num_directions=2)
     assert (plain.output_size, plain.widths, plain.inputs, plain.kernels) == (H, (H, H), [I, 2 * H], 4)
     projected = plain._replace(proj_size=2, num_layers=1)
     assert (projected.output_size, projected.widths, projected.inputs, projected.kernels) == (2, (2, H), [I], 2)

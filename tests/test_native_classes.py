@@ -50,7 +50,7 @@ METHODS = {
     },
     "Stack": {
         "plan": lambda o, a: CORE.Stack.plan(o, T, B),
-        "beside": lambda o, a: CORE.Stack.beside(o, T, B, None, True),
+        "runs_in_parallel": lambda o, a: CORE.Stack.runs_in_parallel(o, T, B, None, True),
         "memory": lambda o, a: CORE.Stack.memory(o, T, B, [a.CallOptions], True),
         "pack": lambda o, a: CORE.Stack.pack(o, a.params, True),
         "forward": lambda o, a: CORE.Stack.forward(o, X, None, True),
@@ -66,7 +66,7 @@ METHODS = {
 ARGUMENTS = {
     "CallOptions(order)": ("SequenceOrder", lambda o, a: CORE.CallOptions(order=o)),
     "memory(options)": ("CallOptions", lambda o, a: a.Stack.memory(T, B, [o], True)),
-    "beside(options)": ("CallOptions", lambda o, a: a.Stack.beside(T, B, [o], True)),
+    "runs_in_parallel(options)": ("CallOptions", lambda o, a: a.Stack.runs_in_parallel(T, B, [o], True)),
     "Stream(stack)": ("Stack", lambda o, a: CORE.Stream(o, B, a.CallOptions)),
     "Stream(options)": ("CallOptions", lambda o, a: CORE.Stream(a.Stack, B, o)),
     "_take_weights(stack)": ("Stack", lambda o, a: a.Stream._take_weights(o, None)),

@@ -166,7 +166,7 @@ import signal, threading, time
 import numpy as np, bptt
 bptt.set_num_threads(1)  # one layer after the other
 layer = bptt.LSTM(64, 128, num_layers=2, seed=0)
-x = np.random.default_rng(0).standard_normal((4000, 8, 64)).astype(np.float32)
+x = np.random.default_rng(0).standard_normal((16000, 8, 64)).astype(np.float32)
 old = layer(x)[0]
 changed = []
 def change(*_):

@@ -200,7 +200,7 @@ def test_gates_are_those_of_the_reference(kind: str, dtype: str, name: str) -> N
         for k in range(layers):
             for d in range(1 + both):
                 gates = tape.gates(k, d)
-                states = case.layer._stack.structure.states[1:]
+                states = case.layer._stack.structure.info.states[1:]
                 assert list(gates)[len(gates) - len(states) :] == list(states)
                 steps = reference.tapes[k][d].steps
                 for i, gate in enumerate((*GATES[kind], *states)):

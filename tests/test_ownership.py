@@ -41,7 +41,7 @@ for lengths, resets, converted in ((None, None, False), ("lengths", "resets", Fa
     dtype = "float64" if converted else "float32"  # then the layer makes its own copies, which nobody else holds
     x = mapped((T, B, 3), dtype)
     n = layer.num_layers * layer.num_directions
-    widths = [layer.output_size] + [layer.hidden_size] * (len(layer._stack.structure.states) - 1)
+    widths = [layer.output_size] + [layer.hidden_size] * (len(layer._stack.structure.info.states) - 1)
     state = tuple(mapped((n, B, width), dtype) for width in widths)
     if lengths:
         lengths, resets = mapped((B,), "int64"), mapped((T, B), "bool")

@@ -115,9 +115,10 @@ def test_a_state_dict_of_another_layer_is_named() -> None:
         (bptt.LSTM(3, 7), "lstm", 2, "state has unknown weight_ih_l1, weight_hh_l1 and 2 more"),
         (bptt.LSTM(3, 7, 2), "lstm", 1, "state lacks bias_ih_l1"),
         (bptt.LSTM(3, 7, proj_size=PROJECTED), "lstm", 1, "state lacks weight_hr_l0"),
-        (bptt.LSTM(3, 7, peephole=True), "lstm", 1, "state lacks weight_peephole_l0"),
-        (bptt.LSTM(3, 7, layer_norm=True), "lstm", 1, "state lacks weight_norm_l0, bias_norm_l0"),
-        (bptt.LSTM(3, 7, coupled=True), "lstm", 1, "bias_ih_l0 has shape (28,), expected (21,)"),
+        (bptt.LSTM(3, 7, peephole=True), "lstm", 1, "state is of a layer of PyTorch, which has no peephole"),
+        (bptt.LSTM(3, 7, layer_norm=True), "lstm", 1, "state is of a layer of PyTorch, which has no layer_norm"),
+        (bptt.LSTM(3, 7, coupled=True), "gru", 1, "state is of a layer of PyTorch, which has no coupled"),
+        (bptt.SLSTM(3, 7), "lstm", 1, "state is of a layer of PyTorch, which has no exponential gates"),
         (bptt.LSTM(3, 7, learn_initial_state=True), "lstm", 1, "state lacks initial_h_l0, initial_c_l0"),
     ):
         with pytest.raises(ValueError, match=f"^{type(ours).__name__}.load_state_dict: {re.escape(message)}"):

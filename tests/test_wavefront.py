@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers of a stack side by side: the same bits as one after the other, and a way out of a call that is called off."""
+"""Layers of a stack in parallel: the same bits as one after the other, and a way out of a call that is called off."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def results(case: Case) -> Results:
     return fresh.run() | {f"inferred {name}": value for name, value in fresh.infer().items()}
 
 
-def beside(case: Case) -> bool:
-    """Whether the layers of that call run side by side."""
+def runs_in_parallel(case: Case) -> bool:
+    """Whether the layers of that call run in parallel."""
     layer, (T, B, _) = case.layer, case.x.shape
     rows = None if case.lengths is None else core.SequenceOrder(case.lengths, T, False)
-    return layer._stack.kernels.packed(layer.params, True).beside(
+    return layer._stack.kernels.packed(layer.params, True).runs_in_parallel(
         T, B, [core.CallOptions(order=rows)] * layer.num_layers, True
     )
 
@@ -59,11 +59,11 @@ def beside(case: Case) -> bool:
 def test_side_by_side_changes_no_bit(kind: str, way: str) -> None:
     case = case_of(kind, way)
     with threads(1):
-        assert not beside(case)
+        assert not runs_in_parallel(case)
         expected = results(case)
     for n in (2, 3, 7):
         with threads(n):
-            assert beside(case)
+            assert runs_in_parallel(case)
             assert_same_bits(results(case), expected)
 
 
@@ -83,12 +83,12 @@ def test_what_gains_nothing_is_done_in_turn() -> None:
     stack = case.layer._stack.kernels.packed(case.layer.params, True)
     checkpoints = [core.CallOptions(segment=10)] * case.layer.num_layers
     with threads(2):
-        assert stack.beside(300, 1, None, True)
-        assert stack.beside(300, 1, checkpoints, False)  # inference has no checkpoints
+        assert stack.runs_in_parallel(300, 1, None, True)
+        assert stack.runs_in_parallel(300, 1, checkpoints, False)  # inference has no checkpoints
         for steps, options in ((300, checkpoints), (10, None), (0, None)):
-            assert not stack.beside(steps, 1, options, True)
+            assert not stack.runs_in_parallel(steps, 1, options, True)
         both = bptt.LSTM(9, 11, num_layers=2, bidirectional=True)
-        assert not both._stack.kernels.packed(both.params, True).beside(300, 1, None, True)
+        assert not both._stack.kernels.packed(both.params, True).runs_in_parallel(300, 1, None, True)
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals to a thread")

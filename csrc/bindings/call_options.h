@@ -52,8 +52,6 @@ struct CallOptions : Own {
   stack::CallOptions options;
   py::object resets = py::none();       // bool [T,B], or [sum] for packed rows
   py::object reset_state = py::none();  // what a reset sets: None (zeros) or a state, [H] each
-
-  bool needs_transition(bool training) const { return options.needs_transition(training, !resets.is_none()); }
 };
 
 inline void register_call_options(py::module_& m) {
@@ -69,6 +67,7 @@ inline void register_call_options(py::module_& m) {
              for (const double p : {zoneout[0], zoneout[1], dropout, input_dropout}) {
                if (!(p >= 0 && p < 1)) throw py::value_error("CallOptions: a probability is outside [0, 1)");
              }
+             if (segment < 0) throw py::value_error("CallOptions: segment is below 0");
              if (!(clip >= 0 && clip_gradient >= 0)) throw py::value_error("CallOptions: a bound is below 0");
              stack::CallOptions options{order ? order->order : nullptr,
                                         zoneout,

@@ -37,8 +37,8 @@ sequence::Flat<U> parts_of(const stack::KernelParameters& shapes, const py::tupl
     const bool absent = all[i].rows == 0;
     if (absent && part.is_none()) continue;
     if (absent) throw py::value_error(std::string(name) + " has a part that the kernel lacks, expected None");
-    const bool vector = i == 2;  // the bias
-    found[i] = vector ? values<U>(part, {all[i].rows}, name) : values<U>(part, {all[i].rows, all[i].columns}, name);
+    found[i] =
+        all[i].is_vector ? values<U>(part, {all[i].rows}, name) : values<U>(part, {all[i].rows, all[i].columns}, name);
   }
   return {found[0], found[1], found[2], found[3], found[4]};
 }

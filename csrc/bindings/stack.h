@@ -37,6 +37,12 @@ class PyStack : public Own {
       throw py::value_error("Stack: num_heads is " + std::to_string(heads) + ", expected a divisor of hidden_size, " +
                             std::to_string(hidden));
     }
+    constexpr Index kMostLayers = 1 << 16;  // each is an object, whatever its sizes
+    if (layers > kMostLayers || directions > 2) {
+      throw py::value_error("Stack: num_layers is " + std::to_string(layers) + ", num_directions " +
+                            std::to_string(directions) + ", expected at most " + std::to_string(kMostLayers) +
+                            " and 2");
+    }
     const stack::StackSizes sizes{input, hidden, projection, layers, directions, bias, heads};
     if (dtype == "float32")
       impl_ = make<float>(cell, sizes);
@@ -73,16 +79,9 @@ class PyStack : public Own {
     return d;
   }
 
-  bool beside(Index steps, Index batch, const Asked& asked, bool training) const {
+  bool runs_in_parallel(Index steps, Index batch, const Asked& asked, bool training) const {
     const std::vector<const stack::CallOptions*> options = checked(asked);
-    sequence::BatchSizes batch_sizes{steps, batch};
-    Index segment = 0;
-    if (!options.empty()) {
-      segment = training ? options[0]->segment : 0;
-      if (options[0]->order) batch_sizes = options[0]->order->batch_sizes();
-    }
-    const bool segmented = sequence::measure_cuts(batch_sizes, segment).segments > 1;
-    return visit([&](auto& s) { return s.beside(batch_sizes, segmented); });
+    return visit([&](auto& s) { return s.runs_in_parallel(OuterShape::of(steps, batch), options, training); });
   }
 
   Index memory(Index steps, Index batch, const Asked& asked, bool training) const {
@@ -144,9 +143,10 @@ class PyStack : public Own {
     auto made = stack::make_stack<T>(cell, sizes);
     const char* const with = sizes.heads > 1 ? " with heads" : "";
     if (!made) throw py::value_error("Stack: there is no cell '" + cell + "'" + with);
-    if (made->width(0) < 1 || made->width(0) > sizes.hidden) {
-      throw py::value_error("Stack: proj_size is " + std::to_string(sizes.projection) + ", expected 1 to " +
-                            std::to_string(sizes.hidden));
+    const bool projects = made->parameters(0).projection.rows > 0;
+    if (projects ? made->width(0) < 1 || made->width(0) > sizes.hidden : sizes.projection != 0) {
+      const std::string expected = projects ? "1 to " + std::to_string(sizes.hidden) : "0, as the cell has none";
+      throw py::value_error("Stack: proj_size is " + std::to_string(sizes.projection) + ", expected " + expected);
     }
     return made;
   }

@@ -33,7 +33,7 @@ class PyStream : public Own {
     set_state_now(py::none());
   }
 
-  /// x [B,I] -> y [B,H], the same array each time; x [T,B,I] -> a new y [T,B,H].
+  /// x [B,I] -> y [B,R], the same array each time; x [T,B,I] -> a new y [T,B,R].
   py::object call(py::handle x) {
     const OneCall one(busy_);
     return std::visit([&](auto& layers) { return call_as(layers, x); }, layers_);

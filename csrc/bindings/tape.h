@@ -33,6 +33,7 @@ struct PyTape : Own {
     if (tape.segmented())
       throw std::runtime_error("Tape: a tape with checkpoints keeps no step's values, expected checkpoint=None");
     py::list values;
+    if (kernel >= tape.kernels()) throw py::value_error("Tape.kept: there is no kernel " + std::to_string(kernel));
     for (const int i : indices) {
       py::array_t<T> out = empty_rows<T>(tape.outer(), tape.hidden());
       if (!tape.copy_kept(kernel, i, out.mutable_data()))

@@ -26,7 +26,7 @@
 // clang-format on
 #pragma once
 
-#include "cells/gru.h"
+#include "cells/cell.h"
 #include "cells/lstm.h"
 
 namespace bptt::cells {

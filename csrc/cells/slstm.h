@@ -5,8 +5,10 @@
 //   i' = exp(a_i - m1)   f' = exp(log f + m0 - m1)
 //   c1 = f' c0 + i' z    n1 = f' n0 + i'    h1 = o c1 / n1
 // c and n are sums weighted by the gates, in units of exp(m), and m, the largest exponent so far, keeps them in range.
-// Where nothing is stored, n0 = 0, the first exponent is the largest: m1 = a_i and f' is at most 1. It is what makes
-// zeros a good initial state, since a maximum with m0 = 0 would let i' and n1 vanish where a_i is far below 0.
+// Where nothing is stored, n0 = 0, the first exponent is the largest: m1 = a_i and f' is at most 1. A maximum with m0 =
+// 0 would let i' and n1 underflow where a_i is far below 0; with this rule zeros are a good initial state.
+// n is a sum of positive terms: one below 0, which only a caller or an optimizer can give, counts as 0, as h = o c1 /
+// n1 would have a pole else.
 #pragma once
 
 #include "cells/cell.h"
@@ -22,7 +24,7 @@ struct SLSTMCell : PlainAccumulators {
 
   template <class V>
   static void forward(const V* a, const V*, const V* s0, V* s1, V* k) {
-    const V c0 = s0[1], n0 = s0[2], m0 = s0[3], z = tanh(a[2]), o = sigmoid(a[3]);
+    const V c0 = s0[1], n0 = select_less(V(0), s0[2], s0[2], V(0)), m0 = s0[3], z = tanh(a[2]), o = sigmoid(a[3]);
     V log_f = a[1];
     if constexpr (!kExpForget) log_f = logsigmoid(a[1]);
     const V stored = log_f + m0;
@@ -38,7 +40,8 @@ struct SLSTMCell : PlainAccumulators {
   // argument has the gradient; a_i where both are equal, so that i' is 1 to the last bit.
   template <class V>
   static void backward(const V* k, const V*, const V* s0, const V* s1, const V* ds1, V* da, V*, V* ds0) {
-    const V i = k[0], f = k[1], z = k[2], o = k[3], c0 = s0[1], n0 = s0[2], h1 = s1[0], n1 = s1[2];
+    const V i = k[0], f = k[1], z = k[2], o = k[3], c0 = s0[1], h1 = s1[0], n1 = s1[2];
+    const V n0 = select_less(V(0), s0[2], s0[2], V(0));
     const V dratio = ds1[0] / n1;
     const V dc1 = fma(dratio, o, ds1[1]), dn1 = ds1[2] - dratio * h1;
     const V dlog_i = i * fma(dc1, z, dn1);
@@ -51,7 +54,7 @@ struct SLSTMCell : PlainAccumulators {
     if constexpr (!kExpForget) da[1] = dstored * sigmoid(V(0) - k[4]);
     da[2] = dc1 * i * (1 - z * z);
     da[3] = ds1[0] * h1 * (1 - o);
-    ds0[0] = V(0), ds0[1] = dc1 * f, ds0[2] = dn1 * f, ds0[3] = dstored;
+    ds0[0] = V(0), ds0[1] = dc1 * f, ds0[2] = select_less(s0[2], V(0), V(0), dn1 * f), ds0[3] = dstored;
   }
 };
 

@@ -7,10 +7,10 @@
 #pragma once
 
 #include <optional>
+
 #include "core/gemm/product.h"
 #include "core/gemm/sums.h"
 #include "core/memory/rows.h"
-
 #include "core/threads/parallel.h"
 #include "core/threads/share.h"
 #include "sequence/forward.h"

@@ -2,6 +2,8 @@
 // The parameters of one kernel where users hold them.
 #pragma once
 
+#include <array>
+
 namespace bptt::sequence {
 
 constexpr int kMaxStates = 4;  // h first
@@ -12,6 +14,9 @@ constexpr int kMaxStates = 4;  // h first
 template <class U>
 struct Flat {
   U *weight_ih, *weight_hh, *bias, *vectors, *projection;
+
+  /// In the order in which a flat buffer has them.
+  std::array<U*, 5> all() const { return {weight_ih, weight_hh, bias, vectors, projection}; }
 };
 
 }  // namespace bptt::sequence

@@ -19,7 +19,7 @@ namespace bptt::sequence {
 template <class T>
 class CellRecurrence final : public Recurrence<T> {
  public:
-  CellRecurrence(const CellKernels<T>& kernels, Index input, Index hidden, Index projection, Index heads = 1)
+  CellRecurrence(const CellKernels<T>& kernels, Index input, Index hidden, Index projection, Index heads)
       : kernels_(kernels),
         input_(input),
         hidden_(hidden),
@@ -166,6 +166,7 @@ class CellRecurrence final : public Recurrence<T> {
   void allocate(Tape<T>& tape, Index segment, Index Hp) const {
     tape.cuts = cut(tape.call.batch_sizes, segment);
     tape.gates_width = Index(cell_.lines) * Hp, tape.Hp = Hp, tape.S = cell_.states;
+    tape.named = cells::words(cell_.kept_names);
     const Sizes s = sizes(tape.call.batch_sizes, measure_cuts(tape.call.batch_sizes, segment), tape.call.options);
     const auto make = [](Buffer<T>& buffer, Index size) {
       if (size > 0) buffer = Buffer<T>(size);

@@ -79,9 +79,9 @@ Plan make_plan(const Shape& s, int threads) {
   return best;
 }
 
-/// Seconds of layers side by side, `pieces` pieces of each (wavefront.h), from those of each on one thread: the work is
+/// Seconds of layers in parallel, `pieces` pieces of each (wavefront.h), from those of each on one thread: the work is
 /// shared, but no layer is faster than alone, and the last one begins when the others have done a piece.
-inline double beside_time(const std::vector<double>& layers, int threads, Index pieces) {
+inline double parallel_time(const std::vector<double>& layers, int threads, Index pieces) {
   const double n = double(std::min<Index>(threads, Index(layers.size())));
   const double work = std::accumulate(layers.begin(), layers.end(), 0.0);
   const double longest = *std::max_element(layers.begin(), layers.end());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One cell of one size, behind an interface that the bindings can call without knowing the cell: pack, forward,
+// One cell of one size, behind an interface that the stack can call without knowing the cell: pack, forward,
 // backward.
 #pragma once
 

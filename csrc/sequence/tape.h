@@ -24,7 +24,7 @@ constexpr int kScales = 4;  // most groups that a row normalises
 template <class T>
 struct StateOptions {
   const T* keep = nullptr;                // [rows of all steps], 0 where a row is reset before the step; null: nowhere
-  const T* reset_state[kMaxStates] = {};  // [H] what it begins with; null: zeros
+  const T* reset_state[kMaxStates] = {};  // [R], then [H] each, what it begins with; null: zeros
   double zoneout[2] = {0, 0};             // probabilities that a unit keeps its old value: of h, of every other state
   double dropout = 0;                     // of units of h in the product, in training
   T clip = std::numeric_limits<T>::infinity();           // of states
@@ -111,6 +111,7 @@ struct Tape {
   PackedWeights<T> weights;  // those of the forward pass, even if others were packed since
 
   Index gates_width = 0, Hp = 0;  // of a row of gates and of states
+  int named = 0;                  // values kept of each row and unit that have a name
   int S = 1;                      // states
 
   bool segmented() const { return cuts.size() > 2; }

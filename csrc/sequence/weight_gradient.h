@@ -6,7 +6,6 @@
 #pragma once
 
 #include <utility>
-#include <vector>
 
 #include "core/gemm/outer.h"
 #include "core/gemm/sums.h"

@@ -32,6 +32,12 @@ struct CallOptions {
   }
 };
 
+/// Those of a call that asks for nothing.
+inline const CallOptions& no_options() {
+  static const CallOptions kNone;
+  return kNone;
+}
+
 /// How the arrays of a call look to the caller: [steps,batch,.], or [rows,.] of packed rows.
 struct OuterShape {
   Index steps, batch, rows;

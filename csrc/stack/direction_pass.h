@@ -137,8 +137,8 @@ class DirectionPass {
     for (Buffer<T>* b : {&saved_, &dy_, &dx_}) *b = {};
   }
 
-  /// The arrays of a backward call, whose states and gradients of weights `call` names. `apart`: dx is to be added to
-  /// what another one writes.
+  /// The arrays of a backward call, whose states and gradients of weights `call` names. `apart`: another pass writes
+  /// dx, and this one's is added to it.
   void open_back(const BackwardCall<T>& call, StridedRows<const T> dy, StridedRows<T> dx, bool apart,
                  std::atomic<bool>* stop) {
     const sequence::BatchSizes& batch_sizes = call_.batch_sizes;
@@ -212,7 +212,7 @@ class DirectionPass {
   }
 
  private:
-  /// Makes a pass write to rows of its own where it would write to `target`, if to anything; returns the target.
+  /// Redirects `target` to new rows and returns the old pointer; null stays null.
   static T* own_copy(T*& target, Buffer<T>& rows, Index count, Index width) {
     if (!target) return nullptr;
     rows = Buffer<T>(checked_mul(count, width));

@@ -43,7 +43,7 @@ class LayerStack final : public Stack<T> {
     KernelParameters p;
     p.weight_ih = {rows, input(k / D_)};
     p.weight_hh = {rows, r.width(0) / sizes_.heads};
-    if (sizes_.bias) p.bias = {rows};
+    if (sizes_.bias) p.bias = {rows, 1, true};
     if (sizes_.bias || !r.vectors_are_bias()) p.vectors = {r.vectors(), H};
     if (r.projects()) p.projection = {r.width(0), H};
     return p;
@@ -51,21 +51,17 @@ class LayerStack final : public Stack<T> {
 
   sequence::Plan plan(Index steps, Index batch) const override { return kernels_[0]->plan(steps, batch, Pool::size()); }
 
-  /// Tapes of several segments hold one at a time.
-  bool beside(const sequence::BatchSizes& batch_sizes, bool segmented) const override {
-    const int threads = Pool::size();
-    if (D_ > 1 || sizes_.layers == 1 || segmented || threads == 1 || batch_sizes.total() == 0) return false;
-    std::vector<double> each;
-    double serial = 0;
-    for (Index k = 0; k < sizes_.layers; ++k) {
-      each.push_back(seconds(k, batch_sizes, 1));
-      serial += seconds(k, batch_sizes, threads);
-    }
-    return sequence::beside_time(each, threads, sequence::count_pieces(batch_sizes)) < serial;
+  bool runs_in_parallel(const OuterShape& outer, const std::vector<const CallOptions*>& options,
+                        bool training) const override {
+    const CallOptions& first = options.empty() ? no_options() : *options[0];
+    const sequence::BatchSizes batch_sizes =
+        first.order ? first.order->batch_sizes() : sequence::BatchSizes{outer.steps, outer.batch};
+    return in_parallel(batch_sizes, training && sequence::measure_cuts(batch_sizes, first.segment).segments > 1);
   }
 
   Index memory(const OuterShape& outer, const std::vector<const CallOptions*>& options, bool training) const override {
-    return MemoryEstimate<T>(*this, kernels_, outer, options, training).bytes();
+    return MemoryEstimate<T>(sizes_, kernels_, outer, options, training, runs_in_parallel(outer, options, training))
+        .bytes();
   }
 
   /// All kernels' weights change at once: no call sees some of the old ones and some of the new.
@@ -153,6 +149,19 @@ class LayerStack final : public Stack<T> {
     const bool retain_;
   };
 
+  /// Tapes of several segments hold one at a time.
+  bool in_parallel(const sequence::BatchSizes& batch_sizes, bool segmented) const {
+    const int threads = Pool::size();
+    if (D_ > 1 || sizes_.layers == 1 || segmented || threads == 1 || batch_sizes.total() == 0) return false;
+    std::vector<double> each;
+    double serial = 0;
+    for (Index k = 0; k < sizes_.layers; ++k) {
+      each.push_back(seconds(k, batch_sizes, 1));
+      serial += seconds(k, batch_sizes, threads);
+    }
+    return sequence::parallel_time(each, threads, sequence::count_pieces(batch_sizes)) < serial;
+  }
+
   std::shared_ptr<const Packed> current() const {
     const ForkLock lock;
     return weights_;
@@ -171,14 +180,13 @@ class LayerStack final : public Stack<T> {
 
   /// Hands the call's arrays and options to the passes.
   void prepare(LayerTape<T>& passes, const StackForward<T>& call, bool training) const {
-    static const CallOptions kNone;
     const T* initial[kMaxStates];
     T* final[kMaxStates];
     std::copy_n(call.initial, kMaxStates, initial);
     std::copy_n(call.final, kMaxStates, final);
     const Widths width = widths(*kernels_[0]);
     for (std::size_t k = 0; k < kernels_.size(); ++k) {
-      const DirectionOptions<T> options = call.options.empty() ? DirectionOptions<T>{&kNone} : call.options[k];
+      const DirectionOptions<T> options = call.options.empty() ? DirectionOptions<T>{&no_options()} : call.options[k];
       passes.all[k]->prepare(*kernels_[k], input(Index(k) / D_), call.outer, initial, final, options, training);
       next_states(initial, width, call.outer.batch);
       next_states(final, width, call.outer.batch);
@@ -197,7 +205,7 @@ class LayerStack final : public Stack<T> {
     const bool segmented = training && sequence::measure_cuts(batch_sizes, segment).segments > 1;
     const Index L = sizes_.layers;
     passes.outputs.resize(std::size_t(L - 1));
-    if (beside(batch_sizes, segmented)) return forward_beside(passes, weights, call, training, interrupted);
+    if (in_parallel(batch_sizes, segmented)) return forward_in_parallel(passes, weights, call, training, interrupted);
     std::atomic<bool> stop{false};
     StridedRows<const T> in{call.x, sizes_.input, false};
     for (Index k = 0; k < L; ++k) {
@@ -224,8 +232,8 @@ class LayerStack final : public Stack<T> {
   }
 
   /// The same with the layers in parallel.
-  bool forward_beside(LayerTape<T>& passes, const Packed& weights, const StackForward<T>& call, bool training,
-                      Poll::Interrupted interrupted) const {
+  bool forward_in_parallel(LayerTape<T>& passes, const Packed& weights, const StackForward<T>& call, bool training,
+                           Poll::Interrupted interrupted) const {
     std::atomic<bool> stop{false};
     const std::vector<Index> cuts = sequence::pieces(passes.all[0]->batch_sizes());
     Runs runs;
@@ -285,8 +293,7 @@ class LayerStack final : public Stack<T> {
   void add_sums(const StackBackward<T>& call, std::vector<Buffer<T>>& sums) const {
     for (std::size_t k = 0; k < sums.size(); ++k) {
       const std::array<ParameterShape, 5> shapes = parameters(Index(k)).all();
-      const sequence::Flat<T>& to = call.d[k];
-      T* const target[] = {to.weight_ih, to.weight_hh, to.bias, to.vectors, to.projection};
+      const std::array<T*, 5> target = call.d[k].all();
       const T* from = sums[k].data();
       for (std::size_t i = 0; i < shapes.size(); ++i) {
         for (Index n = 0; n < shapes[i].size(); ++n) target[i][n] += *from++;
@@ -299,7 +306,8 @@ class LayerStack final : public Stack<T> {
   bool run_backward(LayerTape<T>& passes, const StackBackward<T>& call, const std::vector<BackwardCall<T>>& calls,
                     Poll::Interrupted interrupted) const {
     const sequence::BatchSizes& batch_sizes = passes.all[0]->batch_sizes();
-    if (beside(batch_sizes, passes.all[0]->tape.segmented())) return backward_beside(passes, call, calls, interrupted);
+    if (in_parallel(batch_sizes, passes.all[0]->tape.segmented()))
+      return backward_in_parallel(passes, call, calls, interrupted);
     std::atomic<bool> stop{false};
     const Index L = sizes_.layers;
     Buffer<T> handed;
@@ -326,8 +334,8 @@ class LayerStack final : public Stack<T> {
   }
 
   /// The same with the layers in parallel.
-  bool backward_beside(LayerTape<T>& passes, const StackBackward<T>& call, const std::vector<BackwardCall<T>>& calls,
-                       Poll::Interrupted interrupted) const {
+  bool backward_in_parallel(LayerTape<T>& passes, const StackBackward<T>& call,
+                            const std::vector<BackwardCall<T>>& calls, Poll::Interrupted interrupted) const {
     std::atomic<bool> stop{false};
     const std::vector<Index> cuts = sequence::pieces(passes.all[0]->batch_sizes());
     Runs runs;

@@ -18,18 +18,17 @@ class MemoryEstimate {
   using Kernels = std::vector<std::unique_ptr<sequence::Recurrence<T>>>;
 
   /// `options`: one for each kernel; empty: no options.
-  MemoryEstimate(const Stack<T>& stack, const Kernels& kernels, const OuterShape& outer,
-                 const std::vector<const CallOptions*>& options, bool training)
+  MemoryEstimate(const StackSizes& sizes, const Kernels& kernels, const OuterShape& outer,
+                 const std::vector<const CallOptions*>& options, bool training, bool in_parallel)
       : kernels_(kernels),
         options_(options),
-        D_(stack.sizes().directions),
-        L_(stack.sizes().layers),
-        input_(stack.sizes().input),
+        D_(sizes.directions),
+        L_(sizes.layers),
+        input_(sizes.input),
         training_(training),
         outer_(outer),
         batch_sizes_(option(0).order ? option(0).order->batch_sizes() : sequence::BatchSizes{outer.steps, outer.batch}),
-        beside_(stack.beside(batch_sizes_,
-                             training && sequence::measure_cuts(batch_sizes_, option(0).segment).segments > 1)) {
+        in_parallel_(in_parallel) {
     for (std::size_t k = 0; k < kernels.size(); ++k) parts_.push_back(part(k));
   }
 
@@ -43,24 +42,21 @@ class MemoryEstimate {
       most = std::max(most, layer);
       sum = checked_add(sum, layer);
     }
-    Index work = beside_ ? sum : most;
+    Index work = in_parallel_ ? sum : most;
     if (training_ && D_ == 1 && L_ > 1) work = checked_add(work, output());  // gradients of outputs share one place
-    if (!training_ && beside_) work = checked_add(work, checked_mul(output(), L_ - 1));
+    if (!training_ && in_parallel_) work = checked_add(work, checked_mul(output(), L_ - 1));
     return checked_add(checked_add(held, together), work);
   }
 
  private:
   static constexpr Index kSize = sizeof(T);
 
-  const CallOptions& option(std::size_t k) const {
-    static const CallOptions kNone;
-    return options_.empty() ? kNone : *options_[k];
-  }
+  const CallOptions& option(std::size_t k) const { return options_.empty() ? no_options() : *options_[k]; }
   typename sequence::Recurrence<T>::Memory part(std::size_t k) const {
     const sequence::StateOptions<T> asked = state_options<T>(option(k), training_);
     return kernels_[k]->memory(batch_sizes_, option(k).segment,
                                option(k).needs_transition(training_, false) ? &asked : nullptr, training_,
-                               beside_ ? 1 : Pool::size().load());
+                               in_parallel_ ? 1 : Pool::size().load());
   }
 
   Index rows() const { return batch_sizes_.total(); }
@@ -110,7 +106,7 @@ class MemoryEstimate {
     for (Index d = 0; d < D_; ++d) n += turned(layer, d) ? inputs(layer) : 0;
     return n;
   }
-  Index arrays_of_inference(Index layer) const { return copies(layer) + (beside_ ? 0 : ends(layer) * output()); }
+  Index arrays_of_inference(Index layer) const { return copies(layer) + (in_parallel_ ? 0 : ends(layer) * output()); }
   /// Layers before and behind.
   Index ends(Index layer) const { return Index(layer > 0) + Index(layer + 1 < L_); }
 
@@ -120,7 +116,7 @@ class MemoryEstimate {
   const bool training_;
   const OuterShape outer_;
   const sequence::BatchSizes batch_sizes_;
-  const bool beside_;
+  const bool in_parallel_;
   std::vector<typename sequence::Recurrence<T>::Memory> parts_;
 };
 

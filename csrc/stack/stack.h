@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A layer as its callers see it: layers x directions of one cell, behind an interface that depends neither on the cell
-// nor on the instruction set. Made once for each layer object; layer_stack.h is what stands behind it.
+// nor on the instruction set. Each layer object makes one. layer_stack.h implements it.
 //
 //   n = L*D kernels, layer by layer, forward before reverse      states [n,B,R], then [n,B,H] each
 //   x [T,B,I] or packed [rows,I] -> y [T,B,D*R] or [rows,D*R]
@@ -36,6 +36,7 @@ struct StackSizes {
 /// A parameter [rows,columns]; no rows: the kernel has no such parameter.
 struct ParameterShape {
   Index rows = 0, columns = 1;
+  bool is_vector = false;  // [rows]
   Index size() const { return checked_mul(rows, columns); }
 };
 
@@ -55,12 +56,7 @@ struct KernelParameters {
     const auto take = [&](const ParameterShape& shape) -> U* {
       return shape.rows == 0 ? nullptr : std::exchange(flat, flat + shape.size());
     };
-    sequence::Flat<U> parts;
-    parts.weight_ih = take(weight_ih);
-    parts.weight_hh = take(weight_hh);
-    parts.bias = take(bias);
-    parts.vectors = take(vectors);
-    parts.projection = take(projection);
+    const sequence::Flat<U> parts{take(weight_ih), take(weight_hh), take(bias), take(vectors), take(projection)};
     return parts;
   }
 };
@@ -107,6 +103,7 @@ class StackTape {
  public:
   virtual ~StackTape() = default;
   virtual const OuterShape& outer() const = 0;
+  virtual std::size_t kernels() const = 0;
   /// Whether it reads the caller's y again.
   virtual bool reads_y() const = 0;
   /// Whether it has checkpoints, and so no values of single steps.
@@ -114,8 +111,8 @@ class StackTape {
   virtual Index bytes() const = 0;
   /// H, the width of what a cell keeps.
   virtual Index hidden() const = 0;
-  /// The i-th value that a cell keeps of each row and unit, or (-i) its state i as it leaves the cell (0 is h); [T,B,H]
-  /// or [rows,H]. False: there is none.
+  /// The i-th value that a cell keeps of each row and unit, or (-i, i > 0) state i as it leaves the cell, h being state
+  /// 0; [T,B,H] or [rows,H]. False: there is none.
   virtual bool copy_kept(std::size_t kernel, int i, T* to) const = 0;
 };
 
@@ -150,9 +147,10 @@ class Stack {
 
   /// How a call of the first kernel is spread over the cores.
   virtual sequence::Plan plan(Index steps, Index batch) const = 0;
-  /// Whether the layers of a call run in parallel.
-  virtual bool beside(const sequence::BatchSizes& batch_sizes, bool segmented) const = 0;
-  /// Bytes that a call holds at its peak, beside x, y, the parameters and the gradients of these three. `options`: one
+  /// Whether the layers of a call run in parallel; `options` as in memory().
+  virtual bool runs_in_parallel(const OuterShape& outer, const std::vector<const CallOptions*>& options,
+                                bool training) const = 0;
+  /// Bytes that a call holds at its peak, without x, y, the parameters and the gradients of these three. `options`: one
   /// for each kernel; empty: no options.
   virtual Index memory(const OuterShape& outer, const std::vector<const CallOptions*>& options,
                        bool training) const = 0;

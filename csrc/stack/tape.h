@@ -17,6 +17,7 @@ struct LayerTape final : StackTape<T> {
   bool plain = false;                                  // one kernel on the caller's own arrays
 
   const OuterShape& outer() const override { return all[0]->outer(); }
+  std::size_t kernels() const override { return all.size(); }
   bool reads_y() const override { return all.back()->reads_y(); }
   bool segmented() const override { return all[0]->tape.segmented(); }
   Index bytes() const override {
@@ -28,8 +29,7 @@ struct LayerTape final : StackTape<T> {
   Index hidden() const override { return all[0]->hidden(); }
   bool copy_kept(std::size_t kernel, int i, T* to) const override {
     const DirectionPass<T>& pass = *all.at(kernel);
-    const Index most = pass.tape.gates_width / std::max<Index>(1, pass.tape.Hp);
-    if (i <= -pass.tape.S || i >= most) return false;
+    if (i <= -pass.tape.S || i >= pass.tape.named) return false;
     pass.copy_kept(to, pass.tape.kept(i));
     return true;
   }

@@ -62,7 +62,7 @@ class Tape:
     @property
     def nbytes(self) -> int: ...
     def kept(self, indices: list[int], kernel: int = 0) -> list[NDArray[Any]]:
-        """Values that a cell keeps, by number; -i is its state i as it leaves the cell (0 is h); [T,B,H] each."""
+        """Values that a cell keeps, by number; -i, i > 0, is state i as it leaves the cell; [T,B,H] each."""
 
 @final
 class SequenceOrder:
@@ -114,9 +114,9 @@ class Stream:
     def __reduce__(self) -> tuple[Any, ...]: ...
     def __init__(self, stack: Stack, batch: int, options: CallOptions = ..., initial: _State | None = None) -> None: ...
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
-        """x [B,I] -> y [B,H], the same read-only array each time, overwritten by the next call; x may be that array.
+        """x [B,I] -> y [B,R], the same read-only array each time, overwritten by the next call; x may be that array.
 
-        x [T,B,I], a chunk of steps, -> a new y [T,B,H].
+        x [T,B,I], a chunk of steps, -> a new y [T,B,R].
         """
 
     @property
@@ -162,11 +162,11 @@ class Stack:
     def plan(self, steps: int, batch: int) -> dict[str, Any]:
         """How a call is split: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""
 
-    def beside(self, steps: int, batch: int, options: list[CallOptions] | None, training: bool) -> bool:
+    def runs_in_parallel(self, steps: int, batch: int, options: list[CallOptions] | None, training: bool) -> bool:
         """Whether the layers of a call that long and wide will run in parallel."""
 
     def memory(self, steps: int, batch: int, options: list[CallOptions] | None, training: bool) -> int:
-        """Bytes that a call holds at its peak beside x, y, the parameters and the gradients of these three."""
+        """Bytes that a call holds at its peak without x, y, the parameters and the gradients of these three."""
 
     def pack(self, params: _Parameters, training: bool) -> None:
         """The parameters into the kernels' layout; `training` adds the backward layout."""

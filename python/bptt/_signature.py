@@ -28,6 +28,7 @@ def checks_names(init: Constructor[_Self, _P]) -> Constructor[_Self, _P]:
                 raise _unknown(type(self).__name__, name, known)
         init(self, *args, **options)
 
+    checked.names = known  # type: ignore[attr-defined]  # of the options, for whoever checks later assignments
     return checked
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bptt import checkpoint, losses, optim
-from bptt._arrays import check_size
+from bptt._arrays import brief, check_number, check_seed, check_size
 from bptt._dispatch import core
 from bptt.layers import GRU, LSTM, RNN, Embedding, Linear, Sequential
 from bptt.textdata import Streams, Vocabulary
@@ -81,6 +81,13 @@ class Settings:
     lr: float | None = None
     clip_norm: float | None = 1.0
     optimizer: str = "adam"
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "seq_len", "steps"):
+            check_size("Settings", name, getattr(self, name))
+        if self.optimizer not in LEARNING_RATES:
+            has = f"optimizer has value {brief(self.optimizer)}"
+            raise ValueError(f"Settings: {has}, expected one of {', '.join(LEARNING_RATES)}")
 
 
 @dataclass(frozen=True)
@@ -267,8 +274,9 @@ def sample(
     >>> len("".join(sample(lm, "ab", length=20, seed=1)))
     20
     """
-    if not (length >= 0 and 0 <= temperature < math.inf):
-        raise ValueError(f"sample: length, temperature has {length}, {temperature}, expected numbers of at least 0")
+    length, temperature = check_size("sample", "length", length, 0), check_number("sample", "temperature", temperature)
+    if seed is not None:
+        seed = check_seed("sample", seed)
     start = "\n\n" if "\n" in lm.vocabulary.characters else lm.vocabulary.characters[0]
     ids = lm.vocabulary.encode(prompt or start, "prompt").astype(np.int64)
     generator = np.random.Generator(np.random.Philox(seed))

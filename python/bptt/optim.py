@@ -43,7 +43,7 @@ class Optimizer:
     weight_decay: float
     clip_norm: float | None
     clip_value: float | None
-    # What users may set of a class that says so itself. One that does not, such as a user's, may keep what it likes.
+    # Attributes that users may set besides the options. A subclass that does not declare them accepts any.
     _settable: ClassVar[tuple[str, ...]]
 
     def __init__(self, lr: float, weight_decay: float, clip_norm: float | None, clip_value: float | None) -> None:
@@ -67,9 +67,12 @@ class Optimizer:
             return check_number(where, name, value)
         if name in ("clip_norm", "clip_value"):
             return None if value is None else check_number(where, name, value)
-        if name.startswith("_") or hasattr(type(self), name) or name in vars(type(self)).get("_settable", (name,)):
+        if name.startswith("_") or hasattr(type(self), name) or "_settable" not in vars(type(self)):
             return value
-        raise AttributeError(f"{where}: there is no {brief(name)}, expected one of {', '.join(self._settable)}")
+        known = (*type(self).__init__.names, *self._settable)  # type: ignore[attr-defined]  # of checks_names
+        if name in known:
+            return value
+        raise AttributeError(f"{where}: there is no {brief(name)}, expected one of {', '.join(known)}")
 
     def step(self, params: Params, grads: Params) -> StepInfo:
         """Change `params` by one update.
@@ -161,7 +164,7 @@ class SGD(Optimizer):
     SGD(lr=0.1, weight_decay=0.0, clip_norm=1.0, clip_value=None, momentum=0.9, nesterov=False)
     """
 
-    _settable = ("lr", "weight_decay", "clip_norm", "clip_value", "momentum", "nesterov")
+    _settable = ()
 
     @checks_names
     def __init__(
@@ -237,7 +240,7 @@ class Adam(Optimizer):
     eps: float
     steps: int
 
-    _settable = ("lr", "weight_decay", "clip_norm", "clip_value", "betas", "eps", "steps")
+    _settable = ("steps",)
 
     @checks_names
     def __init__(

@@ -42,6 +42,11 @@ class Kernels:
     def __reduce__(self) -> tuple[Any, ...]:
         return Kernels, (self.structure, self.spans)
 
+    @property
+    def native(self) -> _core.Stack:
+        """The native stack, with whatever weights it has."""
+        return self._native
+
     def packed(self, weights: Weights, training: bool) -> _core.Stack:
         """Return the native stack, packed. What it had before stays with the tapes that use it."""
         version, trainable = self._packed

@@ -110,12 +110,10 @@ class Stack:
         dx = shown.given(dx)
         return dx if shown.sizes is None else shown.packed(dx), self.states.given(dinitial, shown)
 
-    def estimate_memory(
-        self, owner: Owner, steps: int, batch_size: int, lengths: ArrayIn | None, training: bool
-    ) -> int:
+    def estimate_memory(self, steps: int, batch_size: int, lengths: ArrayIn | None, training: bool) -> int:
         """Bytes that a pass will hold at its peak, without x, y, the parameters and the gradients of these three."""
         options = self._call_options.planned(f"{self.name}.estimate_memory", steps, batch_size, lengths)
-        return self.kernels.packed(owner.params, training).memory(steps, batch_size, options, training)
+        return self.kernels.native.memory(steps, batch_size, options, training)
 
     def _taken(self, where: str, x: Any) -> tuple[Array, Shape]:
         """The caller's x as the kernels take it, and its form."""

@@ -24,7 +24,7 @@ class States:
     """
 
     def __init__(self, structure: Structure, learnt: Span | None) -> None:
-        self._names, self._widths, self._count = structure.states, structure.widths, structure.kernels
+        self._names, self._widths, self._count = structure.info.states, structure.widths, structure.kernels
         self._dtype, self._span = structure.dtype, learnt
         self.learns = learnt is not None
 

@@ -3,22 +3,23 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from bptt._dispatch import core
+
+if TYPE_CHECKING:
+    from bptt import _core
 
 
 class Structure(NamedTuple):
     """A stack of layers of one cell, in one or two directions; it has a kernel for each layer and direction.
 
     cell: the kernels' name of the cell (csrc/cells/all.h).
-    states: the names of its states, h first.
-    kept: the names of the values that it keeps of each step for backward, in the kernels' order.
     """
 
     cell: str
-    states: tuple[str, ...]
-    kept: tuple[str, ...]
     dtype: np.dtype[Any]
     input_size: int
     hidden_size: int
@@ -29,6 +30,11 @@ class Structure(NamedTuple):
     num_heads: int = 1
 
     @property
+    def info(self) -> _core.CellInfo:
+        """The facts of the cell: its gates, states, kept values and vectors."""
+        return core.cell_info(self.cell)
+
+    @property
     def output_size(self) -> int:
         """The width of h, and of y in one direction: H, or R."""
         return self.proj_size or self.hidden_size
@@ -36,7 +42,7 @@ class Structure(NamedTuple):
     @property
     def widths(self) -> tuple[int, ...]:
         """The width of each state."""
-        return (self.output_size,) + (self.hidden_size,) * (len(self.states) - 1)
+        return (self.output_size,) + (self.hidden_size,) * (len(self.info.states) - 1)
 
     @property
     def inputs(self) -> list[int]:

@@ -68,7 +68,7 @@ class RecurrentTape(Tape):
         if direction >= of.num_directions or at >= of.kernels:
             has = f"{of.num_layers} layers and {of.num_directions} directions"
             raise ValueError(f"gates: there is no layer {layer}, direction {direction}, expected one of {has}")
-        places = {name: i for i, name in enumerate(of.kept)}
-        places |= {name: -i for i, name in enumerate(of.states) if i > 0}
+        places = {name: i for i, name in enumerate(of.info.kept)}
+        places |= {name: -i for i, name in enumerate(of.info.states) if i > 0}
         named = dict(zip(places, self.native.kept(list(places.values()), at), strict=True))
         return {name: self.shown.given(array) for name, array in named.items()}

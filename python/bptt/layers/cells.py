@@ -108,6 +108,8 @@ class RecurrentCell(RecurrentBase):
         Raises: ValueError for a wrong shape or a tape of another cell, RuntimeError for a tape that was used before.
         """
         tape = self._own(tape, RecurrentTape)
+        if dstate is None:
+            raise TypeError(f"{self._where('backward')}: dstate is None, expected the gradient of the new state")
         grads = self._gradients(grads)
         dy = np.zeros(tape.shape, self.params.dtype)  # h is passed on as a state only
         dx, dinitial = self._stack.backward(tape, dy, dstate, grads.flat)

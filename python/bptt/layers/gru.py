@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gated recurrent unit. Nothing is computed here: the equations are `csrc/cells/gru*.h`."""
+"""Gated recurrent unit. Nothing is computed here: the equations are `csrc/cells/gru.h` and `multi_stage.h`."""
 
 from __future__ import annotations
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from bptt._dispatch import core
-
 if TYPE_CHECKING:
     from bptt._engine.structure import Structure
 
@@ -40,7 +38,7 @@ class Layout(NamedTuple):
 
 def lay_out(cell: Cell, structure: Structure, suffixes: list[str], *, learnt: bool) -> Layout:
     """The layout of all kernels, layer by layer, whose parameters' names end with `suffixes`."""
-    info, H, R = core.cell_info(cell.kernel), structure.hidden_size, structure.output_size
+    info, H, R = structure.info, structure.hidden_size, structure.output_size
     rows = len(info.gates) * H
     vectors = () if info.vectors_are_bias and not structure.bias else info.vectors
     layout = Layout({}, {}, [], [])

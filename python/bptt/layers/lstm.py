@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Long short-term memory. Nothing is computed here: the equations are `csrc/cells/lstm*.h`."""
+"""Long short-term memory. Nothing is computed here: the equations are `csrc/cells/lstm.h` and `multi_stage.h`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recurrent layer: one cell run over time, forward and backward, as users call it.
 
-The layers that users make are in one file for each family: rnn.py, lstm.py, gru.py. This is their shared part;
+The layers that users make are in one file for each family: rnn.py, lstm.py, slstm.py, gru.py. This is their shared part;
 `bptt._engine` runs them.
 """
 
@@ -159,7 +159,7 @@ class Recurrent(RecurrentBase):
         """
         where = self._where("estimate_memory")
         T, B = check_size(where, "steps", steps, 0), check_size(where, "batch_size", batch_size, 0)
-        return self._stack.estimate_memory(self, T, B, lengths, training)
+        return self._stack.estimate_memory(T, B, lengths, training)
 
     def stream(self, batch_size: int = 1) -> _core.Stream:
         """Inference in real time: an object that takes one time step per call and keeps the state.

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bptt._arrays import check_bool, check_dtype, check_size
-from bptt._dispatch import core
 from bptt._engine.stack import Stack
 from bptt._engine.structure import Structure
 from bptt.init import fill
@@ -61,11 +60,9 @@ class RecurrentBase(Layer):
             raise ValueError(f"{where}: {what}")
         num_layers = check_size(where, "num_layers", num_layers, most=MOST_LAYERS)
         bias, exact = check_bool(where, "bias", bias), check_dtype(where, dtype)
-        self._cell, info = cell, core.cell_info(cell.kernel)
+        self._cell = cell
         return Structure(
             cell.kernel,
-            info.states,
-            info.kept,
             exact,
             self.input_size,
             self.hidden_size,
@@ -89,7 +86,7 @@ class RecurrentBase(Layer):
         one_step: bool = False,
     ) -> None:
         """Make the parameters, whose names end with `suffixes`, kernel by kernel, and the stack that runs on them."""
-        where, gates = type(self).__name__, len(core.cell_info(structure.cell).gates)
+        where, gates = type(self).__name__, len(structure.info.gates)
         heads = structure.num_heads
         layout = lay_out(self._cell, structure, suffixes, learnt=learnt)
         self.params = Params(layout.shapes, structure.dtype)
@@ -115,8 +112,8 @@ class RecurrentBase(Layer):
     def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
         if not any(name.startswith("bias_ih") for name in state):
             return state
-        if self._cell.variant == "reset_after=False":  # the same names and shapes, but another function
-            what = f"state is of PyTorch's {type(self).__name__}, which has no {self._cell.variant}"
+        if self._cell.variant:  # names and shapes may fit, but it is another function
+            what = f"state is of a layer of PyTorch, which has no {self._cell.variant}"
             raise ValueError(f"{where}: {what}, expected one of the same cell")
         return from_torch(where, state, self.params, self.hidden_size)
 

@@ -53,7 +53,7 @@ class SLSTM(Recurrent):
         {options}
 
     Two options change what is stored and not its scale alone: clip_state bounds each state, n and m included, and at
-    inference zoneout takes means of sums of different scale. Initial states should have n >= 0.
+    inference zoneout takes means of sums of different scale. An initial n below 0 counts as 0.
 
     Parameters, gate order i f z o as in the authors' code: weight_ih_l0 [4*H,I] (l1 and on: [4*H,D*H]), weight_hh_l0
         [4*H,H/N] (row g*H + j is gate g of unit j), bias_l0 [4*H]; with suffix _reverse for the second direction. Of
@@ -156,7 +156,7 @@ class SLSTMCell(RecurrentCell):
 
 def _cell(where: str, num_heads: int, forget_gate: str) -> Cell:
     """The cell that these arguments ask for."""
-    if forget_gate not in ("sigmoid", "exp"):
+    if not isinstance(forget_gate, str) or forget_gate not in ("sigmoid", "exp"):
         raise ValueError(f"{where}: forget_gate has value {brief(forget_gate)}, expected 'sigmoid' or 'exp'")
     kernel, arguments = "slstm", f", num_heads={num_heads}" if num_heads != 1 else ""
     if forget_gate == "exp":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cells: one time step forward and backward, from states s0 to s1, each [B,H].
 
-forward    ax, h, w, s0                      -> s1, k        ax [B,G*H] = Wx x; h [B,P] is h0 as the product sees it
+forward    ax, h, w, s0                      -> s1, k        ax [B,G*H] = Wx x; h [B,R] is h0 as the product sees it
 backward   k, w, h, s0, s1, ds1, limit       -> dax, dh, dw, ds0
 k are values that forward keeps; dh is the gradient of h, ds0 that of s0 without dh; dw are this step's shares of the
 weights' gradients. The gradients of the pre-activations' two parts are clipped to [-limit, limit] (Graves 2013).
@@ -278,6 +278,7 @@ def _slstm(exponential: bool) -> tuple["Forward", "Backward"]:
 
     def step(ax: Array, h: Array, w: Weights, s0: Arrays) -> Step:
         _, c0, n0, m0 = s0
+        n0 = np.maximum(n0, 0.0)
         a = ax + _bias(w) + h @ _dense(w["weight_hh"], h.shape[1]).T
         ai, af, az, ao = np.split(a, 4, axis=1)
         stored = (af if exponential else _log_sigmoid(af)) + m0
@@ -290,6 +291,7 @@ def _slstm(exponential: bool) -> tuple["Forward", "Backward"]:
     def back(k: Arrays, w: Weights, h: Array, s0: Arrays, s1: Arrays, ds1: Arrays, limit: float) -> StepGrads:
         (i, f, z, o, af), (_, c0, n0, _), (h1, _, n1, _) = k, s0, s1
         dh1, dc1, dn1, dm1 = ds1
+        negative, n0 = n0 < 0, np.maximum(n0, 0.0)
         dc = dc1 + dh1 * o / n1
         dn = dn1 - dh1 * h1 / n1
         di = (dc * z + dn) * i  # of log i
@@ -303,7 +305,12 @@ def _slstm(exponential: bool) -> tuple["Forward", "Backward"]:
         da = np.clip(np.hstack([dai, daf, dc * i * (1 - z**2), dh1 * h1 * (1 - o)]), -limit, limit)
         dW = _own_head(da.T @ h, w["weight_hh"].shape[1])
         dh = da @ _dense(w["weight_hh"], h.shape[1])
-        return da, dh, {"weight_hh": dW, "bias": da.sum(0)}, (np.zeros_like(h), dc * f, dn * f, dstored)
+        return (
+            da,
+            dh,
+            {"weight_hh": dW, "bias": da.sum(0)},
+            (np.zeros_like(h), dc * f, np.where(negative, 0.0, dn * f), dstored),
+        )
 
     return step, back
 
@@ -329,11 +336,11 @@ class Cell:
     backward: Backward
     heads: bool = False
 
-    def shapes(self, I: int, H: int, P: int = 0, N: int = 1) -> dict[str, tuple[int, ...]]:  # noqa: E741
-        """Shape of every weight by name; P > 0 is the size of a projected h, N the number of heads."""
-        gates = {"weight_ih": (self.G * H, I), "weight_hh": (self.G * H, (P or H) // N), "bias": (self.G * H,)}
+    def shapes(self, I: int, H: int, R: int = 0, N: int = 1) -> dict[str, tuple[int, ...]]:  # noqa: E741
+        """Shape of every weight by name; R > 0 is the width of a projected h, N the number of heads."""
+        gates = {"weight_ih": (self.G * H, I), "weight_hh": (self.G * H, (R or H) // N), "bias": (self.G * H,)}
         vectors = {self.vectors: (H,) if self.P == 1 else (self.P, H)} if self.vectors else {}
-        return gates | vectors | ({"weight_hr": (P, H)} if P else {})
+        return gates | vectors | ({"weight_hr": (R, H)} if R else {})
 
 
 _H, _HC = ("h",), ("h", "c")

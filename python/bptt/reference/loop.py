@@ -104,7 +104,7 @@ def forward(
         N(a) = (a - mean) / sqrt(variance + 1e-5) over a's G*H units;  with weight_hr: h1 = Whr h1 after each step
 
     Args: weights by name, shaped as `Cell.shapes` says, of a cell with heads [G*H, H/N] for any N; x [T,B,I]; states
-        (h0,), (h0, c0) or (h0, c0, n0, m0), each [B,H] (h0 [B,P] with a projection); options, see StateOptions.
+        (h0,), (h0, c0) or (h0, c0, n0, m0), each [B,H] (h0 [B,R] with a projection); options, see StateOptions.
     Returns: y [T,B,H]; the final states, each [B,H] (where T = 0 the initial ones); the tape.
     Raises: ValueError for an unknown cell, a missing or unknown weight, a shape that does not fit.
     Source: Elman 1990; Hochreiter & Schmidhuber 1997; Gers et al. 2002 (peepholes); Greff et al. 2017 (coupled gates);
@@ -120,11 +120,11 @@ def forward(
     kind, w, x, s = CELLS[cell], {name: f64(a) for name, a in weights.items()}, f64(x), tuple(map(f64, states))
     options = options or StateOptions()
     (T, B, I), H = x.shape, s[-1].shape[-1]  # noqa: E741
-    P = s[0].shape[-1] if "weight_hr" in w else 0
-    if kind.S == 1 and P:
+    R = s[0].shape[-1] if "weight_hr" in w else 0
+    if kind.S == 1 and R:
         raise ValueError(f"forward: weights has weight_hr, expected none for {cell}")
     N = max(1, H // max(1, w["weight_hh"].shape[-1])) if kind.heads and "weight_hh" in w else 1
-    shapes = kind.shapes(I, H, P, N) | dict.fromkeys(kind.states, (B, H)) | ({"h": (B, P)} if P else {})
+    shapes = kind.shapes(I, H, R, N) | dict.fromkeys(kind.states, (B, H)) | ({"h": (B, R)} if R else {})
     check_shapes("forward", w | dict(zip(kind.states, s, strict=True)), shapes)
     tape = Tape(kind, options, w, x, s)
     active, times = _times(options, T, B)
@@ -135,7 +135,7 @@ def forward(
         s0 = tuple(np.where(resets[t][:, None], a, b) for a, b in zip(reset_state, s, strict=True))
         h = s0[0] if options.dropout is None else s0[0] * f64(options.dropout)
         made, k = kind.forward(x[times[t], rows] @ w["weight_ih"].T, h, w, s0)
-        s1 = (made[0] @ w["weight_hr"].T, *made[1:]) if P else made
+        s1 = (made[0] @ w["weight_hr"].T, *made[1:]) if R else made
         left = []
         for i, (a, b) in enumerate(zip(s0, s1, strict=True)):
             m = _zoneout(options, i, t)
