@@ -103,4 +103,4 @@ def test_the_structure_says_the_sizes() -> None:
     assert (plain.output_size, plain.widths, plain.inputs, plain.kernels) == (H, (H, H), [I, 2 * H], 4)
     projected = plain._replace(proj_size=2, num_layers=1)
     assert (projected.output_size, projected.widths, projected.inputs, projected.kernels) == (2, (2, H), [I], 2)
-    assert plain._replace(states=("h", "c", "n", "m"), proj_size=2).widths == (2, H, H, H)
+    assert plain._replace(cell="slstm").widths == (H, H, H, H)

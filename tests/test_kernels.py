@@ -277,10 +277,8 @@ def test_sizes_beyond_all_memory_are_refused(core: Any, size: int) -> None:
     """Products of sizes that do not fit into 64 bits are never computed (a sanitizer run sees it)."""
     few, none = np.zeros(4, np.float32), core.CallOptions()
     for I, H in ((size, 3), (3, size), (size, size)):  # noqa: E741
-        stack = core.Stack("lstm", "float32", I, H, True)
         with pytest.raises((ValueError, MemoryError)):
-            stack.pack(few, True)
-        stack.plan(3, 2)
+            core.Stack("lstm", "float32", I, H, True).pack(few, True)
     small = core.Stack("gru", "float32", 2, 3, True)
     small.plan(size, size)
     for steps, batch in ((size, size), (size, 2**20), (2**20, size)):

@@ -15,6 +15,7 @@ import pytest
 
 import bptt
 from bptt._dispatch import core
+from stacks import threads
 
 WAYS: list[dict[str, Any]] = [
     {},
@@ -56,17 +57,17 @@ def taken(layer: Any, T: int, B: int, lengths: Any, training: bool) -> int:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize(("cell", "way"), CASES)
-def test_the_estimate_is_right_within_ten_per_cent(
-    cell: str, way: dict[str, Any], ragged: bool, training: bool
-) -> None:
-    """At sizes where Python's own objects, some ten kilobytes, weigh nothing."""
-    for T, B in ((200, 32), (2000, 2)):
+def test_the_estimate_is_what_a_pass_takes(cell: str, way: dict[str, Any], ragged: bool, training: bool) -> None:
+    """But for Python's own objects. An upper bound for two threads, which may reach their peaks at different times."""
+    objects = 50_000  # bytes; 23,000 were the most in 640 cases
+    for T, B, n in ((200, 32, 1), (200, 32, 2), (2000, 2, 1)):
         lengths = np.random.default_rng(0).integers(1, T + 1, B) if ragged else None
         make = getattr(bptt, cell)
-        estimate = make(48, 64, seed=0, **way).estimate_memory(T, B, lengths, training)
-        real = taken(make(48, 64, seed=0, **way), T, B, lengths, training)
-        if real > 300_000:
-            assert abs(estimate / real - 1) < 0.1, (T, B, estimate, real)
+        with threads(n):
+            estimate = make(48, 64, seed=0, **way).estimate_memory(T, B, lengths, training)
+            real = taken(make(48, 64, seed=0, **way), T, B, lengths, training)
+        assert estimate > real - objects, (T, B, n, estimate, real)
+        assert estimate < real * (1 if n == 1 else 1.2) + objects, (T, B, n, estimate, real)
 
 
 def test_a_hundred_thousand_steps_train_in_a_hundred_megabytes() -> None:

@@ -38,6 +38,12 @@ inline PySequenceOrder padded_rows(const py::array& lengths, Index steps, bool r
   return {{}, std::make_shared<sequence::SequenceOrder>(sequence::SequenceOrder::padded(n, steps, reverse))};
 }
 
+/// All rows have all steps.
+inline PySequenceOrder equal_rows(Index steps, Index batch, bool reverse) {
+  if (steps < 0 || batch < 0) throw py::value_error("SequenceOrder: a size is below 0");
+  return {{}, std::make_shared<sequence::SequenceOrder>(sequence::SequenceOrder::equal(steps, batch, reverse))};
+}
+
 /// sizes [T], the rows at each step of packed arrays [sum,.], never more than before.
 inline PySequenceOrder packed_rows(const py::array& sizes, bool reverse) {
   const std::vector<Index> n =
@@ -57,6 +63,7 @@ struct CallOptions : Own {
 inline void register_call_options(py::module_& m) {
   py::class_<PySequenceOrder>(m, "SequenceOrder", py::is_final(), py::module_local())
       .def(py::init(&padded_rows), py::arg("lengths"), py::arg("steps"), py::arg("reverse"))
+      .def_static("equal", &equal_rows, py::arg("steps"), py::arg("batch"), py::arg("reverse"))
       .def_static("packed", &packed_rows, py::arg("batch_sizes"), py::arg("reverse"))
       .def_property_readonly("batch", [](const PySequenceOrder& self) { return self.order->batch(); })
       .def_property_readonly("total", [](const PySequenceOrder& self) { return self.order->batch_sizes().total(); });

@@ -39,7 +39,7 @@ class Backward final : public ResumableCall {
         dstates_(checked_mul(S * batch_sizes_.batch, w_.Hp)),
         dvectors_(batch_sizes_.batch, checked_mul(P, w_.Hp), batch_sizes_.steps) {
     if (call.d.weight_ih) dweights_.emplace(w_, call_, batch_sizes_.total(), plan.threads);
-    for (int i = 0; i < S; ++i)
+    for (int i = 0; i < S && !DryRun::on(); ++i)
       copy_rows(dstates_.data() + i * batch_sizes_.batch * w_.Hp, w_.Hp, call.dfinal[i], width(i), batch_sizes_.batch,
                 width(i));
     if (multi_stage_) {
@@ -49,6 +49,7 @@ class Backward final : public ResumableCall {
     }
     if (!options_) {
       first_ = Buffer<T>(chunk_steps(batch_sizes_) * batch_sizes_.batch * w_.H);
+      if (DryRun::on()) return;
       const Index before = std::min(first_.size(), batch_sizes_.batch * w_.H);
       std::copy_n(tape.call.initial[0], before, first_.data());
       std::copy_n(tape.call.y, first_.size() - before, first_.data() + before);
@@ -72,19 +73,7 @@ class Backward final : public ResumableCall {
     }
     for (Index i = Index(tape_.cuts.size()) - 2; i >= 0; --i) {
       const Index begin = tape_.cuts[std::size_t(i)], end = tape_.cuts[std::size_t(i + 1)];
-      if (again && !again->replay(i)) return false;
-      bool complete = true;
-      Index after = since_;  // the next segment may have another number of threads
-      Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
-        Index since = since_;
-        const bool finished = segment(begin, end, since, thread, barrier);
-        if (thread == 0) {
-          complete = finished;
-          after = since;
-        }
-      });
-      if (!complete) return false;
-      since_ = after;
+      if ((again && !again->replay(i)) || !segment(begin, end)) return false;
       if (i > 0) keep_first(begin);
     }
     return finish(poll_);
@@ -113,6 +102,7 @@ class Backward final : public ResumableCall {
   bool finish(Poll& poll) {
     const FlushDenormals flush;  // as in the loop, on whatever thread
     if ((call_.dinitial[0] || call_.dreset_state[0]) && !enter_first(poll)) return false;
+    if (DryRun::on()) return true;
     if (dweights_) dweights_->write();
     for (int i = 0; i < S && call_.dreset_state[i]; ++i) {
       if (options_)
@@ -133,6 +123,7 @@ class Backward final : public ResumableCall {
     constexpr int W = Vec<T>::kSize;
     const Index B = batch_sizes_.batch, active = batch_sizes_.rows(0);
     Buffer<T> products(checked_mul(B, w_.Hp));
+    if (DryRun::on()) return true;
     if (active < B || w_.R < w_.Hp) products.clear();
     const RowBlocks blocks(active);
     const double ns = product_ns<T>(2.0 * kTileRows * double(w_.cell.hidden_gates * w_.H) * double(w_.Q));
@@ -202,7 +193,23 @@ class Backward final : public ResumableCall {
   void keep_first(Index t) {
     const Index size = batch_sizes_.rows(t) * row_;
     if (next_.size() < size) next_ = Buffer<T>(batch_sizes_.batch * row_);
-    std::copy_n(gates(t), size, next_.data());
+    if (!DryRun::on()) std::copy_n(gates(t), size, next_.data());
+  }
+
+  bool segment(Index begin, Index end) {
+    if (DryRun::on()) return true;
+    bool complete = true;
+    Index after = since_;  // the next segment may have another number of threads
+    Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
+      Index since = since_;
+      const bool finished = segment(begin, end, since, thread, barrier);
+      if (thread == 0) {
+        complete = finished;
+        after = since;
+      }
+    });
+    since_ = after;
+    return complete;
   }
 
   /// The steps [first, last) chunk by chunk.

@@ -30,6 +30,7 @@ class Forward final : public ResumableCall {
   /// False when it was called off; y and the final states are then incomplete.
   bool run() {
     begin();
+    if (DryRun::on()) return true;
     if (!tape_ || !tape_->segmented()) {
       if (!steps(0, call_.batch_sizes.steps)) return false;
     } else {
@@ -48,14 +49,14 @@ class Forward final : public ResumableCall {
     if (tape_ && call_.options && call_.options->dropout > 0)
       tape_->dropout = dropout_mask(*call_.options, call_.batch_sizes.batch, w_.Hp);
     allocate();
-    copy_states_in();
+    if (!DryRun::on()) copy_states_in();
   }
   bool advance(Index begin, Index end) override {
     Barrier alone(1);
     return loop(begin, end, 0, alone);
   }
   void settle(bool last) override {
-    if (last) copy_states_out();
+    if (last && !DryRun::on()) copy_states_out();
   }
 
   /// The i-th segment once more, for the backward pass; the same bits.
@@ -66,6 +67,7 @@ class Forward final : public ResumableCall {
     tape_->first = begin;
     allocate();
     ended_ = Buffer<T>(checked_mul(S * call_.batch_sizes.batch, w_.H));  // the caller has the final states already
+    if (DryRun::on()) return true;
     for (int j = 0; j < S; ++j) final_[j] = ended_.data() + j * call_.batch_sizes.batch * w_.H;
     if (call_.options) enter(begin, false);
     for (int j = 1; j < S; ++j) std::copy_n(saved(std::size_t(i)).of(j), state_size(), others(begin).of(j));

@@ -38,8 +38,8 @@ class CellRecurrence final : public Recurrence<T> {
   }
 
   PackedWeights<T> pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) const override {
-    auto packed = std::make_shared<Weights<T>>(cell_, input_, hidden_, recurrent_, heads_);
-    if (!packed->pack(from, training, interrupted)) return nullptr;
+    auto packed = std::make_shared<Weights<T>>(cell_, input_, hidden_, recurrent_, heads_, training);
+    if (!DryRun::on() && !packed->pack(from, interrupted)) return nullptr;
     return packed;
   }
 
@@ -65,49 +65,6 @@ class CellRecurrence final : public Recurrence<T> {
   std::unique_ptr<ResumableCall> start(Tape<T>& tape, const BackwardCall<T>& call,
                                        Poll::Interrupted interrupted) const override {
     return std::make_unique<Backward<T>>(kernels_, tape, call, plan(tape.call.batch_sizes, 1), interrupted);
-  }
-
-  typename Recurrence<T>::Memory memory(const BatchSizes& batch_sizes, Index segment, const StateOptions<T>* options,
-                                        bool training, int threads) const override {
-    if (cell_.multi_stage && !options) options = &none();
-    const Index Hp = padded(hidden_), B = batch_sizes.batch, L = Index(cell_.lines), G = cell_.gates;
-    Index bytes[3] = {};
-    const auto add = [&](int to, Index values, std::size_t size = sizeof(T)) {
-      if (values > 0) bytes[to] += Index(Arena::size_class(std::size_t(checked_mul(values, Index(size)))));
-    };
-    const Index depth = Weights<T>::hidden_depth(cell_, hidden_, recurrent_, heads_);
-    add(0, Hp * G * input_), add(0, Hp * cell_.hidden_gates * depth), add(0, Hp * cell_.accumulators),
-        add(0, Hp * cell_.vectors);
-    if (cell_.second) add(0, Hp * recurrent_);
-    if (cell_.projects) add(0, hidden_ * padded(recurrent_));
-    const Cuts cuts = measure_cuts(batch_sizes, training ? segment : 0);
-    if (!training || cuts.segments > 1) {  // a forward pass without a tape, or with one of another segment
-      const Plan p = plan(batch_sizes, threads);
-      if (p.hoisted || cell_.multi_stage) add(2, (p.hoisted ? p.chunk : 1) * checked_mul(B, L * Hp));
-      add(2, checked_mul(cell_.states - 1, checked_mul(B, Hp)));
-      if (options) add(2, checked_mul(2 * B, recurrent_));
-      if (cell_.multi_stage) add(2, checked_mul(B, (cell_.states + 1) * Hp)), add(2, checked_mul(B, kScales));
-    }
-    if (!training) return {bytes[0], bytes[1], bytes[2]};
-    const Index forward = std::exchange(bytes[2], 0);
-    add(0, input_ > kNarrow ? G * hidden_ * padded(input_) : input_ * G * Hp);
-    add(0, cell_.hidden_gates * (cell_.heads ? depth : hidden_) * padded(recurrent_));
-    if (cell_.second) add(0, hidden_ * padded(recurrent_));
-    if (cell_.projects) add(0, recurrent_ * Hp);
-    const Sizes s = sizes(batch_sizes, cuts, options);
-    for (const Index n : {s.gates, s.others, s.operand, s.entering_h, s.entering_others, s.left_h, s.scales, s.saved})
-      add(1, n);
-    add(2, checked_mul(B, cell_.states * Hp)), add(2, checked_mul(B, Hp));
-    const auto vectors = SumsByRow<T>::sizes(B, cell_.vectors * Hp, batch_sizes.steps);
-    add(2, vectors.first), add(2, vectors.second, sizeof(double));
-    if (options && options->dropout > 0) add(1, checked_mul(B, Hp));
-    if (!options) add(2, std::min(batch_sizes.steps, chunk_steps(batch_sizes)) * B * hidden_);
-    if (cuts.segments > 1) add(2, checked_mul(B, L * Hp)), add(2, checked_mul(B, cell_.states * hidden_));
-    if (cell_.multi_stage) add(2, checked_mul(B, L * Hp)), add(2, checked_mul(B, 2 * (cell_.states + 1) * Hp));
-    const typename WeightGradient<T>::Sizes sums(cell_, input_, hidden_, recurrent_, recurrent_ / heads_,
-                                                 batch_sizes.total(), threads);
-    for (const Index n : {sums.dwx, sums.db, sums.panels, sums.part}) add(2, n);
-    return {bytes[0], bytes[1], std::max(forward, bytes[2])};
   }
 
   std::unique_ptr<Stream<T>> stream(PackedWeights<T> weights, Index batch,
@@ -139,41 +96,31 @@ class CellRecurrence final : public Recurrence<T> {
                 batch_sizes.steps > 0 ? ceil_div(batch_sizes.total(), batch_sizes.steps) : batch_sizes.batch, threads);
   }
 
-  /// Values in each buffer of a tape.
-  struct Sizes {
-    Index gates = 0, others = 0, operand = 0, entering_h = 0, entering_others = 0, left_h = 0, scales = 0, saved = 0;
-  };
-
-  static Index padded(Index n) { return ceil_div(n, Vec<T>::kSize) * Vec<T>::kSize; }
-
-  Sizes sizes(const BatchSizes& batch_sizes, const Cuts& cuts, const StateOptions<T>* options) const {
-    const Index Hp = padded(hidden_), segments = cuts.segments, rows = cuts.longest;
-    const Index more = rows + batch_sizes.batch;  // and what enters the step after it
-    Sizes s;
-    s.gates = checked_mul(rows, Index(cell_.lines) * Hp);
-    const Index others = checked_mul(cell_.states - 1, Hp);  // of a row
-    s.others = checked_mul(options ? rows : more, others);
-    if (segments > 1) s.saved = checked_mul(checked_mul(segments, batch_sizes.batch), others);
-    if (!options) return s;
-    s.operand = checked_mul(more, recurrent_);
-    if (cell_.multi_stage) s.scales = checked_mul(rows, kScales);
-    s.entering_others = checked_mul(more, others);
-    if (options->dropout > 0) s.entering_h = checked_mul(more, Hp);
-    if (options->mixes()) s.left_h = checked_mul(rows, Hp);
-    return s;
-  }
-
+  /// Makes the buffers of a tape, as its call needs them.
   void allocate(Tape<T>& tape, Index segment, Index Hp) const {
-    tape.cuts = cut(tape.call.batch_sizes, segment);
+    const StateOptions<T>* const options = tape.call.options;
+    const Cuts cuts = measure_cuts(tape.call.batch_sizes, segment);
+    const Index batch = tape.call.batch_sizes.batch, rows = cuts.longest;
+    const Index more = rows + batch;                         // and what enters the step after it
+    const Index others = checked_mul(cell_.states - 1, Hp);  // of a row
     tape.gates_width = Index(cell_.lines) * Hp, tape.Hp = Hp, tape.S = cell_.states;
     tape.named = cells::words(cell_.kept_names);
-    const Sizes s = sizes(tape.call.batch_sizes, measure_cuts(tape.call.batch_sizes, segment), tape.call.options);
-    const auto make = [](Buffer<T>& buffer, Index size) {
-      if (size > 0) buffer = Buffer<T>(size);
+    const auto make = [](bool needed, Buffer<T>& buffer, Index count, Index width) {
+      if (needed && count > 0 && width > 0) buffer = Buffer<T>(checked_mul(count, width));
     };
-    make(tape.gates, s.gates), make(tape.others, s.others), make(tape.operand, s.operand);
-    make(tape.entering_h, s.entering_h), make(tape.entering_others, s.entering_others), make(tape.left_h, s.left_h);
-    make(tape.scales, s.scales), make(tape.saved, s.saved);
+    make(true, tape.gates, rows, tape.gates_width);
+    make(true, tape.others, options ? rows : more, others);
+    make(cuts.segments > 1, tape.saved, checked_mul(cuts.segments, batch), others);
+    if (options) {
+      make(true, tape.operand, more, recurrent_);
+      make(cell_.multi_stage, tape.scales, rows, kScales);
+      make(true, tape.entering_others, more, others);
+      make(options->dropout > 0, tape.entering_h, more, Hp);
+      make(options->mixes(), tape.left_h, rows, Hp);
+    }
+    // In a dry run, in which there may be more steps than memory has room for their cuts, two segments are as many.
+    const std::vector<Index> counted(cuts.segments > 1 ? 3 : 2);
+    tape.cuts = DryRun::on() ? counted : cut(tape.call.batch_sizes, segment);
   }
 
   const CellKernels<T>& kernels_;

@@ -53,12 +53,6 @@ class Recurrence {
   virtual Plan plan(Index steps, Index batch, int threads) const = 0;
   /// The weights in the kernels' layout (weights.h); null when cancelled. Whoever calls the kernel keeps them.
   virtual PackedWeights<T> pack(const Flat<const T>& weights, bool training, Poll::Interrupted interrupted) const = 0;
-  /// Bytes that a pass takes without its arrays: packed weights, the tape, and the scratch of backward (or inference).
-  struct Memory {
-    Index weights, tape, scratch;
-  };
-  virtual Memory memory(const BatchSizes& batch_sizes, Index segment, const StateOptions<T>* options, bool training,
-                        int threads) const = 0;
   /// With `tape`, fills it for a backward pass; in segments of about `segment` steps where that is not 0. False when
   /// called off.
   virtual bool forward(PackedWeights<T> weights, const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,

@@ -71,6 +71,9 @@ struct StridedRows {
   U* data;
   Index ld;
   bool ordered = true;  // in the order of BatchSizes, or as the caller sees them
+
+  /// The values from a column on; no data stays none.
+  StridedRows from(Index column) const { return {data ? data + column : data, ld, ordered}; }
 };
 
 /// Every state but h: the rows of one state, then those of the next, `next` values further.

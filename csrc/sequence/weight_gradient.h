@@ -24,30 +24,20 @@ class WeightGradient {
 
  public:
   /// The sums of `rows` rows.
-  WeightGradient(const Weights<T>& w, const BackwardCall<T>& call, Index rows, int threads) : w_(w), call_(call) {
-    const Sizes n(w.cell, w.I, w.H, w.R, w.Q, rows, threads);
-    if (n.dwx > 0) dwx_ = Buffer<T>(n.dwx);
-    db_ = Buffer<T>(n.db), panels_ = Buffer<T>(n.panels);
+  WeightGradient(const Weights<T>& w, const BackwardCall<T>& call, Index rows, int threads)
+      : w_(w), call_(call), db_(w.G * w.Hp), panels_(threads * kRows * kWidth * W) {
+    const Index G = w.G, H = w.H;
+    if (is_transposed(w.I, H)) dwx_ = Buffer<T>(checked_mul(w.I, G * w.Hp));
     db_.clear();
-    if (n.part == 0) return;
-    part_ = Buffer<T>(n.part);
+    if (rows <= kLongSum) return;
+    const Index dwx = dwx_.size() > 0 ? dwx_.size() : G * H * w.I;
+    part_ = Buffer<T>(dwx + db_.size() + G * H * w.Q + (w.cell.projects ? w.R * H : 0));
     set_zero();
   }
 
-  /// Values in the buffers.
-  struct Sizes {
-    Index dwx, db, panels, part = 0;
-    Sizes(const cells::Info& cell, Index I, Index H, Index R, Index Q, Index rows, int threads) {
-      const Index Hp = ceil_div(H, W) * W, G = cell.gates;
-      dwx = is_transposed(I, H) ? checked_mul(I, G * Hp) : 0;
-      db = G * Hp;
-      panels = threads * kRows * kWidth * W;
-      if (rows > kLongSum) part = (dwx > 0 ? dwx : G * H * I) + db + G * H * Q + (cell.projects ? R * H : 0);
-    }
-  };
-
   /// Where there is nothing to add, or totals are added to.
   void set_zero() {
+    if (DryRun::on()) return;
     dwx_.clear();
     std::fill_n(call_.d.weight_ih, G * w_.H * w_.I, T(0));
     std::fill_n(call_.d.weight_hh, G * w_.H * w_.Q, T(0));

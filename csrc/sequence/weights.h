@@ -43,8 +43,8 @@ struct Weights {
   Buffer<T> x_narrow;                   // [I,G,Hp] in the place of x_back where I <= kNarrow
   std::vector<Band> bands;              // of each block, where the cell has heads
 
-  /// Room for the weights; pack fills it.
-  Weights(const cells::Info& cell, Index I, Index H, Index R, Index N)
+  /// Room for the weights; pack fills it. `training` adds that of the way back.
+  Weights(const cells::Info& cell, Index I, Index H, Index R, Index N, bool training)
       : cell(cell),
         G(cell.gates),
         A(cell.accumulators),
@@ -57,7 +57,7 @@ struct Weights {
         Hp(blocks * W),
         tail(H % W),
         tail_width(ceil_div(A * tail, W)),
-        band_room(hidden_depth(cell, H, R, N)),
+        band_room(cell.heads ? longest_band(H, N, W) : R),
         x(checked_mul(checked_mul(Hp, G), I)),
         h(checked_mul(checked_mul(Hp, cell.hidden_gates), band_room)),
         bias(checked_mul(Hp, A)),
@@ -65,11 +65,15 @@ struct Weights {
     if (cell.multi_stage || tail_width >= G) tail = tail_width = 0;
     if (cell.second) second = Buffer<Stored>(checked_mul(Hp, R));
     if (cell.heads) bands = make_bands(H, N, W);
-  }
-
-  /// Of the forward panels of weight_hh.
-  static Index hidden_depth(const cells::Info& cell, Index H, Index R, Index N) {
-    return cell.heads ? longest_band(H, N, W) : R;
+    if (cell.projects) project = Panels<T>(H, R);
+    if (!training) return;
+    if (I > kNarrow)
+      x_back = Panels<T>(checked_mul(G, H), I);
+    else
+      x_narrow = Buffer<T>(checked_mul(I * G, Hp));
+    h_back = Panels<T>(cell.hidden_gates * (cell.heads ? band_room : H), R);
+    if (cell.projects) project_back = Panels<T>(R, H);
+    if (cell.second) second_back = Panels<T>(H, R);
   }
 
   /// What the units of a block read of h.
@@ -110,21 +114,14 @@ struct Weights {
   }
 
   /// False where it was called off.
-  bool pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) {
+  bool pack(const Flat<const T>& from, Poll::Interrupted interrupted) {
     const int kH = cell.hidden_gates;
     pack_vectors(from);
-    if (training) {
-      if (I > kNarrow)
-        x_back = Panels<T>(G * H, I);
-      else
-        pack_narrow(from.weight_ih);
-      h_back = Panels<T>(kH * (cell.heads ? band_room : H), R);
-    }
-    if (cell.multi_stage) pack_multi_stage(from, training);
+    if (x_narrow.size() > 0) pack_narrow(from.weight_ih);
+    pack_multi_stage(from);
     const int threads = threads_for(kPackNs * double(G * H) * double(I + R));
     // The blocks of the forward panels, then those of the backward panels.
-    const Index to_x = blocks, to_h = to_x + (training ? x_back.blocks() : 0),
-                end = to_h + (training ? h_back.blocks() : 0);
+    const Index to_x = blocks, to_h = to_x + x_back.blocks(), end = to_h + h_back.blocks();
     const Index piece = grain_of(kPackNs * double(G * (I + R + H)) * W);
     Poll poll(interrupted);
     return parallel_for(end, piece, threads, poll, [&](int, Index first, Index last) {
@@ -244,23 +241,13 @@ struct Weights {
   }
 
   /// What only cells of several stages have.
-  void pack_multi_stage(const Flat<const T>& from, bool training) {
-    if (cell.projects) {
-      project = Panels<T>(H, R);
-      project.pack_transposed(from.projection, H, project.all());
-    }
-    if (training && cell.projects) {
-      project_back = Panels<T>(R, H);
-      project_back.pack(from.projection, H, project_back.all());
-    }
-    if (training && cell.second) {
-      second_back = Panels<T>(H, R);
-      second_back.pack(from.weight_hh + cell.hidden_gates * H * R, R, second_back.all());
-    }
+  void pack_multi_stage(const Flat<const T>& from) {
+    if (cell.projects) project.pack_transposed(from.projection, H, project.all());
+    if (cell.projects) project_back.pack(from.projection, H, project_back.all());
+    if (cell.second) second_back.pack(from.weight_hh + cell.hidden_gates * H * R, R, second_back.all());
   }
 
   void pack_narrow(const T* weight) {
-    x_narrow = Buffer<T>(I * G * Hp);
     x_narrow.clear();
     for (int g = 0; g < G; ++g) {
       for (Index j = 0; j < H; ++j) {

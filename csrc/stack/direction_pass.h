@@ -80,10 +80,6 @@ class DirectionPass {
       x_ = Buffer<T>(checked_mul(rows, input_));
       call_.x = x_.data();
     }
-    if (differs(x)) {
-      copy_in(x_.data(), x, input_);
-      source_ = x_.data();
-    }
     copies_y_ = differs(y) || y.ld != width_[0];
     if (copies_y_) {
       y_ = Buffer<T>(checked_mul(rows, width_[0]));
@@ -95,9 +91,15 @@ class DirectionPass {
       if (!order_) continue;
       initial_rows_[i] = Buffer<T>(checked_mul(call_.batch_sizes.batch, n));
       final_rows_[i] = Buffer<T>(checked_mul(call_.batch_sizes.batch, n));
-      order_->gather_states(initial_rows_[i].data(), initial_[i], n);
       call_.initial[i] = initial_rows_[i].data(), call_.final[i] = final_rows_[i].data();
     }
+    if (DryRun::on()) return;
+    if (differs(x)) {
+      copy_in(x_.data(), x, input_);
+      source_ = x_.data();
+    }
+    for (int i = 0; order_ && i < states(); ++i)
+      order_->gather_states(initial_rows_[i].data(), initial_[i], width_[std::size_t(i)]);
   }
 
   /// x of some steps made ready; before the steps themselves.
@@ -116,6 +118,7 @@ class DirectionPass {
   }
 
   void close(StridedRows<T> y) {
+    if (DryRun::on()) return;
     if (copies_y_) copy_out(y, y_.data(), width_[0], width_[0]);
     if (!order_) return;
     for (int i = 0; i < states(); ++i) order_->scatter_states(final_[i], final_rows_[i].data(), width_[std::size_t(i)]);
@@ -145,10 +148,10 @@ class DirectionPass {
     back_ = call, back_.stop = stop, back_.dy = dy.data, back_.dx = dx.data;
     if (differs(dy) || dy.ld != width_[0]) {
       dy_ = Buffer<T>(checked_mul(batch_sizes.total(), width_[0]));
-      copy_in(dy_.data(), dy, width_[0]);
+      if (!DryRun::on()) copy_in(dy_.data(), dy, width_[0]);
       back_.dy = dy_.data();
     }
-    copies_dx_ = dx.data && (differs(dx) || apart);
+    copies_dx_ = (dx.data || DryRun::on()) && (differs(dx) || apart);
     if (copies_dx_) {
       dx_ = Buffer<T>(checked_mul(batch_sizes.total(), input_));
       back_.dx = dx_.data();
@@ -156,7 +159,7 @@ class DirectionPass {
     for (int i = 0; order_ && i < states(); ++i) {
       const Index n = width_[std::size_t(i)];
       dfinal_rows_[i] = Buffer<T>(batch_sizes.batch * n);
-      order_->gather_states(dfinal_rows_[i].data(), back_.dfinal[i], n);
+      if (!DryRun::on()) order_->gather_states(dfinal_rows_[i].data(), back_.dfinal[i], n);
       back_.dfinal[i] = dfinal_rows_[i].data();
       dinitial_[i] = own_copy(back_.dinitial[i], dinitial_rows_[i], batch_sizes.batch, n);
       dsteps_[i] = own_copy(back_.dsteps[i], dstep_rows_[i], batch_sizes.total(), n);
@@ -178,6 +181,7 @@ class DirectionPass {
   }
 
   void close_back(StridedRows<T> dx, bool add) {
+    if (DryRun::on()) return;
     for (int i = 0; order_ && i < states(); ++i) {
       const Index n = width_[std::size_t(i)];
       if (dinitial_[i]) order_->scatter_states(dinitial_[i], dinitial_rows_[i].data(), n);
@@ -255,7 +259,7 @@ class DirectionPass {
   /// f(begin, end) for all steps at once, where something is dropped: on all threads where it is much (1.3 ns a value).
   template <class F>
   void all_steps(int threads, const F& f) const {
-    if (drop_.p == 0) return;
+    if (drop_.p == 0 || DryRun::on()) return;
     const int most = threads_for(1.3 * double(batch_sizes().total()) * double(input_));
     Pool::instance().run(std::min(threads, most), [&](int thread, Barrier& barrier) {
       const Share steps(batch_sizes().steps, thread, barrier.size());
@@ -268,7 +272,7 @@ class DirectionPass {
     for (Index t = begin; t < end; ++t) {
       for (Index row = 0; row < batch_sizes().rows(t); ++row) {
         const Index at = (batch_sizes().begin(t) + row) * input_;
-        drop_(y + at, x + at, input_, order_ ? order_->order()[row] : row, order_ ? order_->time(t, row) : t);
+        drop_(y + at, x + at, input_, order_ ? order_->row(row) : row, order_ ? order_->time(t, row) : t);
       }
     }
   }

@@ -14,7 +14,7 @@ namespace bptt::stack {
 /// From the states of one kernel to those of the next: states [n,B,.] of n kernels.
 template <class Pointer>
 void next_states(Pointer* states, const Widths& width, Index batch) {
-  for (int i = 0; i < count(width); ++i) states[i] += batch * width[std::size_t(i)];
+  for (int i = 0; i < count(width) && !DryRun::on(); ++i) states[i] += batch * width[std::size_t(i)];
 }
 
 template <class T>

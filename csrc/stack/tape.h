@@ -40,4 +40,24 @@ struct LayerTape final : StackTape<T> {
   }
 };
 
+/// While it lives a backward pass uses the tape: after it the tape is as before, or its memory is free.
+template <class T>
+class Retain {
+ public:
+  Retain(LayerTape<T>& tape, bool retain) : tape_(tape), retain_(retain) {
+    for (const auto& pass : tape.all) {
+      if (retain) pass->save_kept();
+    }
+  }
+  Retain(const Retain&) = delete;
+  ~Retain() {
+    if (!retain_) tape_.release();
+    for (const auto& pass : tape_.all) pass->restore_kept();
+  }
+
+ private:
+  LayerTape<T>& tape_;
+  const bool retain_;
+};
+
 }  // namespace bptt::stack

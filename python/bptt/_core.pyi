@@ -70,6 +70,9 @@ class SequenceOrder:
 
     def __init__(self, lengths: NDArray[np.int64], steps: int, reverse: bool) -> None: ...
     @staticmethod
+    def equal(steps: int, batch: int, reverse: bool) -> SequenceOrder:
+        """Rows of padded arrays [steps,B,.] that all have all steps."""
+    @staticmethod
     def packed(batch_sizes: NDArray[np.int64], reverse: bool) -> SequenceOrder:
         """Rows of packed arrays [sum,.]: step t has batch_sizes[t] rows, no more than the step before."""
 

@@ -110,11 +110,6 @@ class SumsByRow {
     }
   }
 
-  /// Values of T and of double that these sums hold.
-  static std::pair<Index, Index> sizes(Index rows, Index width, Index steps) {
-    return {rows * width, steps > kSumRows ? rows * width : 0};
-  }
-
  private:
   Index width_ = 0;
   Buffer<T> recent_;

@@ -29,13 +29,15 @@
 #endif
 
 #include "core/inline.h"
+#include "core/memory/dry_run.h"
 #include "core/memory/sizes.h"
 
 namespace bptt {
 
 class Arena {
  public:
-  /// The bytes requested, rounded to a size class, and those of the block: up to 5/4 of them.
+  /// The bytes requested, rounded to a size class, and those of the block: up to 5/4 of them. In a dry run it has no
+  /// data.
   struct Block {
     void* data = nullptr;
     std::size_t asked = 0, bytes = 0;
@@ -51,6 +53,11 @@ class Arena {
   BPTT_NOINLINE Block take(std::size_t bytes) {
     Block block;
     block.asked = size_class(bytes);
+    if (DryRun* run = DryRun::current()) {
+      run->take(Index(block.asked));
+      block.zeros = true;
+      return block;
+    }
     std::vector<Free> returned;
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -77,6 +84,7 @@ class Arena {
   }
 
   BPTT_NOINLINE void give(const Block& block) noexcept {
+    if (!block.data) return DryRun::current()->give(Index(block.asked));
     poison(block.data, block.bytes);
     std::lock_guard<std::mutex> lock(mutex_);
     in_use_ -= block.asked;
@@ -266,7 +274,7 @@ class Buffer {
     return *this;
   }
   ~Buffer() {
-    if (block_.data) Arena::instance().give(block_);
+    if (block_.asked > 0) Arena::instance().give(block_);
   }
 
   void swap(Buffer& other) noexcept {
@@ -274,7 +282,7 @@ class Buffer {
     std::swap(size_, other.size_);
   }
   void clear() {
-    if (size_ > 0) std::memset(block_.data, 0, std::size_t(size_) * sizeof(T));
+    if (size_ > 0 && block_.data) std::memset(block_.data, 0, std::size_t(size_) * sizeof(T));
   }
 
   T* data() { return static_cast<T*>(block_.data); }

@@ -67,11 +67,7 @@ class NativeOptions:
 
     def planned(self, where: str, steps: int, B: int, lengths: ArrayIn | None) -> list[_core.CallOptions]:
         """The options of a call to come."""
-        # Without lengths no order of rows is made, since it takes memory and time and nothing here needs it.
-        orders: Orders = [None] * self._structure.num_directions
-        if lengths is not None:
-            orders = self._orders(where, steps, B, lengths, None)
-        return self._made(orders, None, steps, 0, None)
+        return self._made(self._orders(where, steps, B, lengths, None), None, steps, 0, None)
 
     def _made(
         self, orders: Orders, resets: Array | None, steps: int, seed: int, weights: Weights | None
@@ -98,7 +94,7 @@ class NativeOptions:
                 raise ValueError(f"{where}: lengths is given with packed rows, expected one of them")
             return [core.SequenceOrder.packed(sizes, bool(d)) for d in directions]
         if lengths is None:
-            return [core.SequenceOrder(np.full(B, steps), steps, True) if d else None for d in directions]
+            return [core.SequenceOrder.equal(steps, B, True) if d else None for d in directions]
         counts = as_lengths(where, lengths, B, steps)
         return [core.SequenceOrder(counts, steps, bool(d)) for d in directions]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recurrent layer: one cell run over time, forward and backward, as users call it.
 
-The layers that users make are in one file for each family: rnn.py, lstm.py, slstm.py, gru.py. This is their shared part;
+The layers that users make are in one file for each family: rnn.py, lstm.py, slstm.py, gru.py. This is what they share;
 `bptt._engine` runs them.
 """
 
@@ -150,7 +150,8 @@ class Recurrent(RecurrentBase):
         """Bytes that a pass will hold at its peak, without x, y, the parameters and the gradients of these three.
 
         Args: T and B; lengths as of `forward`; training: forward and backward (default), or inference.
-        Returns: packed weights, tape and working memory, counted in the blocks that are allocated.
+        Returns: packed weights, tape, states and working memory, as a trial run of the call counts them. Where layers
+            or directions run in parallel, an upper bound.
 
         >>> from bptt import LSTM
         >>> plain, checkpointed = LSTM(64, 64), LSTM(64, 64, checkpoint="sqrt")
