@@ -77,11 +77,7 @@ inline void register_call_options(py::module_& m) {
              if (segment < 0) throw py::value_error("CallOptions: segment is below 0");
              if (!(clip >= 0 && clip_gradient >= 0)) throw py::value_error("CallOptions: a bound is below 0");
              stack::CallOptions options{order ? order->order : nullptr,
-                                        zoneout,
-                                        dropout,
-                                        clip,
-                                        clip_gradient,
-                                        seed,
+                                        {zoneout, dropout, clip, clip_gradient, seed},
                                         input_dropout,
                                         input_seed,
                                         segment};

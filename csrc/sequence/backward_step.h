@@ -105,7 +105,7 @@ struct BackwardTiles {
     Cell::backward(k, p, s0, s1, ds1, da, dp, ds0);
     if constexpr (HasTransition) {
       for (int i = 0; i < S; ++i) ds0[i] = ds0[i] + around[i];
-      if (s.transition->options->clips_gradient()) clip(s, da, dp);
+      if (s.transition->options->rules.clips_gradient()) clip(s, da, dp);
     }
     for (int i = 0; i < A; ++i) da[i].store(gate + i * w.Hp);
     for (int i = 0; i < S; ++i) ds0[i].store(s.dstates + i * s.batch * w.Hp + at);
@@ -121,7 +121,7 @@ struct BackwardTiles {
   }
 
   static void clip(const Step& s, Vec<T> (&da)[A], Vec<T> (&dp)[P + 1]) {
-    const Vec<T> limit(s.transition->options->clip_gradient);
+    const Vec<T> limit(T(s.transition->options->rules.clip_gradient));
     for (int i = 0; i < A; ++i) da[i] = clamp(da[i], limit);
     if constexpr (Cell::kVectorsAreBias) {
       for (int i = 0; i < P; ++i) dp[i] = clamp(dp[i], limit);

@@ -46,7 +46,7 @@ class Forward final : public ResumableCall {
   void begin() {
     const FlushDenormals flush;  // as in the loop, on whatever thread
     keep_ = tape_ && !tape_->segmented();
-    if (tape_ && call_.options && call_.options->dropout > 0)
+    if (tape_ && call_.options && call_.options->rules.dropout > 0)
       tape_->dropout = dropout_mask(*call_.options, call_.batch_sizes.batch, w_.Hp);
     allocate();
     if (!DryRun::on()) copy_states_in();

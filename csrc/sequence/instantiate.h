@@ -74,7 +74,7 @@ class CellRecurrence final : public Recurrence<T> {
 
  private:
   static const StateOptions<T>& none() {
-    static constexpr StateOptions<T> none = StateOptions<T>();
+    static const StateOptions<T> none;
     return none;
   }
 
@@ -115,8 +115,8 @@ class CellRecurrence final : public Recurrence<T> {
       make(true, tape.operand, more, recurrent_);
       make(cell_.multi_stage, tape.scales, rows, kScales);
       make(true, tape.entering_others, more, others);
-      make(options->dropout > 0, tape.entering_h, more, Hp);
-      make(options->mixes(), tape.left_h, rows, Hp);
+      make(options->rules.dropout > 0, tape.entering_h, more, Hp);
+      make(options->rules.mixes(), tape.left_h, rows, Hp);
     }
     // In a dry run, in which there may be more steps than memory has room for their cuts, two segments are as many.
     const std::vector<Index> counted(cuts.segments > 1 ? 3 : 2);

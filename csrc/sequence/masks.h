@@ -39,7 +39,7 @@ Buffer<T> dropout_mask(const StateOptions<T>& options, Index batch, Index Hp) {
   constexpr int W = Vec<T>::kSize;
   Buffer<T> mask(checked_mul(batch, Hp));
   if (DryRun::on()) return mask;
-  const double p = options.dropout;
+  const double p = options.rules.dropout;
   for (Index row = 0; row < batch; ++row) {
     for (Index unit = 0; unit < Hp; unit += W) {
       std::uint32_t word[W], unused[W];
@@ -56,15 +56,15 @@ Buffer<T> dropout_mask(const StateOptions<T>& options, Index batch, Index Hp) {
 template <class T>
 inline void zoneout_masks(const StateOptions<T>& options, Index step, Index row, Index unit, Vec<T> (&m)[2]) {
   constexpr int W = Vec<T>::kSize;
-  if (!options.training || !options.zones()) {
-    for (int i = 0; i < 2; ++i) m[i] = Vec<T>(T(options.zoneout[i]));
+  if (!options.training || !options.rules.zones()) {
+    for (int i = 0; i < 2; ++i) m[i] = Vec<T>(T(options.rules.zoneout[i]));
     return;
   }
   std::uint32_t word[2][W];
   alignas(64) T values[W];
   options.random(std::uint32_t(unit), std::uint32_t(options.id(row)), std::uint32_t(step), kZoneout, word[0], word[1]);
   for (int i = 0; i < 2; ++i) {
-    choose(word[i], options.zoneout[i], T(1), T(0), values);
+    choose(word[i], options.rules.zoneout[i], T(1), T(0), values);
     m[i] = Vec<T>::load(values);
   }
 }

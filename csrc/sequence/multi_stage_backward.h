@@ -118,8 +118,8 @@ struct MultiStageBackward {
       s0[0] = Vec<T>::load(s.h0 + row * s.h0_width + unit, s.h0_width == s.w.Hp ? W : n);
     }
     for (int i = 1; i < S; ++i) s0[i] = Vec<T>::load(s.others0.of(i) + at), s1[i] = Vec<T>::load(s.others1.of(i) + at);
-    Cell::template backward<Stage>(values, d, p, seen, s0, s1, ds1, Vec<T>(s.transition->options->clip_gradient), dp,
-                                   ds0, &dh);
+    Cell::template backward<Stage>(values, d, p, seen, s0, s1, ds1,
+                                   Vec<T>(T(s.transition->options->rules.clip_gradient)), dp, ds0, &dh);
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i) {
       if (Cell::kWritesBack[Stage] >> i & 1) d[i].store(dline(row, i) + unit);

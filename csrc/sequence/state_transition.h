@@ -57,7 +57,7 @@ struct StateTransition : StateTransitionBase<T> {
   BPTT_INLINE void leave_h(Index row, Index unit, Vec<T> s0, Vec<T> s1, Vec<T> m) const {
     const Index n = std::min<Index>(W, R - unit);
     if (left_h) s1.store(left_h + row * Hp + unit);
-    s1 = mixed(s0, s1, m, options->zoneout[0]);
+    s1 = mixed(s0, s1, m, options->rules.zoneout[0]);
     s1.store(out + row * R + unit, n);
     if (row >= rows1)
       s1.store(final[0] + row * R + unit, n);
@@ -68,7 +68,7 @@ struct StateTransition : StateTransitionBase<T> {
   /// State i, i > 0.
   BPTT_INLINE void leave_other(int i, Index row, Index unit, Vec<T> s0, Vec<T> s1, Vec<T> m) const {
     if (left_others.data) s1.store(left_others.of(i) + row * Hp + unit);
-    s1 = mixed(s0, s1, m, options->zoneout[1]);
+    s1 = mixed(s0, s1, m, options->rules.zoneout[1]);
     if (row >= rows1)
       s1.store(final[i] + row * H + unit, std::min<Index>(W, H - unit));
     else
@@ -93,8 +93,8 @@ struct StateTransition : StateTransitionBase<T> {
  private:
   /// What leaves the step, of the old value and the one that the cell made.
   BPTT_INLINE Vec<T> mixed(Vec<T> s0, Vec<T> s1, Vec<T> m, double zoneout) const {
-    if (!options->mixes()) return s1;
-    s1 = clamp(s1, Vec<T>(options->clip));
+    if (!options->rules.mixes()) return s1;
+    s1 = clamp(s1, Vec<T>(T(options->rules.clip)));
     return zoneout > 0 ? fma(m, s0, (Vec<T>(T(1)) - m) * s1) : s1;
   }
   BPTT_INLINE Vec<T> reset_state(int i, Index unit, Index n) const {
@@ -127,12 +127,12 @@ struct StateTransitionBack : StateTransitionBase<T> {
   /// entering state directly.
   BPTT_INLINE Vec<T> leave_h(Index row, Index unit, Vec<T> m, Vec<T>& ds) const {
     const Index n = left_h.ld == Hp ? W : std::min<Index>(W, R - unit);
-    return leave(options->zoneout[0], m, ds, left_h.data + row * left_h.ld + unit, n);
+    return leave(options->rules.zoneout[0], m, ds, left_h.data + row * left_h.ld + unit, n);
   }
 
   /// The same of state i, i > 0.
   BPTT_INLINE Vec<T> leave_other(int i, Index row, Index unit, Vec<T> m, Vec<T>& ds) const {
-    return leave(options->zoneout[1], m, ds, left_others.of(i) + row * Hp + unit, W);
+    return leave(options->rules.zoneout[1], m, ds, left_others.of(i) + row * Hp + unit, W);
   }
 
  private:
@@ -149,12 +149,12 @@ struct StateTransitionBack : StateTransitionBase<T> {
   /// `left`: n lanes of the state as the cell made it.
   BPTT_INLINE Vec<T> leave(double zoneout, Vec<T> m, Vec<T>& ds, const T* left, Index n) const {
     Vec<T> around(T(0));
-    if (!options->mixes()) return around;
+    if (!options->rules.mixes()) return around;
     if (zoneout > 0) {
       around = m * ds;
       ds = ds - around;
     }
-    ds = select_less(Vec<T>(options->clip), abs(Vec<T>::load(left, n)), Vec<T>(T(0)), ds);
+    ds = select_less(Vec<T>(T(options->rules.clip)), abs(Vec<T>::load(left, n)), Vec<T>(T(0)), ds);
     return around;
   }
 };

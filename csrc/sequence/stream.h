@@ -23,7 +23,7 @@ class CellStream final : public Stream<T> {
       : kernels_(kernels),
         weights_(std::move(weights)),
         options_(options),
-        direct_(!weights_->cell.multi_stage && !options.mixes()),
+        direct_(!weights_->cell.multi_stage && !options.rules.mixes()),
         rows_(batch),
         units_(weights_->blocks, 0, 1),
         batch_(batch),

@@ -7,7 +7,6 @@
 #include <array>
 #include <atomic>
 #include <cassert>
-#include <limits>
 #include <memory>
 #include <vector>
 
@@ -15,27 +14,26 @@
 #include "core/random/philox.h"
 #include "sequence/batch_sizes.h"
 #include "sequence/flat.h"
+#include "sequence/state_rules.h"
 
 namespace bptt::sequence {
 
 constexpr int kScales = 4;  // most groups that a row normalises
 
-/// The changes of the states between two steps (state_transition.h).
+/// The rules of a call, and the arrays that belong to them.
 template <class T>
 struct StateOptions {
+  StateRules rules;
+  bool training = false;
+  Philox random{};                        // of rules.seed
   const T* keep = nullptr;                // [rows of all steps], 0 where a row is reset before the step; null: nowhere
   const T* reset_state[kMaxStates] = {};  // [R], then [H] each, what it begins with; null: zeros
-  double zoneout[2] = {0, 0};             // probabilities that a unit keeps its old value: of h, of every other state
-  double dropout = 0;                     // of units of h in the product, in training
-  T clip = std::numeric_limits<T>::infinity();           // of states
-  T clip_gradient = std::numeric_limits<T>::infinity();  // of the gradients of pre-activations
-  bool training = false;
-  Philox random;
-  const Index* ids = nullptr;  // [B] the numbers by which rows draw; null: their own
+  const Index* ids = nullptr;             // [B] the numbers by which rows draw; null: their own
 
-  bool zones() const { return zoneout[0] > 0 || zoneout[1] > 0; }
-  bool mixes() const { return zones() || clip < std::numeric_limits<T>::infinity(); }
-  bool clips_gradient() const { return clip_gradient < std::numeric_limits<T>::infinity(); }
+  StateOptions() = default;
+  StateOptions(const StateRules& asked, bool training) : rules(asked), training(training), random(asked.seed) {
+    if (!training) rules.dropout = 0;
+  }
   Index id(Index row) const { return ids ? ids[row] : row; }
 };
 

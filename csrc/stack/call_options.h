@@ -3,12 +3,11 @@
 // masks, clipping, segments. Plain values; arrays come with the call (DirectionOptions).
 #pragma once
 
-#include <array>
-#include <limits>
 #include <memory>
 
 #include "sequence/flat.h"
 #include "sequence/sequence_order.h"
+#include "sequence/state_rules.h"
 
 namespace bptt::stack {
 
@@ -16,19 +15,15 @@ using sequence::kMaxStates;
 
 struct CallOptions {
   std::shared_ptr<const sequence::SequenceOrder> order;  // null: all steps, forward
-  std::array<double, 2> zoneout{};                       // of h, of every other state
-  double dropout = 0;                                    // recurrent
-  double clip = std::numeric_limits<double>::infinity(), clip_gradient = std::numeric_limits<double>::infinity();
-  std::uint64_t seed = 0;
+  sequence::StateRules rules;
   double input_dropout = 0;  // of x
   std::uint64_t input_seed = 0;
   Index segment = 0;  // steps between checkpoints, 0 without
 
   /// Whether anything happens to states between steps.
   bool needs_transition(bool training, bool resets) const {
-    const double most = std::numeric_limits<double>::infinity();
-    return (order && order->batch_sizes().offset) || resets || zoneout[0] > 0 || zoneout[1] > 0 ||
-           (training && dropout > 0) || clip < most || (training && clip_gradient < most);
+    return (order && order->batch_sizes().offset) || resets || rules.mixes() ||
+           (training && (rules.dropout > 0 || rules.clips_gradient()));
   }
 };
 

@@ -31,19 +31,6 @@ Widths widths(const sequence::Recurrence<T>& r) {
 }
 inline int count(const Widths& w) { return int(std::find(w.begin(), w.end(), 0) - w.begin()); }
 
-/// What happens to states between steps, in the form that the loops take, less what points into arrays of a call.
-template <class T>
-sequence::StateOptions<T> state_options(const CallOptions& asked, bool training) {
-  sequence::StateOptions<T> options;
-  std::copy_n(asked.zoneout.data(), asked.zoneout.size(), options.zoneout);
-  options.dropout = training ? asked.dropout : 0;
-  options.clip = T(asked.clip);
-  options.clip_gradient = T(asked.clip_gradient);
-  options.training = training;
-  options.random = Philox(asked.seed);
-  return options;
-}
-
 template <class T>
 class DirectionPass {
  public:
@@ -224,7 +211,7 @@ class DirectionPass {
   }
 
   void prepare_options(const DirectionOptions<T>& asked, bool training) {
-    options_ = state_options<T>(*asked.options, training);
+    options_ = {asked.options->rules, training};
     options_.ids = order_ ? order_->order() : nullptr;
     if (asked.resets) read_resets(asked.resets);
     for (int i = 0; i < states() && asked.reset_state[i]; ++i) {

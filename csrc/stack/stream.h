@@ -24,7 +24,7 @@ class LayerStream final : public StackStream<T> {
               const std::vector<sequence::PackedWeights<T>>& weights, Index input, Index batch,
               const CallOptions& options)
       : input_(input), batch_(batch), width_(widths(*kernels[0])) {
-    const sequence::StateOptions<T> asked = state_options<T>(options, false);
+    const sequence::StateOptions<T> asked(options.rules, false);
     for (std::size_t k = 0; k < kernels.size(); ++k) layers_.push_back(kernels[k]->stream(weights[k], batch, &asked));
   }
 
