@@ -133,7 +133,7 @@ struct Tape {
   }
   /// Its memory, once it has been used.
   void release() {
-    for (Buffer<T>* b : buffers()) *b = {};
+    for (Buffer<T>* b : buffers()) b->reset();
   }
   Index bytes() const {
     Index values = 0;

@@ -124,7 +124,7 @@ class DirectionPass {
   }
   void restore_kept() {
     if (saved_.size() > 0) tape.gates.swap(saved_);
-    for (Buffer<T>* b : {&saved_, &dy_, &dx_}) *b = {};
+    for (Buffer<T>* b : {&saved_, &dy_, &dx_}) b->reset();
   }
 
   /// The arrays of a backward call, whose states and gradients of weights `call` names. `apart`: another pass writes
@@ -191,10 +191,10 @@ class DirectionPass {
   /// Memory back to the arena, once nobody needs it.
   void release() {
     tape.release();
-    for (Buffer<T>* b : {&x_, &y_, &keep_, &dy_, &dx_, &saved_}) *b = {};
+    for (Buffer<T>* b : {&x_, &y_, &keep_, &dy_, &dx_, &saved_}) b->reset();
     for (int i = 0; i < kMaxStates; ++i)
       for (Buffer<T>* b : {&initial_rows_[i], &final_rows_[i], &dfinal_rows_[i], &dinitial_rows_[i], &dstep_rows_[i]})
-        *b = {};
+        b->reset();
   }
 
   /// Values that the tape keeps of each row, to rows as the caller sees them: [T,B,H], or [sum,H].

@@ -71,7 +71,7 @@ class Schedule {
         kept = kept || (training && !pass(passes, k, d).has_copied_x());
         if (!training) pass(passes, k, d).release();
       }
-      if (k > 0 && !kept) passes.outputs[std::size_t(k - 1)] = {};
+      if (k > 0 && !kept) passes.outputs[std::size_t(k - 1)].reset();
     }
     return true;
   }
@@ -103,7 +103,7 @@ class Schedule {
         if (!call.retain) pass(passes, k, d).release();
       }
       const Index unread = D_ == 1 ? k : k - 1;  // in one direction the tape of the layer that wrote it reads it, too
-      if (!call.retain && unread >= 0 && unread + 1 < L) passes.outputs[std::size_t(unread)] = {};
+      if (!call.retain && unread >= 0 && unread + 1 < L) passes.outputs[std::size_t(unread)].reset();
     }
     return true;
   }

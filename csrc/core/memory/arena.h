@@ -41,7 +41,6 @@ class Arena {
   struct Block {
     void* data = nullptr;
     std::size_t asked = 0, bytes = 0;
-    bool zeros = false;  // the system's own pages, not touched yet
   };
 
   static Arena& instance() {
@@ -49,13 +48,14 @@ class Arena {
     return *arena;
   }
 
-  /// Not inlined, as give: there are hundreds of buffers.
-  BPTT_NOINLINE Block take(std::size_t bytes) {
+  /// `zeros`: whether they are the system's own pages, not touched yet. Not inlined, as give: there are hundreds of
+  /// buffers.
+  BPTT_NOINLINE Block take(std::size_t bytes, bool& zeros) {
     Block block;
     block.asked = size_class(bytes);
     if (DryRun* run = DryRun::current()) {
       run->take(Index(block.asked));
-      block.zeros = true;
+      zeros = true;
       return block;
     }
     std::vector<Free> returned;
@@ -76,6 +76,7 @@ class Arena {
       most_ = std::max(most_, in_use_);
       peak_ = std::max(peak_, in_use_);
     }
+    zeros = !block.data && gives_pages(block.bytes);
     if (!block.data) allocate(block, returned);
     assert(reinterpret_cast<std::uintptr_t>(block.data) % kAlign == 0 && block.bytes >= bytes);
     poison(block.data, block.bytes);
@@ -168,7 +169,6 @@ class Arena {
     deallocate(returned);
     block.data = allocate(block.bytes);
     if (!block.data && release() > 0) block.data = allocate(block.bytes);
-    block.zeros = gives_pages(block.bytes);
     if (block.data) return;
     std::lock_guard<std::mutex> lock(mutex_);
     held_ -= block.bytes;
@@ -260,21 +260,30 @@ template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(Index size)
-      : block_(Arena::instance().take(std::size_t(checked_mul(size, sizeof(T))))), size_(size) {}
+  explicit Buffer(Index size) : Buffer(size, bool()) {}
   /// Zeros. New pages of the system are not touched: a long memset of them could not be interrupted.
   static Buffer zeros(Index size) {
-    Buffer buffer(size);
-    if (!buffer.block_.zeros) buffer.clear();
+    bool zeros;
+    Buffer buffer(size, zeros);
+    if (!zeros) buffer.clear();
     return buffer;
   }
-  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer(Buffer&& other) noexcept : block_(std::exchange(other.block_, {})), size_(std::exchange(other.size_, 0)) {}
   Buffer& operator=(Buffer&& other) noexcept {
-    Buffer(std::move(other)).swap(*this);
+    if (this == &other) return *this;
+    reset();
+    block_ = std::exchange(other.block_, {});
+    size_ = std::exchange(other.size_, 0);
     return *this;
   }
-  ~Buffer() {
-    if (block_.asked > 0) Arena::instance().give(block_);
+  ~Buffer() { reset(); }
+
+  /// Gives the memory back. A call resets some fifty buffers, most of them empty.
+  void reset() noexcept {
+    if (block_.asked == 0) return;
+    Arena::instance().give(block_);
+    block_ = {};
+    size_ = 0;
   }
 
   void swap(Buffer& other) noexcept {
@@ -298,6 +307,10 @@ class Buffer {
   Index size() const { return size_; }
 
  private:
+  Buffer(Index size, bool&& zeros) : Buffer(size, zeros) {}
+  Buffer(Index size, bool& zeros)
+      : block_(Arena::instance().take(std::size_t(checked_mul(size, sizeof(T))), zeros)), size_(size) {}
+
   Arena::Block block_;
   Index size_ = 0;
 };
