@@ -106,7 +106,7 @@ class Layer:
 
         A recurrent layer's bias becomes bias_ih; bias_hh is zero except that of the GRU's candidate.
         Raises: ValueError for what PyTorch's layers do not have: peepholes, coupled gates, layer normalisation,
-            reset_after=False, a learnt initial state.
+            reset_after=False, a learnt initial state, SLSTM.
 
         >>> from bptt import LSTM, Linear, Sequential
         >>> list(Sequential(LSTM(2, 3), Linear(3, 1)).to_torch_state_dict())

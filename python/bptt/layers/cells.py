@@ -86,7 +86,8 @@ class RecurrentCell(RecurrentBase):
 
         Args:
             x: [B,I] or [I]. Another real dtype than the cell's, or another memory layout, is converted with one copy.
-            state: h [B,H] ([H] without batch axis); of an LSTM the tuple (h, c). Default zeros.
+            state: h [B,H] ([H] without batch axis); of an LSTM the tuple (h, c), of an SLSTM (h, c, n, m). Default
+                zeros.
 
         Returns: the new state (as state), the tape. The tape refers to x and both states, which must stay as they are
             until `backward`. The tape keeps the weights of this call, even if the parameters change.

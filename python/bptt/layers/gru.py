@@ -43,8 +43,8 @@ class GRU(Recurrent):
     Parameters, gate order r z n: weight_ih_l0 [3*H,I] (l1 and on: [3*H,D*H]), weight_hh_l0 [3*H,H], bias_l0 [3*H],
         bias_hn_l0 [H] (neither with reset_after=False nor with layer_norm, which has weight_norm_l0 [6,H]: v r z n,
         v' r z n); with suffix _reverse for the second direction.
-    Call: `y, h = layer(x, h=None)`, `y, h, tape = layer.forward(x, h=None)` (both take lengths and resets as well),
-        `dx, dh, grads = layer.backward(tape, dy, dh=None)`; y [T,B,D*H], h [L*D,B,H].
+    Call: `y, h = layer(x, state=None)`, `y, h, tape = layer.forward(x, state=None)` (both take lengths and
+        resets as well), `dx, dh, grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], h [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
     Source: Cho et al. 2014; Ba et al. 2016 (layer normalisation).
 
@@ -103,7 +103,7 @@ class GRUCell(RecurrentCell):
 
     Parameters, gate order r z n: weight_ih [3*H,I], weight_hh [3*H,H], bias [3*H], bias_hn [H] (neither with
         reset_after=False nor with layer_norm, which has weight_norm [6,H]: v r z n, v' r z n).
-    Call: `h = cell(x, h=None)`, `h, tape = cell.forward(x, h=None)`, `dx, dh, grads = cell.backward(tape, dh)`;
+    Call: `h = cell(x, state=None)`, `h, tape = cell.forward(x, state=None)`, `dx, dh, grads = cell.backward(tape, dh)`;
         x [B,I] and h [B,H], or [I] and [H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
 

@@ -42,7 +42,8 @@ class LayerOptions(NamedTuple):
     clip_grad_per_step: v, or None (default). The gradients of the pre-activations are clamped to [-v, v] at each step,
         before they go on to x, the weights and the step before (Graves 2013).
     checkpoint: None (default), "sqrt" or a number of steps k: the tape keeps one state every k (or sqrt(T)) steps and
-        `backward` computes the steps between again; the gradients are the same bits (Chen et al. 2016).
+        `backward` computes the steps between again; the gradients are the same bits (Chen et al. 2016). k is rounded up
+        to a multiple of max(1, 128 // B); a call of one such segment keeps all its steps.
     learn_initial_state: whether the state at the start and after a reset is a parameter instead of zeros, default
         False: `initial_h_l0` [H] for each layer and direction, of an LSTM also `initial_c_l0`,
         of an SLSTM these, `initial_n_l0` (ones at first) and `initial_m_l0`.

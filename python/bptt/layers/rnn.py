@@ -39,8 +39,8 @@ class RNN(Recurrent):
 
     Parameters: weight_ih_l0 [H,I] (l1 and on: [H,D*H]), weight_hh_l0 [H,H], bias_l0 [H]; with suffix _reverse for the
         second direction.
-    Call: `y, h = layer(x, h=None)`, `y, h, tape = layer.forward(x, h=None)` (both take lengths and resets as well),
-        `dx, dh, grads = layer.backward(tape, dy, dh=None)`; y [T,B,D*H], h [L*D,B,H].
+    Call: `y, h = layer(x, state=None)`, `y, h, tape = layer.forward(x, state=None)` (both take lengths and
+        resets as well), `dx, dh, grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], h [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
     Source: Elman 1990; Le et al. 2015 (IRNN).
 
@@ -96,7 +96,7 @@ class RNNCell(RecurrentCell):
         {options}
 
     Parameters: weight_ih [H,I], weight_hh [H,H], bias [H].
-    Call: `h = cell(x, h=None)`, `h, tape = cell.forward(x, h=None)`, `dx, dh, grads = cell.backward(tape, dh)`;
+    Call: `h = cell(x, state=None)`, `h, tape = cell.forward(x, state=None)`, `dx, dh, grads = cell.backward(tape, dh)`;
         x [B,I] and h [B,H], or [I] and [H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
 
