@@ -144,5 +144,5 @@ def _cell(where: str, reset_after: bool, layer_norm: bool) -> Cell:
     before = not check_bool(where, "reset_after", reset_after)
     variant = one_of(where, **{"reset_after=False": before, "layer_norm": layer_norm})
     kernel = {"": "gru", "layer_norm": "gru_norm"}.get(variant, "gru_before")
-    arguments = {"": "", "layer_norm": ", layer_norm=True"}.get(variant, f", {variant}")
-    return Cell(kernel, variant, arguments)
+    arguments = {"": {}, "layer_norm": {"layer_norm": True}}.get(variant, {"reset_after": False})
+    return Cell(kernel, arguments, variant)

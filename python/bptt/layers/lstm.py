@@ -163,9 +163,10 @@ class LSTMCell(RecurrentCell):
 def _cell(where: str, peephole: bool, coupled: bool, layer_norm: bool, proj_size: int) -> Cell:
     """The cell that these arguments ask for."""
     variant = one_of(where, peephole=peephole, coupled=coupled, layer_norm=layer_norm)
-    projected = check_size(where, "proj_size", proj_size, least=0) > 0
+    proj_size = check_size(where, "proj_size", proj_size, least=0)
+    projected = proj_size > 0
     if projected and variant not in ("", "peephole"):
         raise ValueError(f"{where}: proj_size has value {proj_size} with {variant}, expected 0")
-    arguments = f", proj_size={proj_size}" * projected + (f", {variant}=True" if variant else "")
+    arguments = ({"proj_size": proj_size} if projected else {}) | ({variant: True} if variant else {})
     kernel = {"": "lstm", "peephole": "lstm_peephole", "coupled": "lstm_coupled", "layer_norm": "lstm_norm"}[variant]
-    return Cell(kernel + "_projected" * projected, variant, arguments, bias="forget_bias")
+    return Cell(kernel + "_projected" * projected, arguments, variant, bias="forget_bias")
