@@ -34,7 +34,8 @@ class GRU(Recurrent):
         bias: whether there are b and b_hn, default True.
         init: "default" (weight_ih xavier_uniform and weight_hh orthogonal, gate by gate; biases zeros),
             "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an initialiser for both weights, or a mapping from
-            parameter name (with or without _l0) to initialiser, default for the others. See `bptt.init.draw`.
+            parameter name (with or without _l0) to initialiser, default for the others; {"bias": {"z": 1.0}} sets one
+            gate, {"bias": bptt.init.chrono(T)} is for dependencies of up to T steps. See `bptt.init.draw`.
         reset_after: r multiplies Wh h0 (True, the default, PyTorch's) or h0 (False): n = tanh(Wx x + b + Wh (r h0)).
         layer_norm: r, z, n of N(Wx x) v + b and N(Wh h0) v', N(a) = (a - mean) / sqrt(variance + 1e-5) over all of a's
             units, default False; only with reset_after.

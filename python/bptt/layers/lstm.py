@@ -42,7 +42,8 @@ class LSTM(Recurrent):
         init: "default" (weight_ih xavier_uniform and weight_hh orthogonal, gate by gate; bias zeros but 1 at the
             forget gate, as in Keras; peepholes zeros), "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an
             initialiser for both weights, or a mapping from parameter name (with or without _l0) to initialiser, default
-            for the others. See `bptt.init.draw`.
+            for the others; {"bias": {"f": 2.0}} sets one gate, {"bias": bptt.init.chrono(T)} is for dependencies of up
+            to T steps. See `bptt.init.draw`.
         {options}
 
     Parameters, gate order i f g o: weight_ih_l0 [4*H,I] (l1 and on: [4*H,D*H]), weight_hh_l0 [4*H,H], bias_l0 [4*H];

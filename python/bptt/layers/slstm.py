@@ -48,8 +48,8 @@ class SLSTM(Recurrent):
         init: "default" (weight_ih xavier_uniform, each gate by itself, and weight_hh orthogonal, each gate and head by
             itself; bias zeros but, at the forget gate, 3 to 6 over the units of a head, one of the choices of the
             authors' code), "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an initialiser for both weights, or a
-            mapping from parameter name (with or without _l0) to initialiser, default for the others. See
-            `bptt.init.draw`.
+            mapping from parameter name (with or without _l0) to initialiser, default for the others; {"bias": {"f":
+            5.0}} sets one gate. See `bptt.init.draw`.
         {options}
 
     Two options change what is stored and not its scale alone: clip_state bounds each state, n and m included, and at
