@@ -56,6 +56,7 @@ CELLS_STANDARD_HEADERS = {"cmath", "type_traits"}
 ADAPTERS = {"torch", "jax", "onnx", "sklearn"}
 # Python library -> the modules of bptt that may import it
 PYTHON_LIBRARIES = {
+    "narwhals": {"data"},
     "safetensors": {"checkpoint"},
     "threadpoolctl": {"_threads"},
     "tqdm": {"_terminal", "train"},
@@ -71,7 +72,7 @@ FLOORS: tuple[set[str], ...] = (
     {"_runtime", "checkpoint", "params", "textdata"},
     {"init", "losses", "optim"},
     {"layers"},
-    {"batch", "train"},
+    {"batch", "data", "saving", "train"},
     {"charlm", "_memory", *ADAPTERS},
     {"_terminal", ""},
     {"cli"},

@@ -221,7 +221,7 @@ def test_files_of_format_1_are_read(tmp_path):
         ({"bptt": "{"}, "damaged"),
         ({"bptt": "[]"}, "damaged"),
         ({"bptt": "{}"}, "damaged"),
-        ({"bptt": '{"format_version": 3}'}, "format version 3, expected 1 or 2; another bptt wrote it"),
+        ({"bptt": '{"format_version": 3}'}, "format version 3, expected 1 or 2; a newer bptt wrote it"),
         ({"bptt": '{"format_version": [2]}'}, "format version .*, expected 1 or 2"),
         ({"bptt": '{"format_version": 2}'}, "damaged"),
         ({"bptt": '{"format_version": 2, "config": [], "crc32": "0"}'}, "damaged"),

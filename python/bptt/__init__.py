@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from bptt import checkpoint as checkpoint
     from bptt import reference as reference
     from bptt import textdata as textdata
+    from bptt.saving import load, load_extra, save
 
 __version__ = "0.1.0"
 
@@ -66,22 +67,29 @@ __all__ = [
     "fit",
     "get_num_threads",
     "init",
+    "load",
+    "load_extra",
     "losses",
     "optim",
     "release_memory",
+    "save",
     "set_num_threads",
     "show_config",
 ]
 
 # Modules that are imported when they are first asked for: `import bptt` stays quick.
 _LATE = ("charlm", "checkpoint", "reference", "textdata")
+# Names that come from such a module.
+_LATE_FROM = {"load": "saving", "load_extra": "saving", "save": "saving"}
 
 if not TYPE_CHECKING:  # type checkers would take every misspelt name for one of these
 
     def __getattr__(name: str) -> object:
         if name in _LATE:
             return import_module(f"bptt.{name}")
+        if name in _LATE_FROM:
+            return getattr(import_module(f"bptt.{_LATE_FROM[name]}"), name)
         raise AttributeError(f"module 'bptt' has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_LATE})
+        return sorted({*globals(), *_LATE, *_LATE_FROM})

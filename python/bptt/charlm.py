@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt import checkpoint, losses, optim
+from bptt import checkpoint, losses, optim, saving
 from bptt._arrays import brief, check_number, check_seed, check_size
 from bptt._dispatch import core
+from bptt.init import Stored
 from bptt.layers import GRU, LSTM, RNN, Embedding, Linear, Sequential
 from bptt.textdata import Streams, Vocabulary
 from bptt.train import History, Step, fit
@@ -117,7 +118,7 @@ class CharLM:
         return cls(architecture, vocabulary, Sequential(embedding, *recurrent, Linear(H, V, seed=seeds[1])))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to a safetensors file (see `checkpoint.save`).
+        """Write the model to a safetensors file (see `checkpoint.save`), which `bptt.load` reads as well.
 
         Raises: OSError where the file cannot be written; FloatingPointError where a weight is NaN or infinite.
         """
@@ -125,10 +126,9 @@ class CharLM:
             "kind": KIND,
             "architecture": asdict(self.architecture),
             "vocabulary": self.vocabulary.characters,
+            "model": saving.structure_of(self.model),
         }
-        for name, weight in self.model.params.items():
-            if not np.isfinite(weight).all():
-                raise FloatingPointError(f"CharLM.save: {name} has values that are NaN or infinite, expected numbers")
+        saving.check_finite("CharLM.save", self.model)
         checkpoint.save(path, self.model.params, config)
 
     @classmethod
@@ -143,13 +143,7 @@ class CharLM:
             if architecture.parameters(len(vocabulary)) != sum(array.size for array in arrays.values()):
                 raise ValueError("its sizes differ from its arrays")
             lm = cls.create(architecture, vocabulary)
-            for name, weight in lm.model.params.items():
-                array = arrays.get(name)
-                if array is None or (array.shape, array.dtype) != (weight.shape, weight.dtype):
-                    raise ValueError(f"it has no array {name!r} of shape {weight.shape} and dtype {weight.dtype}")
-                if not np.isfinite(array).all():
-                    raise ValueError(f"its array {name!r} has values that are NaN or infinite")
-                lm.model.params[name] = array
+            Stored(arrays).fill("CharLM.load", lm.model.params)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{os.fspath(path)!r} has no usable character model ({error}), expected a file from 'bptt train'"

@@ -63,7 +63,7 @@ def save(path: str | os.PathLike[str], arrays: Arrays, config: Mapping[str, Any]
     for name, value in (("arrays", arrays), ("config", config)):
         if not isinstance(value, Mapping):
             raise TypeError(f"save: {name} has type {type(value).__name__}, expected a mapping")
-    settings = _plain(config, "config")
+    settings = plain(config, "config")
     snapshot = {_checked_name(name): _snapshot(name, array) for name, array in arrays.items()}
     metadata = {"format_version": FORMAT_VERSION, "config": settings, "crc32": _checksum(snapshot, settings)}
     try:
@@ -131,7 +131,7 @@ def check_writable(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         ) from error
 
 
-def _plain(value: Any, where: str, depth: int = 0) -> Any:
+def plain(value: Any, where: str, depth: int = 0) -> Any:
     """Return a copy of a configuration in JSON's types; TypeError or ValueError names an entry that has none."""
     if depth > MAX_DEPTH:
         raise ValueError(f"save: config is nested more than {MAX_DEPTH} levels deep, expected less")
@@ -139,9 +139,9 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"save: {where} has the key {brief(key)}, expected str keys")
-        return {key: _plain(each, _entry(where, key), depth + 1) for key, each in value.items()}
+        return {key: plain(each, _entry(where, key), depth + 1) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each, _entry(where, i), depth + 1) for i, each in enumerate(value)]
+        return [plain(each, _entry(where, i), depth + 1) for i, each in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"save: {where} has value {value}, expected a finite number")
     if value is not None and not isinstance(value, (str, int, float)):
@@ -176,16 +176,17 @@ def _snapshot(name: str, array: Any) -> NDArray[Any]:
 
 def _known_metadata(name: str, metadata: dict[str, str] | None) -> dict[str, Any]:
     if FORMAT not in (metadata or {}):
-        raise ValueError(f"{name} is a safetensors file of another program, expected a model written by bptt")
+        expected = "expected a model written by bptt; load_state_dict takes arrays alone"
+        raise ValueError(f"{name} is a safetensors file of another program, {expected}")
     try:
         ours = json.loads((metadata or {})[FORMAT])
         version = ours["format_version"]
     except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(f"{name} is damaged, expected a model written by bptt") from None
     if version not in (1, FORMAT_VERSION):
-        raise ValueError(
-            f"{name} has format version {brief(version)}, expected 1 or {FORMAT_VERSION}; another bptt wrote it"
-        )
+        other = "a newer" if isinstance(version, int) and version > FORMAT_VERSION else "another"
+        has = f"{name} has format version {brief(version)}"
+        raise ValueError(f"{has}, expected 1 or {FORMAT_VERSION}; {other} bptt wrote it and reads it")
     if not isinstance(ours.get("config"), dict):
         raise ValueError(f"{name} is damaged, expected a model written by bptt")
     return dict(ours)

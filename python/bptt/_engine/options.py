@@ -42,7 +42,7 @@ class StateOptions:
         seed: int | None = None,
     ) -> StateOptions:
         """Return the options, or raise an error that names the first wrong one."""
-        pair = zoneout if isinstance(zoneout, tuple) and len(zoneout) == 2 else (zoneout, zoneout)
+        pair = zoneout if isinstance(zoneout, (tuple, list)) and len(zoneout) == 2 else (zoneout, zoneout)
         if isinstance(checkpoint, str):
             if checkpoint != "sqrt":
                 raise ValueError(
@@ -86,6 +86,18 @@ class StateOptions:
         if self.checkpoint is None:
             return 0
         return max(1, math.isqrt(steps)) if isinstance(self.checkpoint, str) else self.checkpoint
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of a layer that ask for these options, as JSON has them."""
+        return {
+            "dropout": self.dropout,
+            "recurrent_dropout": self.recurrent_dropout,
+            "zoneout": list(self.zoneout),
+            "clip_state": None if math.isinf(self.clip_state) else self.clip_state,
+            "clip_grad_per_step": None if math.isinf(self.clip_grad_per_step) else self.clip_grad_per_step,
+            "checkpoint": self.checkpoint,
+            "seed": self.seed,
+        }
 
     def call_options(self, seed: int, steps: int) -> dict[str, Any]:
         """The keyword arguments of a native CallOptions."""

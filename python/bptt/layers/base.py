@@ -47,6 +47,22 @@ class Layer:
         """What is called in its place in a `Sequential`."""
         return self
 
+    def _config(self) -> dict[str, Any]:
+        """The arguments of the constructor but `init` that make a layer like this one, as JSON has them.
+
+        `bptt.save` writes them and `bptt.load` passes them to the constructor, so that each layer has this method.
+        """
+        raise NotImplementedError
+
+    def _mask_state(self) -> Any:
+        """Where the sequence of random masks is, as JSON has it; None for a layer that draws none."""
+        return None
+
+    def _set_mask_state(self, state: Any) -> None:
+        """Go on from where `_mask_state` was; ValueError or TypeError for anything else."""
+        if state is not None:
+            raise ValueError(f"{type(self).__name__}: masks has type {type(state).__name__}, expected None")
+
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse to change arguments of the constructor, since the native side would not notice."""
         made = "params" in vars(self) and name in inspect.signature(type(self)).parameters

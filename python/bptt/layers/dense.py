@@ -7,7 +7,7 @@ No loops and no equations except dropout's product: the native module does the w
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Dropout", "Embedding", "Linear"]
+
+_PHILOX_REST = {"buffer_pos": 5, "has_uint32": 2, "uinteger": 2**32}  # of NumPy's state: each is below its limit
 
 
 class DenseTape(Tape):
@@ -97,7 +99,7 @@ class Linear(Stateless):
             shapes["bias"] = (self.out_features,)
         self.params = Params(shapes, check_dtype("Linear", dtype))
         default = {"weight": "xavier_uniform", "bias": "zeros"}
-        fill("Linear", self.params, init, seed, default, gates=1, size=self.in_features)
+        fill("Linear", self.params, init, seed, default, size=self.in_features)
 
     def __call__(self, x: ArrayIn) -> Array:
         """Inference: x [..., I] -> y [..., O]."""
@@ -136,6 +138,14 @@ class Linear(Stateless):
 
     def _sizes(self) -> tuple[int, int]:
         return self.in_features, self.out_features
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": "bias" in self.params,
+            "dtype": self.params.dtype.name,
+        }
 
     def __repr__(self) -> str:
         bias = "" if "bias" in self.params else ", bias=False"
@@ -181,7 +191,7 @@ class Embedding(Stateless):
         self.embedding_dim = check_size("Embedding", "embedding_dim", embedding_dim)
         shape = (self.num_embeddings, self.embedding_dim)
         self.params = Params({"weight": shape}, check_dtype("Embedding", dtype))
-        fill("Embedding", self.params, init, seed, {"weight": "normal"}, gates=1, size=self.embedding_dim)
+        fill("Embedding", self.params, init, seed, {"weight": "normal"}, size=self.embedding_dim)
 
     def __call__(self, x: ArrayIn) -> Array:
         """Inference: ids [...] -> y [..., E]."""
@@ -213,6 +223,13 @@ class Embedding(Stateless):
 
     def _sizes(self) -> tuple[None, int]:
         return None, self.embedding_dim
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "num_embeddings": self.num_embeddings,
+            "embedding_dim": self.embedding_dim,
+            "dtype": self.params.dtype.name,
+        }
 
     def __repr__(self) -> str:
         return f"Embedding({self.num_embeddings}, {self.embedding_dim}, dtype={self.params.dtype})"
@@ -277,6 +294,28 @@ class Dropout(Stateless):
 
     def _sizes(self) -> None:
         return None
+
+    def _config(self) -> dict[str, Any]:
+        return {"p": self.p}  # the generator's state follows the seed
+
+    def _mask_state(self) -> list[int]:
+        state: Any = self._rng.bit_generator.state
+        words = (*state["state"]["counter"], *state["state"]["key"], *state["buffer"])
+        return [int(word) for word in words] + [state[name] for name in _PHILOX_REST]
+
+    def _set_mask_state(self, state: Any) -> None:
+        limits = [2**64] * 10 + [*_PHILOX_REST.values()]
+        if not isinstance(state, list) or len(state) != len(limits):
+            raise ValueError(f"Dropout: masks has type {type(state).__name__}, expected {len(limits)} integers")
+        if not all(type(word) is int and 0 <= word < limit for word, limit in zip(state, limits, strict=True)):
+            raise ValueError("Dropout: masks has a value out of range, expected the state of a Philox generator")
+        words = np.array(state[:10], np.uint64)
+        self._rng.bit_generator.state = {
+            "bit_generator": "Philox",
+            "state": {"counter": words[:4], "key": words[4:6]},
+            "buffer": words[6:],
+            **dict(zip(_PHILOX_REST, state[10:], strict=True)),
+        }
 
     def __repr__(self) -> str:
         return f"Dropout({self.p})"

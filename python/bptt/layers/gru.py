@@ -34,7 +34,8 @@ class GRU(Recurrent):
         bias: whether there are b and b_hn, default True.
         init: "default" (weight_ih xavier_uniform and weight_hh orthogonal, gate by gate; biases zeros),
             "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an initialiser for both weights, or a mapping from
-            parameter name (with or without _l0) to initialiser, default for the others. See `bptt.init.draw`.
+            parameter name (with or without _l0) to initialiser, default for the others; {"bias": {"z": 1.0}} sets one
+            gate, {"bias": bptt.init.chrono(T)} is for dependencies of up to T steps. See `bptt.init.draw`.
         reset_after: r multiplies Wh h0 (True, the default, PyTorch's) or h0 (False): n = tanh(Wx x + b + Wh (r h0)).
         layer_norm: r, z, n of N(Wx x) v + b and N(Wh h0) v', N(a) = (a - mean) / sqrt(variance + 1e-5) over all of a's
             units, default False; only with reset_after.
@@ -144,5 +145,5 @@ def _cell(where: str, reset_after: bool, layer_norm: bool) -> Cell:
     before = not check_bool(where, "reset_after", reset_after)
     variant = one_of(where, **{"reset_after=False": before, "layer_norm": layer_norm})
     kernel = {"": "gru", "layer_norm": "gru_norm"}.get(variant, "gru_before")
-    arguments = {"": "", "layer_norm": ", layer_norm=True"}.get(variant, f", {variant}")
-    return Cell(kernel, variant, arguments)
+    arguments = {"": {}, "layer_norm": {"layer_norm": True}}.get(variant, {"reset_after": False})
+    return Cell(kernel, arguments, variant)

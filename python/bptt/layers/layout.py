@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from bptt._engine.structure import Structure
@@ -13,14 +13,14 @@ class Cell(NamedTuple):
     """One variant of a cell.
 
     kernel: the kernels' name of it, one of `core.cells()`.
+    arguments: those of the layer's constructor that ask for it and differ from the defaults, for `repr` and files.
     variant: the option that PyTorch's cell does not have.
-    arguments: those that ask for it, for `repr`.
     bias: the default initialiser of its bias.
     """
 
     kernel: str
+    arguments: dict[str, Any]
     variant: str = ""
-    arguments: str = ""
     bias: str = "zeros"
 
 

@@ -42,7 +42,8 @@ class LSTM(Recurrent):
         init: "default" (weight_ih xavier_uniform and weight_hh orthogonal, gate by gate; bias zeros but 1 at the
             forget gate, as in Keras; peepholes zeros), "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an
             initialiser for both weights, or a mapping from parameter name (with or without _l0) to initialiser, default
-            for the others. See `bptt.init.draw`.
+            for the others; {"bias": {"f": 2.0}} sets one gate, {"bias": bptt.init.chrono(T)} is for dependencies of up
+            to T steps. See `bptt.init.draw`.
         {options}
 
     Parameters, gate order i f g o: weight_ih_l0 [4*H,I] (l1 and on: [4*H,D*H]), weight_hh_l0 [4*H,H], bias_l0 [4*H];
@@ -163,9 +164,10 @@ class LSTMCell(RecurrentCell):
 def _cell(where: str, peephole: bool, coupled: bool, layer_norm: bool, proj_size: int) -> Cell:
     """The cell that these arguments ask for."""
     variant = one_of(where, peephole=peephole, coupled=coupled, layer_norm=layer_norm)
-    projected = check_size(where, "proj_size", proj_size, least=0) > 0
+    proj_size = check_size(where, "proj_size", proj_size, least=0)
+    projected = proj_size > 0
     if projected and variant not in ("", "peephole"):
         raise ValueError(f"{where}: proj_size has value {proj_size} with {variant}, expected 0")
-    arguments = f", proj_size={proj_size}" * projected + (f", {variant}=True" if variant else "")
+    arguments = ({"proj_size": proj_size} if projected else {}) | ({variant: True} if variant else {})
     kernel = {"": "lstm", "peephole": "lstm_peephole", "coupled": "lstm_coupled", "layer_norm": "lstm_norm"}[variant]
-    return Cell(kernel + "_projected" * projected, variant, arguments, bias="forget_bias")
+    return Cell(kernel + "_projected" * projected, arguments, variant, bias="forget_bias")

@@ -192,6 +192,16 @@ class Recurrent(RecurrentBase):
             raise ValueError(f"{where}: the layer is bidirectional, expected one direction: the other needs the future")
         return recurrent_stream(self, B)
 
+    def _config(self) -> dict[str, Any]:
+        options = self._stack.state_options.arguments()
+        return super()._config() | {
+            "num_layers": self.num_layers,
+            "batch_first": self.batch_first,
+            "bidirectional": self.bidirectional,
+            "learn_initial_state": self.learn_initial_state,
+            **{name: options[name] for name in ("dropout", "recurrent_dropout", "checkpoint")},
+        }
+
     def __repr__(self) -> str:
         flags = ("batch_first", "bidirectional", "learn_initial_state")
         return self._text("".join(f", {name}=True" for name in flags if vars(self)[name]))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bptt._arrays import check_bool, check_dtype, check_size
 from bptt._engine.stack import Stack
@@ -86,7 +86,7 @@ class RecurrentBase(Layer):
         one_step: bool = False,
     ) -> None:
         """Make the parameters, whose names end with `suffixes`, kernel by kernel, and the stack that runs on them."""
-        where, gates = type(self).__name__, len(structure.info.gates)
+        where, gates = type(self).__name__, tuple(structure.info.gates)
         heads = structure.num_heads
         layout = lay_out(self._cell, structure, suffixes, learnt=learnt)
         self.params = Params(layout.shapes, structure.dtype)
@@ -120,12 +120,31 @@ class RecurrentBase(Layer):
     def _to_torch(self, where: str) -> dict[str, Array]:
         return to_torch(where, self.params, self.hidden_size, self._cell.variant)
 
+    def _config(self) -> dict[str, Any]:
+        structure, options = self._stack.structure, self._stack.state_options.arguments()
+        shared = ("zoneout", "clip_state", "clip_grad_per_step", "seed")  # by layers and cells
+        return {
+            "input_size": self.input_size,
+            "hidden_size": self.hidden_size,
+            **self._cell.arguments,
+            "bias": structure.bias,
+            "dtype": structure.dtype.name,
+            **{name: options[name] for name in shared},
+        }
+
+    def _mask_state(self) -> int:
+        return self._stack.state_options.calls
+
+    def _set_mask_state(self, state: Any) -> None:
+        self._stack.state_options.calls = check_size(type(self).__name__, "calls", state, least=0)
+
     def _text(self, arguments: str = "") -> str:
         """The `repr`, with more arguments of the layer."""
         structure = self._stack.structure
         parts = [f"{self.input_size}, {self.hidden_size}"]
         parts += [f", num_layers={structure.num_layers}"] * (structure.num_layers > 1)
-        parts += [self._cell.arguments, "" if structure.bias else ", bias=False", arguments]
+        parts += [f", {name}={value!r}" for name, value in self._cell.arguments.items()]
+        parts += ["" if structure.bias else ", bias=False", arguments]
         return f"{type(self).__name__}({''.join(parts)}{self._stack.state_options}, dtype={structure.dtype})"
 
     def __repr__(self) -> str:

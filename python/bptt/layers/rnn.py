@@ -136,5 +136,4 @@ def _cell(where: str, nonlinearity: str) -> Cell:
     """The cell that these arguments ask for."""
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"{where}: nonlinearity has value {brief(nonlinearity)}, expected 'tanh' or 'relu'")
-    arguments = "" if nonlinearity == "tanh" else f", nonlinearity={nonlinearity!r}"
-    return Cell(f"rnn_{nonlinearity}", arguments=arguments)
+    return Cell(f"rnn_{nonlinearity}", {} if nonlinearity == "tanh" else {"nonlinearity": nonlinearity})

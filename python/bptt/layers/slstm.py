@@ -6,11 +6,11 @@ Shapes: x [T,B,I], y [T,B,H], each of the four states [L*D,B,H]. Nothing is comp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bptt._arrays import brief
+from bptt._arrays import brief, check_size
 from bptt._signature import checks_names
 from bptt.layers.cells import CellOptions, RecurrentCell
 from bptt.layers.layout import Cell
@@ -48,8 +48,8 @@ class SLSTM(Recurrent):
         init: "default" (weight_ih xavier_uniform, each gate by itself, and weight_hh orthogonal, each gate and head by
             itself; bias zeros but, at the forget gate, 3 to 6 over the units of a head, one of the choices of the
             authors' code), "pytorch" (all U(-a, a), a = 1/sqrt(H)), the name of an initialiser for both weights, or a
-            mapping from parameter name (with or without _l0) to initialiser, default for the others. See
-            `bptt.init.draw`.
+            mapping from parameter name (with or without _l0) to initialiser, default for the others; {"bias": {"f":
+            5.0}} sets one gate. See `bptt.init.draw`.
         {options}
 
     Two options change what is stored and not its scale alone: clip_state bounds each state, n and m included, and at
@@ -158,7 +158,8 @@ def _cell(where: str, num_heads: int, forget_gate: str) -> Cell:
     """The cell that these arguments ask for."""
     if not isinstance(forget_gate, str) or forget_gate not in ("sigmoid", "exp"):
         raise ValueError(f"{where}: forget_gate has value {brief(forget_gate)}, expected 'sigmoid' or 'exp'")
-    kernel, arguments = "slstm", f", num_heads={num_heads}" if num_heads != 1 else ""
-    if forget_gate == "exp":
-        kernel, arguments = "slstm_exp", f"{arguments}, forget_gate='exp'"
-    return Cell(kernel, "exponential gates", arguments, bias="forget_range")
+    heads = check_size(where, "num_heads", num_heads)
+    arguments: dict[str, Any] = {"num_heads": heads} if heads > 1 else {}
+    if forget_gate == "sigmoid":
+        return Cell("slstm", arguments, "exponential gates", bias="forget_range")
+    return Cell("slstm_exp", arguments | {"forget_gate": forget_gate}, "exponential gates", bias="forget_range")
