@@ -74,6 +74,13 @@ def narwhal(where: str, name: str, value: Any) -> Any:
         ) from error
 
 
+def native(frame: Any) -> Any:
+    """The frame or series that narwhals shows."""
+    import narwhals.stable.v1 as nw
+
+    return nw.to_native(frame)  # the method is not in narwhals 1.0
+
+
 def _of_frame(where: str, name: str, value: Any) -> Series:
     frame = narwhal(where, name, value)
     columns = [frame[each] for each in frame.columns] if hasattr(frame, "columns") else [frame]

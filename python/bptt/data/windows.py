@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from bptt._arrays import as_array, brief, check_bool, check_number, check_size, shape_error
-from bptt.data.series import Series, as_table, filled_forward, is_frame, narwhal, refuse_missing
+from bptt.data.series import Series, as_table, filled_forward, is_frame, narwhal, native, refuse_missing
 
 if TYPE_CHECKING:
     from bptt._arrays import Array
@@ -126,7 +126,7 @@ def split(series: Any, validation: float = 0.2, gap: int = 0) -> tuple[Any, Any]
         has = f"series has {T} steps, of which validation takes {steps} and gap {gap}"
         raise ValueError(f"split: {has}, expected at least one step in each part")
     parts = values[: T - steps - gap], values[T - steps :]
-    return tuple(part.to_native() for part in parts) if frame else parts
+    return tuple(native(part) for part in parts) if frame else parts
 
 
 def _without_missing(name: str, series: Series, missing: str | None) -> Array:
