@@ -39,6 +39,7 @@ from bptt.train import History, StopTraining, fit
 if TYPE_CHECKING:
     from bptt import charlm as charlm
     from bptt import checkpoint as checkpoint
+    from bptt import data as data
     from bptt import reference as reference
     from bptt import textdata as textdata
     from bptt.saving import load, load_extra, save
@@ -78,7 +79,7 @@ __all__ = [
 ]
 
 # Modules that are imported when they are first asked for: `import bptt` stays quick.
-_LATE = ("charlm", "checkpoint", "reference", "textdata")
+_LATE = ("charlm", "checkpoint", "data", "reference", "textdata")
 # Names that come from such a module.
 _LATE_FROM = {"load": "saving", "load_extra": "saving", "save": "saving"}
 
