@@ -185,7 +185,7 @@ class Stack:
     def backward(
         self,
         tape: Tape,
-        dy: NDArray[Any],
+        dy: NDArray[Any] | None,
         dstate: _State | None,
         grads: _Parameters | None,
         dreset_state: list[Any] = ...,
@@ -196,7 +196,7 @@ class Stack:
         want_dstate: bool = True,
         want_dsteps: bool = False,
     ) -> tuple[Any, ...]:
-        """dy and dstate -> dx and the initial state's gradient; overwrites grads, and dreset_state.
+        """dy and dstate (None: zeros) -> dx and the initial state's gradient; overwrites grads, and dreset_state.
 
         grads: None where they are not wanted. accumulate: adds to grads instead. retain: the tape can be used again.
         What is not wanted is None and not computed. want_dsteps: returns a third value, for each kernel the gradient of
