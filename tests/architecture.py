@@ -26,8 +26,6 @@ MANY_PARAMETERS = {
     "csrc/core/gemm/product.h: product",
     "csrc/nn/linear.h: linear_backward",
     "csrc/nn/linear.h: linear_forward",
-    "csrc/nn/loss.h: cross_entropy",
-    "csrc/nn/loss.h: mse",
     "csrc/sequence/forward_step.h: cells",
     "csrc/sequence/forward_step.h: each",
     "csrc/sequence/input_products.h: block_products",

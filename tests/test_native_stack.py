@@ -213,7 +213,7 @@ def test_what_is_not_exact_is_left_to_python() -> None:
     for x, s in [*((x, state) for x in wrong_x), *((case.x, s) for s in wrong_state)]:
         assert case.stack.forward_if_exact(x, s, True) is None
     grads = np.empty_like(case.flat)
-    for dy, s in [*((dy, None) for dy in (case.dy[:3], case.dy.tolist(), None)), *((case.dy, s) for s in wrong_state)]:
+    for dy, s in [*((dy, None) for dy in (case.dy[:3], case.dy.tolist(), 3)), *((case.dy, s) for s in wrong_state)]:
         assert case.stack.backward_if_exact(tape, dy, s, grads) is None
     assert case.stack.backward_if_exact(tape, case.dy, state, grads) is not None
     assert core.Stack("lstm", "float64", I, H, True).forward_if_exact(case.x, None, True) is None

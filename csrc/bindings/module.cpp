@@ -72,6 +72,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_cell_info(m);
   register_math(m);
   register_stack(m);
+  register_loss(m);
   register_nn(m);
   register_optim(m);
   register_orthogonal(m);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Linear, embedding and losses: arrays in and out of csrc/nn.
+// Linear and embedding: arrays in and out of csrc/nn.
 #include <pybind11/stl.h>
 
 #include <optional>
@@ -79,45 +79,6 @@ void embedding_backward(const py::array& ids, const py::array& dy, py::array& dw
   });
 }
 
-const bool* read_mask(const std::optional<py::array>& mask, Index N, const char* name) {
-  return mask ? read<bool>(*mask, {N}, name) : nullptr;
-}
-
-py::tuple cross_entropy(const py::array& logits, const py::array& targets, const std::optional<py::array>& mask,
-                        double scale) {
-  return for_dtype(logits, "cross_entropy: logits", [&](auto zero) -> py::tuple {
-    using T = decltype(zero);
-    const Index N = axis(logits, 2, 0, "cross_entropy: logits"), C = axis(logits, 2, 1, "cross_entropy: logits");
-    const T* z = read<T>(logits, {N, C}, "cross_entropy: logits");
-    const bool* keep = read_mask(mask, N, "cross_entropy: mask");
-    const std::int64_t* target = read<std::int64_t>(targets, {N}, "cross_entropy: targets");
-    py::array_t<T> dlogits = empty<T>({N, C});
-    T* dz = dlogits.mutable_data();
-    double loss = 0;
-    without_gil([&](Poll& poll) {
-      check_ids(target, N, C, keep, "cross_entropy: targets");
-      return nn::cross_entropy(&loss, dz, z, target, keep, scale, N, C, poll);
-    });
-    return py::make_tuple(loss, dlogits);
-  });
-}
-
-py::tuple mse(const py::array& prediction, const py::array& target, const std::optional<py::array>& mask,
-              double scale) {
-  return for_dtype(prediction, "mse: prediction", [&](auto zero) -> py::tuple {
-    using T = decltype(zero);
-    const Index N = axis(prediction, 2, 0, "mse: prediction"), F = axis(prediction, 2, 1, "mse: prediction");
-    const T* p = read<T>(prediction, {N, F}, "mse: prediction");
-    const T* t = read<T>(target, {N, F}, "mse: target");
-    const bool* keep = read_mask(mask, N, "mse: mask");
-    py::array_t<T> dprediction = empty<T>({N, F});
-    T* dp = dprediction.mutable_data();
-    double loss = 0;
-    without_gil([&](Poll& poll) { return nn::mse(&loss, dp, p, t, keep, scale, N, F, poll); });
-    return py::make_tuple(loss, dprediction);
-  });
-}
-
 }  // namespace
 
 void register_nn(py::module_& m) {
@@ -139,9 +100,6 @@ void register_nn(py::module_& m) {
       .def("_weights", &PyEmbeddingStream::weights);
   m.def("embedding_forward", &embedding_forward, py::arg("ids"), py::arg("weight"));
   m.def("embedding_backward", &embedding_backward, py::arg("ids"), py::arg("dy"), py::arg("dweight"));
-  m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("mask").none(true),
-        py::arg("scale"));
-  m.def("mse", &mse, py::arg("prediction"), py::arg("target"), py::arg("mask").none(true), py::arg("scale"));
 }
 
 }  // namespace bptt::bindings

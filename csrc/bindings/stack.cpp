@@ -30,13 +30,13 @@ void register_stack(py::module_& m) {
            py::arg("training"))
       .def(
           "backward",
-          [](const PyStack& self, PyTape& tape, const py::array& dy, const py::object& dstate, const py::object& grads,
-             const std::vector<py::object>& dreset_state, bool accumulate, bool retain, bool want_dx, bool want_dstate,
-             bool want_dsteps) {
+          [](const PyStack& self, PyTape& tape, const std::optional<py::array>& dy, const py::object& dstate,
+             const py::object& grads, const std::vector<py::object>& dreset_state, bool accumulate, bool retain,
+             bool want_dx, bool want_dstate, bool want_dsteps) {
             return self.backward(tape, dy, dstate, grads, dreset_state,
                                  {accumulate, retain, want_dx, want_dstate, want_dsteps});
           },
-          py::arg("tape"), py::arg("dy"), py::arg("dstate").none(true), py::arg("grads").none(true),
+          py::arg("tape"), py::arg("dy").none(true), py::arg("dstate").none(true), py::arg("grads").none(true),
           py::arg("dreset_state") = std::vector<py::object>(), py::kw_only(), py::arg("accumulate") = false,
           py::arg("retain") = false, py::arg("want_dx") = true, py::arg("want_dstate") = true,
           py::arg("want_dsteps") = false)

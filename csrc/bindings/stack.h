@@ -114,8 +114,9 @@ class PyStack : public Own {
   };
 
   /// (dx, dstate), and dsteps where they are wanted; None for what is not wanted of the first two.
-  py::tuple backward(PyTape& tape, const py::array& dy, const py::object& dstate, const py::object& grads,
-                     const std::vector<py::object>& dreset_state, const BackwardOptions& options) const {
+  py::tuple backward(PyTape& tape, const std::optional<py::array>& dy, const py::object& dstate,
+                     const py::object& grads, const std::vector<py::object>& dreset_state,
+                     const BackwardOptions& options) const {
     return visit([&](auto& s) {
       auto call = backward_call(s, grads, dreset_state);
       call.accumulate = options.accumulate;
@@ -130,10 +131,12 @@ class PyStack : public Own {
     return visit([&](auto& s) -> py::object {
       const OuterShape& outer = own(s, tape).outer();
       const stack::StackSizes& sizes = s.sizes();
-      if (!is_exact_rows(s, outer, dy, sizes.directions * s.width(0)) || !is_exact_state(s, outer.batch, dstate))
-        return py::none();
+      const bool exact = dy.is_none() || is_exact_rows(s, outer, dy, sizes.directions * s.width(0));
+      if (!exact || !is_exact_state(s, outer.batch, dstate)) return py::none();
+      std::optional<py::array> rows;
+      if (!dy.is_none()) rows = py::reinterpret_borrow<py::array>(dy);
       auto call = backward_call(s, grads, {});
-      return backward_as(s, tape, py::reinterpret_borrow<py::array>(dy), dstate, call, BackwardOptions());
+      return backward_as(s, tape, rows, dstate, call, BackwardOptions());
     });
   }
 
@@ -259,12 +262,12 @@ class PyStack : public Own {
   }
 
   template <class T>
-  py::tuple backward_as(const stack::Stack<T>& s, PyTape& py_tape, const py::array& dy, const py::object& dstate,
-                        stack::StackBackward<T>& call, const BackwardOptions& options) const {
+  py::tuple backward_as(const stack::Stack<T>& s, PyTape& py_tape, const std::optional<py::array>& dy,
+                        const py::object& dstate, stack::StackBackward<T>& call, const BackwardOptions& options) const {
     stack::StackTape<T>& tape = own(s, py_tape);
     const OuterShape outer = tape.outer();
     const Index n = s.kernels();
-    call.dy = read_rows<T>(outer, dy, s.sizes().directions * s.width(0), "Stack.backward: dy");
+    if (dy) call.dy = read_rows<T>(outer, *dy, s.sizes().directions * s.width(0), "Stack.backward: dy");
     const States last = read_states(s, dstate, n, outer.batch, call.dfinal, "Stack.backward: dstate");
     py::object dx = py::none(), initial = py::none();
     py::list dsteps;

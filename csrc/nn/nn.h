@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "core/memory/sizes.h"
 #include "core/threads/interrupt.h"
@@ -43,15 +44,47 @@ bool embedding_forward(T* y, const std::int64_t* ids, const T* weight, Index N, 
 template <class T>
 bool embedding_backward(T* dweight, const std::int64_t* ids, const T* dy, Index N, Index V, Index E, Poll& poll);
 
-/// loss = scale * the sum of -log softmax(logits [N,C]) at targets [N], over the rows that mask [N] (or null) keeps;
-/// and its gradient.
+/// What every loss is given: predictions, which rows of them count, and where their gradients go.
 template <class T>
-bool cross_entropy(double* loss, T* dlogits, const T* logits, const std::int64_t* targets, const bool* mask,
-                   double scale, Index N, Index C, Poll& poll);
-/// loss = scale * the squared error of prediction [N,F], over the same rows; and its gradient.
+struct LossRows {
+  T* gradient;          // [N,F]
+  const T* prediction;  // [N,F]
+  const bool* mask;     // [N]; null: all rows count
+  double scale;         // of the sum over the rows
+  Index N, F;
+};
+
+/// The weights of classes [C], null for ones, and the share of each target that all classes have together.
+struct ClassWeights {
+  const double* weights = nullptr;
+  double smoothing = 0;
+
+  double of(Index j) const { return weights ? weights[j] : 1; }
+};
+
+/// loss = scale * the sum over the rows that count, and its gradient. Of a row:
+/// -sum_j a_j log softmax(logits)_j, a_j = w_j ((1 - smoothing) [j = target] + smoothing / C); targets [N] in [0,C).
 template <class T>
-bool mse(double* loss, T* dprediction, const T* prediction, const T* target, const bool* mask, double scale, Index N,
-         Index F, Poll& poll);
+bool cross_entropy(double* loss, const LossRows<T>& logits, const std::int64_t* targets, const ClassWeights& classes,
+                   Poll& poll);
+/// sum_f e^2, |e|, or e^2 / 2 where |e| <= delta and delta (|e| - delta / 2) elsewhere; e = prediction - target [N,F].
+template <class T>
+bool mse(double* loss, const LossRows<T>& prediction, const T* target, Poll& poll);
+template <class T>
+bool mae(double* loss, const LossRows<T>& prediction, const T* target, Poll& poll);
+template <class T>
+bool huber(double* loss, const LossRows<T>& prediction, const T* target, double delta, Poll& poll);
+/// sum_f -w_f t log sigmoid(z) - (1 - t) log sigmoid(-z); targets t [N,F] in [0,1], pos_weight w [F] or null for ones.
+template <class T>
+bool bce_with_logits(double* loss, const LossRows<T>& logits, const T* target, const double* pos_weight, Poll& poll);
+/// sum_f (s + (m - t)^2 exp(-s)) / 2; prediction [N,2F]: the means m, then the log-variances s; target t [N,F].
+template <class T>
+bool gaussian_nll(double* loss, const LossRows<T>& prediction, const T* target, Poll& poll);
+/// sum_f sum_q max(q e, (q - 1) e), e = target - prediction; prediction [N,F*Q], the quantiles of a feature together;
+/// target [N,F].
+template <class T>
+bool quantile(double* loss, const LossRows<T>& prediction, const T* target, const std::vector<double>& quantiles,
+              Poll& poll);
 
 /// a [m,n] -> q [m,n], m >= n: the orthogonal factor of a = q r with a positive diagonal of r.
 bool orthogonal(const double* a, double* q, Index m, Index n, Poll::Interrupted interrupted);

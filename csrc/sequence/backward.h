@@ -38,6 +38,7 @@ class Backward final : public ResumableCall {
         summed_(batch_sizes_.steps),
         dstates_(checked_mul(S * batch_sizes_.batch, w_.Hp)),
         dvectors_(batch_sizes_.batch, checked_mul(P, w_.Hp), batch_sizes_.steps) {
+    if (!call.dy && !DryRun::on()) no_dy_ = Buffer<T>::zeros(checked_mul(batch_sizes_.batch, w_.R));
     if (call.d.weight_ih) dweights_.emplace(w_, call_, batch_sizes_.total(), plan.threads);
     for (int i = 0; i < S && !DryRun::on(); ++i)
       copy_rows(dstates_.data() + i * batch_sizes_.batch * w_.Hp, w_.Hp, call.dfinal[i], width(i), batch_sizes_.batch,
@@ -295,7 +296,7 @@ class Backward final : public ResumableCall {
   /// The view moved to step t.
   void move(BackwardStep<T>& step, Index t) {
     const Index row = tape_.row(t);
-    step.dy = call_.dy + batch_sizes_.begin(t) * w_.R;
+    step.dy = call_.dy ? call_.dy + batch_sizes_.begin(t) * w_.R : no_dy_.data();
     step.gates = gates(t);
     step.h = h(t);
     step.h0 = tape_.entering_h.size() > 0 ? tape_.entering_h.data() + row * w_.Hp : step.h;
@@ -374,6 +375,7 @@ class Backward final : public ResumableCall {
   SumsByRow<T> dvectors_, dreset_state_;       // [B,P,Hp], [B,S,Hp]
   Buffer<T> first_;                            // the hidden states before the steps of the first chunk, in one piece
   Buffer<T> next_;                             // see keep_first
+  Buffer<T> no_dy_;                            // zeros for each step, where there is no dy [B,R]
   Buffer<T> dlines_, ds_;                      // of cells of several stages
   std::optional<WeightGradient<T>> dweights_;  // none where they are not wanted
 };

@@ -53,7 +53,7 @@ struct ForwardCall {
 /// A gradient whose pointer is null is not wanted, and not computed; those of the parameters are wanted together.
 template <class T>
 struct BackwardCall {
-  const T* dy;                        // [rows,R]
+  const T* dy;                        // [rows,R]; null: zeros
   const T* dfinal[kMaxStates];        // [B,R], then [B,H] each
   T* dx;                              // [rows,I]
   T* dinitial[kMaxStates];            // as dfinal

@@ -133,7 +133,7 @@ class DirectionPass {
                  std::atomic<bool>* stop) {
     const sequence::BatchSizes& batch_sizes = call_.batch_sizes;
     back_ = call, back_.stop = stop, back_.dy = dy.data, back_.dx = dx.data;
-    if (differs(dy) || dy.ld != width_[0]) {
+    if ((dy.data || DryRun::on()) && (differs(dy) || dy.ld != width_[0])) {
       dy_ = Buffer<T>(checked_mul(batch_sizes.total(), width_[0]));
       if (!DryRun::on()) copy_in(dy_.data(), dy, width_[0]);
       back_.dy = dy_.data();

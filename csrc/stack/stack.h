@@ -83,7 +83,7 @@ struct StackForward {
 /// A gradient whose pointer is null is not wanted, and not computed; those of the parameters are wanted together.
 template <class T>
 struct StackBackward {
-  const T* dy;
+  const T* dy;  // null: zeros
   const T* dfinal[kMaxStates];
   T* dx;
   T* dinitial[kMaxStates];

@@ -149,6 +149,8 @@ def _integer(where: str, name: str, value: Any) -> int:
 
 def check_number(where: str, name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
     """A number in [low, high); NaN, strings, True and False are refused."""
+    if type(value) is float and low <= value < high:  # the common case, in 0.1 us
+        return value
     try:
         if not is_number(value):
             raise TypeError

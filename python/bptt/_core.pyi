@@ -185,7 +185,7 @@ class Stack:
     def backward(
         self,
         tape: Tape,
-        dy: NDArray[Any],
+        dy: NDArray[Any] | None,
         dstate: _State | None,
         grads: _Parameters | None,
         dreset_state: list[Any] = ...,
@@ -196,7 +196,7 @@ class Stack:
         want_dstate: bool = True,
         want_dsteps: bool = False,
     ) -> tuple[Any, ...]:
-        """dy and dstate -> dx and the initial state's gradient; overwrites grads, and dreset_state.
+        """dy and dstate (None: zeros) -> dx and the initial state's gradient; overwrites grads, and dreset_state.
 
         grads: None where they are not wanted. accumulate: adds to grads instead. retain: the tape can be used again.
         What is not wanted is None and not computed. want_dsteps: returns a third value, for each kernel the gradient of
@@ -258,15 +258,54 @@ def embedding_forward(ids: NDArray[np.int64], weight: NDArray[_T]) -> NDArray[_T
 def embedding_backward(ids: NDArray[np.int64], dy: NDArray[_T], dweight: NDArray[_T]) -> None:
     """Overwrites dweight [V,E] with the sum of dy [N,E] over equal ids."""
 
+# Of all losses: mask [N] or None for all rows; the sum over the rows that count, times scale, and its gradient [N,F].
 def cross_entropy(
-    logits: NDArray[_T], targets: NDArray[np.int64], mask: NDArray[np.bool_] | None, scale: float
+    logits: NDArray[_T],
+    targets: NDArray[np.int64],
+    mask: NDArray[np.bool_] | None,
+    scale: float,
+    class_weights: NDArray[np.float64] | None = ...,
+    label_smoothing: float = ...,
 ) -> tuple[float, NDArray[_T]]:
-    """logits [N,C], targets [N] -> scale * sum over unmasked rows of -log softmax, and its gradient."""
+    """logits [N,C], targets [N] in [0,C), class_weights [C]."""
 
 def mse(
     prediction: NDArray[_T], target: NDArray[_T], mask: NDArray[np.bool_] | None, scale: float
 ) -> tuple[float, NDArray[_T]]:
-    """prediction, target [N,F], mask [N] -> scale * sum over unmasked rows of the squared error, and its gradient."""
+    """The squared errors of prediction and target [N,F]."""
+
+def mae(
+    prediction: NDArray[_T], target: NDArray[_T], mask: NDArray[np.bool_] | None, scale: float
+) -> tuple[float, NDArray[_T]]:
+    """The absolute errors of prediction and target [N,F]."""
+
+def huber(
+    prediction: NDArray[_T], target: NDArray[_T], mask: NDArray[np.bool_] | None, scale: float, delta: float
+) -> tuple[float, NDArray[_T]]:
+    """Half the squared errors up to delta, linear beyond; prediction and target [N,F]."""
+
+def bce_with_logits(
+    logits: NDArray[_T],
+    target: NDArray[_T],
+    mask: NDArray[np.bool_] | None,
+    scale: float,
+    pos_weight: NDArray[np.float64] | None,
+) -> tuple[float, NDArray[_T]]:
+    """logits [N,F], target [N,F] in [0,1], pos_weight [F]."""
+
+def gaussian_nll(
+    prediction: NDArray[_T], target: NDArray[_T], mask: NDArray[np.bool_] | None, scale: float
+) -> tuple[float, NDArray[_T]]:
+    """prediction [N,2F], means before log-variances; target [N,F]."""
+
+def quantile(
+    prediction: NDArray[_T],
+    target: NDArray[_T],
+    mask: NDArray[np.bool_] | None,
+    scale: float,
+    quantiles: list[float],
+) -> tuple[float, NDArray[_T]]:
+    """prediction [N,F*Q], the quantiles of a feature together; target [N,F]."""
 
 def sgd_step(
     params: NDArray[_T],

@@ -32,7 +32,8 @@ class Batch(NamedTuple):
 
     Args:
         x: [T,B,...] ([B,T,...] with batch_first), or `Packed` rows.
-        target: the second argument of the loss, with the same time axis; for packed rows `Packed` or its data.
+        target: the second argument of the loss, with the same time axis; for packed rows `Packed` or its data. Of a
+            model with `Last`, which has one output for each row, targets and mask are those of rows, [B,...] and [B].
         lengths: [B] integers from 0 to T: row b ends after lengths[b] steps, for every recurrent layer and for the
             loss. Default None: all rows have T steps.
         resets: [T,B] booleans: where True, the row starts again before that step, as in `forward` of the layers.
@@ -70,6 +71,11 @@ class Steps:
         batch = _named(given)
         self.axis = 0  # of time
         self._batched = True
+        self._reduced = model._reduces_time  # the loss has one step for each row: lengths make no mask
+        if self._reduced and cut:
+            raise ValueError(
+                "fit: model has one output for each row (Last), which tbptt cannot cut, expected tbptt=None"
+            )
         if hasattr(batch.x, "batch_sizes"):
             if cut:
                 raise ValueError("fit: x has packed rows, which tbptt cannot cut, expected arrays and lengths")
@@ -84,7 +90,9 @@ class Steps:
         _check_not_empty(x)
         if batch.lengths is not None:
             raise ValueError("fit: lengths is given with packed rows, expected one of them")
-        target, mask = (rows_like("fit", name, getattr(batch, name), shown) for name in ("target", "mask"))
+        target, mask = batch.target, batch.mask
+        if not self._reduced:
+            target, mask = (rows_like("fit", name, part, shown) for name, part in (("target", target), ("mask", mask)))
         mask = None if mask is None else as_mask("fit", "mask", mask)
         rows: Any = shown.packed(x)
         self.count = len(rows.batch_sizes)
@@ -102,6 +110,9 @@ class Steps:
         for name in ("target", "mask"):
             rows_like("fit", name, getattr(batch, name), Shape(self._batched))  # raises for packed rows
         mask = None if batch.mask is None else as_mask("fit", "mask", batch.mask)
+        if self._reduced:
+            self._whole = batch._replace(x=x, mask=mask)
+            return
         lengths = None
         if batch.lengths is not None:
             lengths = as_lengths("fit", batch.lengths, lead[1 - self.axis] if self._batched else 1, self.count)
@@ -156,7 +167,9 @@ class Steps:
         if part.mask is not None:
             return int(np.count_nonzero(np.asarray(part.mask)))
         if hasattr(part.x, "batch_sizes"):
-            return len(part.x.data)
+            return int(part.x.batch_sizes[0]) if self._reduced else len(part.x.data)
+        if self._reduced:
+            return int(part.x.shape[1 - self.axis]) if self._batched else 1
         return math.prod(part.x.shape[: 1 + self._batched])
 
     def not_finite(self, seen: Any, new: Any, params: Params) -> str:

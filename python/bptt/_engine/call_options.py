@@ -52,7 +52,7 @@ class NativeOptions:
         seed: int,
     ) -> list[_core.CallOptions]:
         """Layer by layer, for each direction. x [T,B,I], or [sum,I] of packed rows; seed: of the masks, 0 without."""
-        sizes, B = shown.sizes, shown.batch(x)
+        sizes, B = shown.sizes, shown.batch(x.shape)
         steps = len(x) if sizes is None else len(sizes)
         same = lengths is None and resets is None and sizes is None and not seed
         last = self._last

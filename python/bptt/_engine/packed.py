@@ -90,9 +90,19 @@ class Shape(NamedTuple):
             return y.swapaxes(0, 1)
         return y[0] if self.one_step else y
 
-    def batch(self, x: Array) -> int:
-        """B, the number of rows of an array that `taken` returned."""
-        return int(x.shape[1] if self.sizes is None else self.sizes[:1].sum())
+    def native(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of what `taken` returns for an array of this shape."""
+        if self.sizes is not None:
+            return shape
+        if self.one_step:
+            shape = (1, *shape)
+        if not self.batched:
+            return shape[0], 1, shape[1]
+        return (shape[1], shape[0], shape[2]) if self.batch_first else shape
+
+    def batch(self, native: tuple[int, ...]) -> int:
+        """B, the number of rows of an array that `taken` returned, by its shape."""
+        return int(native[1] if self.sizes is None else self.sizes[:1].sum())
 
     def of_state(self, kernels: int, B: int, width: int) -> tuple[int, ...]:
         """The shape of one state."""

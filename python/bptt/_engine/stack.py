@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from bptt._arrays import as_array, as_floats, check_shape, shape_error
 from bptt._engine.call_options import NativeOptions
 from bptt._engine.kernels import Kernels
@@ -74,7 +76,7 @@ class Stack:
                 return y, final, None if kept is None else RecurrentTape(owner, self.structure, native, kept, y.shape)
         where, given = f"{self.name}.forward", x
         x, shown = self._taken(where, x)
-        B = shown.batch(x)
+        B = shown.batch(x.shape)
         first = self.states.native(where, "state", state, B, shown)
         learnt = state is None and self.states.learns
         options = None
@@ -92,23 +94,43 @@ class Stack:
         return y, self.states.given(final, shown), tape
 
     def backward(self, tape: RecurrentTape, dy: Any, dstate: Any, grads: Array) -> tuple[Any, State]:
-        """Return dx and the gradient of the initial state; those of the parameters are written into `grads`, flat."""
+        """Return dx and the gradient of the initial state; those of the parameters are written into `grads`, flat.
+
+        dy: None for zeros; of a tape with `last`, the gradient of these steps.
+        """
         if self._plain and self._direct and tape.shown is TIME_MAJOR:  # nothing but the kernels' parameters is in grads
             found = tape.stack.backward_if_exact(tape.native, dy, dstate, grads)
             if found is not None:
                 return found
         parts = self.kernels.parts(grads)
         where, shown = f"{self.name}.backward", tape.shown
-        dy = as_array(where, "dy", rows_like(where, "dy", dy, shown))
-        check_shape(where, "dy", dy, tape.shape)
-        dy = as_floats(where, "dy", shown.taken(dy), self.structure.dtype)
-        dstate = self.states.native(where, "dstate", dstate, shown.batch(dy), shown)
+        dstate = self.states.native(where, "dstate", dstate, shown.batch(shown.native(tape.shape)), shown)
+        if dy is not None and tape.last is not None:
+            dy, dstate = self._of_last_steps(where, tape, dy, dstate)
+        elif dy is not None:
+            dy = as_array(where, "dy", rows_like(where, "dy", dy, shown))
+            check_shape(where, "dy", dy, tape.shape)
+            dy = as_floats(where, "dy", shown.taken(dy), self.structure.dtype)
         dreset_state = [self.states.new_reset_states() for _ in parts] if self.states.learns else []
         dx, dinitial = tape.stack.backward(tape.native, dy, dstate, parts, dreset_state)
         if self.states.learns:
             self.states.add_learnt(grads, dreset_state, dinitial if tape.learnt else None)
         dx = shown.given(dx)
         return dx if shown.sizes is None else shown.packed(dx), self.states.given(dinitial, shown)
+
+    def _of_last_steps(self, where: str, tape: RecurrentTape, dy: Any, dstate: Any) -> tuple[Array | None, Any]:
+        """The gradient of the last steps as dy and dstate. In one direction they are the final h: there is no dy."""
+        last, shown, width = tape.last, tape.shown, tape.shape[-1]
+        assert last is not None
+        dy = as_floats(where, "dy", dy, self.structure.dtype)
+        check_shape(where, "dy", dy, (last.batch, width) if shown.batched else (width,))
+        dy = dy.reshape(last.batch, width)
+        if self.structure.num_directions > 1:
+            rows = np.zeros(shown.native(tape.shape), self.structure.dtype)
+            last.put(rows, dy)
+            return rows, dstate
+        dy = last.cleared(dy)
+        return None, self.states.added_to_last(dstate, dy if shown.sorted_indices is None else dy[shown.sorted_indices])
 
     def estimate_memory(self, steps: int, batch_size: int, lengths: ArrayIn | None, training: bool) -> int:
         """Bytes that a pass will hold at its peak, without x, y, the parameters and the gradients of these three."""

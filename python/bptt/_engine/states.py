@@ -56,6 +56,17 @@ class States:
             return tuple([_given(part, shown) for part in state])
         return _given(state, shown)
 
+    def added_to_last(self, state: Any, rows: Array) -> Any:
+        """The state, exact arrays or None for zeros, with [B,R] added to h of the last kernel; a copy."""
+        parts = state if isinstance(state, tuple) else (state,) * len(self._names)
+        B = len(rows)
+        sizes = [(self._count, B, width) for width in self._widths]
+        made = [np.zeros(size, self._dtype) if part is None else part for size, part in zip(sizes, parts, strict=True)]
+        if state is not None:
+            made[0] = made[0].copy()
+        made[0][-1] += rows
+        return _whole(made)
+
     def reset_state(self, flat: Array, k: int) -> Any:
         """The state that a reset gives the rows of kernel k, views [H] of the parameters, or None for zeros."""
         return _whole([part[k] for part in self._learnt(flat)]) if self.learns else None

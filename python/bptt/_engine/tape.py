@@ -11,6 +11,7 @@ from bptt._engine.packed import Shape
 if TYPE_CHECKING:
     from bptt import _core
     from bptt._arrays import Array
+    from bptt._engine.last import LastSteps
     from bptt._engine.structure import Structure
 
 TIME_MAJOR = Shape(True)
@@ -26,7 +27,7 @@ class Tape:
 class RecurrentTape(Tape):
     """The values that one forward pass keeps, of all layers and directions; used up by one backward."""
 
-    __slots__ = ("learnt", "native", "shape", "shown", "stack", "structure")
+    __slots__ = ("last", "learnt", "native", "shape", "shown", "stack", "structure")
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class RecurrentTape(Tape):
         self.layer, self.structure = layer, structure
         self.stack, self.native, self.shape = stack, native, shape
         self.shown, self.learnt = shown, learnt
+        self.last: LastSteps | None = None  # the steps of y that the caller has, None for all
 
     @property
     def nbytes(self) -> int:

@@ -32,6 +32,7 @@ class Layer:
     bidirectional: bool = False
     _has_state: ClassVar[bool] = False  # it takes and returns one
     _one_step: bool = False  # x and y have no axis of time
+    _reduces_time: bool = False  # y has no axis of time, x has one
     _has_features: ClassVar[bool | None] = None  # whether x has an axis of features, as ids have not; None: not known
 
     @property

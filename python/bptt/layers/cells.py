@@ -6,9 +6,7 @@ The cells that users make stand beside the layers of their family, in rnn.py, ls
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bptt._engine.options import StateOptions
 from bptt._engine.tape import RecurrentTape
@@ -112,8 +110,7 @@ class RecurrentCell(RecurrentBase):
         if dstate is None:
             raise TypeError(f"{self._where('backward')}: dstate is None, expected the gradient of the new state")
         grads = self._gradients(grads)
-        dy = np.zeros(tape.shape, self.params.dtype)  # h is passed on as a state only
-        dx, dinitial = self._stack.backward(tape, dy, dstate, grads.flat)
+        dx, dinitial = self._stack.backward(tape, None, dstate, grads.flat)  # h is passed on as a state only
         return dx, dinitial, grads
 
     def _sizes(self) -> tuple[int, int]:
@@ -147,7 +144,7 @@ class CellInSequence:
         final, tape = self._cell.forward(x, state)
         return _h_of(final), final, tape
 
-    def backward(self, tape: Tape, dy: ArrayIn, dstate: StateIn, grads: Params) -> tuple[Array, State, Params]:
+    def _backward(self, tape: Tape, dy: Any, dstate: StateIn, grads: Params) -> tuple[Array, State, Params]:
         """Return dx, the gradient of the state before, and the gradients."""
         cell = self._cell
         dx, dinitial = cell._stack.backward(cell._own(tape, RecurrentTape), dy, dstate, grads.flat)

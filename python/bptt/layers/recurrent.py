@@ -11,6 +11,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from bptt._arrays import check_bool, check_size
+from bptt._engine.last import LastSteps, as_timed
 from bptt._engine.options import StateOptions
 from bptt._engine.stream import recurrent_stream
 from bptt._engine.tape import RecurrentTape
@@ -18,7 +19,7 @@ from bptt.layers.recurrent_base import RecurrentBase
 
 if TYPE_CHECKING:
     from bptt import _core
-    from bptt._arrays import ArrayIn
+    from bptt._arrays import Array, ArrayIn
     from bptt._engine.packed import Packed
     from bptt._engine.stack import State, StateIn
     from bptt._engine.tape import Tape
@@ -86,7 +87,13 @@ class Recurrent(RecurrentBase):
         )
 
     def __call__(
-        self, x: ArrayIn | Packed, state: StateIn = None, lengths: ArrayIn | None = None, resets: ArrayIn | None = None
+        self,
+        x: ArrayIn | Packed,
+        state: StateIn = None,
+        lengths: ArrayIn | None = None,
+        resets: ArrayIn | None = None,
+        *,
+        last: bool = False,
     ) -> tuple[Any, State]:
         """Inference: stores no tape and drops nothing.
 
@@ -94,10 +101,16 @@ class Recurrent(RecurrentBase):
         Returns: y and the final state.
         """
         y, final, _ = self._stack.run(self, x, state, lengths, resets, False)
-        return y, final
+        return (self._last_of(y, lengths, last)[0] if last else y), final
 
     def forward(
-        self, x: ArrayIn | Packed, state: StateIn = None, lengths: ArrayIn | None = None, resets: ArrayIn | None = None
+        self,
+        x: ArrayIn | Packed,
+        state: StateIn = None,
+        lengths: ArrayIn | None = None,
+        resets: ArrayIn | None = None,
+        *,
+        last: bool = False,
     ) -> tuple[Any, State, RecurrentTape]:
         """Training: also return the tape for `backward`.
 
@@ -112,6 +125,10 @@ class Recurrent(RecurrentBase):
             resets: [T,B] booleans (as x: [B,T], [T], `Packed` or its data): where True, the row starts again before
                 that step, from zeros or from the learnt initial state; no gradient passes. The reverse direction starts
                 again after that step, so that both directions are cut at the same place.
+            last: whether y is only the last step of each row, [B,D*H] ([D*H] without batch axis; of packed rows in the
+                caller's order), zero for a row of length 0; dy of `backward` is then shaped like it. Default False.
+                Both directions are taken at that step, where the reverse one has read nothing else; state has h of each
+                direction after it has read the whole row, and `backward` takes its gradient with dy=None.
 
         Returns: y [T,B,D*H] (as x), the final state (as state), the tape. The tape refers to x, state and y: y may be
             read-only, and x and state must stay as they are until `backward`. The tape keeps the weights of
@@ -120,6 +137,8 @@ class Recurrent(RecurrentBase):
         """
         y, final, tape = self._stack.run(self, x, state, lengths, resets, True)
         assert tape is not None
+        if last:
+            y, tape.last = self._last_of(y, lengths, last)
         return y, final, tape
 
     def backward(
@@ -129,17 +148,33 @@ class Recurrent(RecurrentBase):
 
         Args:
             tape: of `forward`; used up by this call.
-            dy: the gradient of y, shaped like it (`Packed` or its data for packed rows).
+            dy: the gradient of y, shaped like it (`Packed` or its data for packed rows); None for zeros, where there is
+                a dstate.
             dstate: the gradient of the final state, shaped like it; default zeros.
             grads: `params.zeros_like()` to write the gradients into; default a new one.
 
         Returns: dx (as x), the gradient of the initial state (as state), the gradients by parameter name.
-        Raises: ValueError for a wrong shape or a tape of another layer, RuntimeError for a tape that was used before.
+        Raises: ValueError for a wrong shape or a tape of another layer, RuntimeError for a tape that was used before;
+            TypeError where dy and dstate are None.
         """
         tape = self._own(tape, RecurrentTape)
-        grads = self._gradients(grads)
+        if dy is None and dstate is None:
+            raise TypeError(f"{self._where('backward')}: dy and dstate are None, expected at least one of them")
+        return self._backward(tape, dy, dstate, self._gradients(grads))
+
+    def _backward(self, tape: Any, dy: Any, dstate: Any, grads: Params) -> tuple[Any, State, Params]:
+        """The same without checks of the tape and of grads; dy and dstate may both be None."""
         dx, dinitial = self._stack.backward(tape, dy, dstate, grads.flat)
         return dx, dinitial, grads
+
+    def _last_of(self, y: Any, lengths: ArrayIn | None, last: bool) -> tuple[Array, LastSteps]:
+        """The last steps of y, and their places."""
+        where = self._where()
+        check_bool(where, "last", last)
+        rows, shown = as_timed(where, y, self.batch_first)
+        steps = LastSteps(where, rows.shape[:-1], shown, lengths)
+        found = steps.take(rows)
+        return found if shown.batched else found[0], steps
 
     def _sizes(self) -> tuple[int, int]:
         return self.input_size, self.output_size * self.num_directions

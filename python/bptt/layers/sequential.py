@@ -13,6 +13,7 @@ from bptt._engine.packed import Packed, as_packed, returned_like
 from bptt._engine.tape import Tape
 from bptt.layers.base import Layer, Stateless
 from bptt.layers.cells import RecurrentCell
+from bptt.layers.last import Last
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.streams import SequentialStream
 from bptt.params import Params
@@ -50,9 +51,9 @@ class Sequential(Layer):
     Parameters: those of layer k, named "k.name". Layers share no weights; the last example below ties two.
     Call: `y, state = model(x, state=None)`, `y, state, tape = model.forward(x, state=None)`,
         `dx, dstate, grads = model.backward(tape, dy, dstate=None)`; lengths and resets go to each recurrent layer, as
-        in `LSTM.forward` (y of a stateless layer is not zero beyond a row's end: mask the loss); `Packed` rows
-        pass through all layers. state is a tuple with the state of each recurrent
-        layer, in order; None stands for zeros, as a whole or for one of them. dx is None where an Embedding is first.
+        in `LSTM.forward`, and to `Last` (y of a stateless layer is not zero beyond a row's end: mask the loss);
+        `Packed` rows pass through all layers. state is a tuple with the state of each recurrent layer, in order; None
+        stands for zeros, as a whole or for one of them. dx is None where an Embedding is first.
         Of cells in the place of recurrent layers, x and y are one step [B,.]; there are no lengths, resets or streams.
     Raises: ValueError for sizes that do not fit, a layer that occurs twice or belongs to a Sequential already;
         TypeError for anything but a layer, or for another dtype.
@@ -95,10 +96,12 @@ class Sequential(Layer):
                 has = f"has type {type(layer).__name__}"
                 raise ValueError(f"Sequential: layer {k} {has}, expected it at the front only")
         _check_sizes(layers)
-        over_time = [layer for layer in layers if isinstance(layer, Recurrent)]
+        over_time = [layer for layer in layers if isinstance(layer, (Recurrent, Last))]
         self._one_step = any(layer._one_step for layer in layers)
+        self._reduces_time = any(layer._reduces_time for layer in layers)
         if self._one_step and over_time:
             raise ValueError("Sequential: layers has cells and layers over time, expected one kind: x has one shape")
+        _check_time(layers)
         if len({layer.batch_first for layer in over_time}) > 1:
             raise ValueError("Sequential: layers differ in batch_first, expected one value")
         self.layers = layers
@@ -124,6 +127,8 @@ class Sequential(Layer):
             if layer._has_state:
                 flow, after = layer(flow, states[len(final)], lengths, resets)
                 final.append(after)
+            elif layer._reduces_time:
+                flow = layer(flow, lengths)
             elif isinstance(flow, Packed):
                 flow = flow._replace(data=layer(flow.data))
             else:
@@ -143,6 +148,8 @@ class Sequential(Layer):
             if layer._has_state:
                 flow, after, tape = layer.forward(flow, states[len(final)], lengths, resets)
                 final.append(after)
+            elif layer._reduces_time:
+                flow, tape = layer.forward(flow, lengths)
             elif isinstance(flow, Packed):
                 data, tape = layer.forward(flow.data)
                 flow = flow._replace(data=data)
@@ -157,20 +164,24 @@ class Sequential(Layer):
     ) -> tuple[Any, States, Params]:
         """Backpropagation through all layers, last to first.
 
-        Args: tape of `forward`, used up by this call; dy, shaped like y; dstate, like the final state; grads,
-            `params.zeros_like()` to write into, default a new one.
+        Args: tape of `forward`, used up by this call; dy, shaped like y, or None for zeros where there is a dstate;
+            dstate, like the final state; grads, `params.zeros_like()` to write into, default a new one.
         Returns: dx (None where an Embedding is first), the gradient of the initial state, the gradients by name.
         """
         tape = self._own(tape, SequentialTape)
         dstates = list(self._states("backward", "dstate", dstate))
+        if dy is None and all(each is None for each in dstates):
+            raise TypeError("Sequential.backward: dy and dstate are None, expected at least one of them")
         initial: list[State] = []
         grads = self._gradients(grads)
         flow: Any = self._entering(dy)
         for k in reversed(range(len(self.layers))):
             layer, window = self._called[k], grads.window(self._prefixes[k])
             if layer._has_state:
-                flow, before, _ = layer.backward(tape.tapes[k], flow, dstates.pop(), window)
+                flow, before, _ = layer._backward(tape.tapes[k], flow, dstates.pop(), window)
                 initial.append(before)
+            elif flow is None:
+                window.flat[...] = 0
             elif isinstance(flow, Packed):
                 data, _ = layer.backward(tape.tapes[k], flow.data, window)
                 flow = None if data is None else flow._replace(data=data)
@@ -239,6 +250,17 @@ class Sequential(Layer):
     def __repr__(self) -> str:
         lines = "".join(f"  ({k}): {layer!r}\n" for k, layer in enumerate(self.layers))
         return f"Sequential(\n{lines})"
+
+
+def _check_time(layers: Sequence[Layer]) -> None:
+    """Raise where a layer needs the time axis that one before has taken away."""
+    gone = None
+    for k, layer in enumerate(layers):
+        if gone is not None and isinstance(layer, (Recurrent, Last)):
+            expected = f"expected it before layer {gone}, {type(layers[gone]).__name__}, whose y has no time axis"
+            raise ValueError(f"Sequential: layer {k}, {type(layer).__name__}, works over time, {expected}")
+        if layer._reduces_time:
+            gone = k
 
 
 def _check_sizes(layers: Sequence[Layer]) -> None:

@@ -8,13 +8,13 @@ x [T,B,I], y [T,B,H], weight_ih [G*H,I], weight_hh [G*H,H], bias [G*H], bias_hn 
 
     cells.py   one time step            loop.py    over time, and state changes between steps
     masks.py   the random masks         dense.py   linear, embedding, dropout
-    losses.py  cross-entropy, MSE       steps.py   SGD, Adam, clipping
+    losses.py  losses                   steps.py   SGD, Adam, clipping
 """
 
 from bptt.reference.cells import CELLS, Cell
 from bptt.reference.dense import dropout, embedding_backward, embedding_forward, linear_backward, linear_forward
 from bptt.reference.loop import StateOptions, Tape, backward, forward
-from bptt.reference.losses import cross_entropy, mse
+from bptt.reference.losses import bce_with_logits, cross_entropy, gaussian_nll, huber, mae, mse, quantile
 from bptt.reference.masks import input_dropout_mask, philox, recurrent_dropout_mask, zoneout_masks
 from bptt.reference.steps import adam_step, sgd_step
 
@@ -25,16 +25,21 @@ __all__ = [
     "Tape",
     "adam_step",
     "backward",
+    "bce_with_logits",
     "cross_entropy",
     "dropout",
     "embedding_backward",
     "embedding_forward",
     "forward",
+    "gaussian_nll",
+    "huber",
     "input_dropout_mask",
     "linear_backward",
     "linear_forward",
+    "mae",
     "mse",
     "philox",
+    "quantile",
     "recurrent_dropout_mask",
     "sgd_step",
     "zoneout_masks",
