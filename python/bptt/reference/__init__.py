@@ -16,14 +16,16 @@ from bptt.reference.dense import dropout, embedding_backward, embedding_forward,
 from bptt.reference.loop import StateOptions, Tape, backward, forward
 from bptt.reference.losses import cross_entropy, mse
 from bptt.reference.masks import input_dropout_mask, philox, recurrent_dropout_mask, zoneout_masks
-from bptt.reference.steps import adam_step, sgd_step
+from bptt.reference.steps import adagrad_step, adam_step, amsgrad_step, lion_step, nadam_step, rmsprop_step, sgd_step
 
 __all__ = [
     "CELLS",
     "Cell",
     "StateOptions",
     "Tape",
+    "adagrad_step",
     "adam_step",
+    "amsgrad_step",
     "backward",
     "cross_entropy",
     "dropout",
@@ -33,9 +35,12 @@ __all__ = [
     "input_dropout_mask",
     "linear_backward",
     "linear_forward",
+    "lion_step",
     "mse",
+    "nadam_step",
     "philox",
     "recurrent_dropout_mask",
+    "rmsprop_step",
     "sgd_step",
     "zoneout_masks",
 ]
