@@ -20,8 +20,9 @@ std::array<double, optim::kMaxOptions> values_of(const py::dict& options, const 
   std::array<double, optim::kMaxOptions> values{};
   bool fits = int(options.size()) == rule.options_count;
   for (int k = 0; fits && k < rule.options_count; ++k) {
-    fits = options.contains(rule.option_names[k]);
-    if (fits) values[std::size_t(k)] = options[rule.option_names[k]].cast<double>();
+    PyObject* const value = PyDict_GetItemString(options.ptr(), rule.option_names[k]);
+    fits = value != nullptr;
+    if (fits) values[std::size_t(k)] = py::cast<double>(py::handle(value));
   }
   if (fits) return values;
   std::string names;

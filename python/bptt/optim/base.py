@@ -23,10 +23,11 @@ import numpy as np
 from bptt._arrays import brief, check_number, first_of
 from bptt._dispatch import core
 from bptt.optim.checks import CHECKS
-from bptt.optim.state import check_names, moments_from
+from bptt.optim.state import check_names, moments_from, reordered
 from bptt.params import Layout, Params, check_like
 
 if TYPE_CHECKING:
+    from bptt._arrays import Array
     from bptt.optim.checks import Group
 
 # The factor of the running mean of the norms, as in the source of clip_norm_adaptive.
@@ -41,6 +42,19 @@ class StepInfo(NamedTuple):
 
     grad_norm: float
     clipped: bool
+
+
+class _Plan(NamedTuple):
+    """What steps have in common until an option is assigned, for parameters of this layout and dtype."""
+
+    layout: Layout
+    dtype: np.dtype[Any]
+    parts: list[tuple[int, float, float]]  # end, lr_scale, weight_decay
+    lr: float
+    spans: list[tuple[int, float, float]]  # end, lr of the part, weight_decay
+    limits: tuple[float, float, float]  # of the norm, of each parameter's norm, of each element; infinity is none
+    moments: dict[str, Params]
+    buffers: list[Array]  # of the moments
 
 
 class Optimizer:
@@ -77,6 +91,7 @@ class Optimizer:
         self._norm_mean = self._norm_weight = 0.0
         self._moments: dict[str, Params] = {}
         self._seen: tuple[Layout, np.dtype[Any]] | None = None  # of the last step's parameters
+        self._plan: _Plan | None = None
         # The parameters, and their version, that a step left small, so that the next step need not check.
         self._small: tuple[Params, int] | None = None
         for name in self._option_names():
@@ -92,7 +107,8 @@ class Optimizer:
         def __setattr__(self, name: str, value: Any) -> None:
             if not name.startswith("_"):
                 value = self._checked(name, value)
-                self.__dict__["_spans"] = None  # what they are made of may change
+                if name != "lr":
+                    self.__dict__["_plan"] = None  # what it is made of may change
             object.__setattr__(self, name, value)
 
     def _checked(self, name: str, value: Any) -> Any:
@@ -139,13 +155,20 @@ class Optimizer:
         if params.writable:
             raise ValueError(f"{where}: params is writable, as gradients are, expected model.params; are they swapped?")
         check_like(where, "grads", grads, params, "as backward returned them")
-        spans = self._spans_of(where, params)
-        moments = self._moments_of(where, params)
-        numbers, limits = self._numbers(), self._limits()
+        plan = self._plan
+        if plan is None or plan.layout is not params._layout or plan.dtype is not params._dtype:
+            plan = self._planned(where, params)
+        if plan.lr != self.lr:
+            plan = plan._replace(lr=self.lr, spans=[(end, self.lr * scale, decay) for end, scale, decay in plan.parts])
+        numbers, limits = self._numbers(), plan.limits
+        if self.clip_norm_adaptive is not None and self._norm_weight > 0:
+            mean = self._norm_mean / self._norm_weight
+            limits = (min(limits[0], self.clip_norm_adaptive * mean), *limits[1:])
         known_small = self._small == (params, params.version)
-        buffers = [moment.flat for moment in moments.values()]
         norm, clipped_norm, clipped, overflow, small = params.update(
-            lambda flat: core.optimizer_step(self._rule, numbers, flat, grads.flat, buffers, spans, limits, known_small)
+            lambda flat: core.optimizer_step(
+                self._rule, numbers, flat, grads.flat, plan.buffers, plan.spans, limits, known_small
+            )
         )
         if not math.isfinite(norm):
             return self._refused(where, norm, grads)
@@ -155,9 +178,10 @@ class Optimizer:
                 f"{where}: {guilty} or its moments would be inf or NaN in {params.dtype}, expected finite values; "
                 "nothing changed"
             )
-        self._moments = moments
-        self._seen = (params._layout, params.dtype)
-        self._small = (params, params.version) if small else None
+        own = self.__dict__  # what is not the user's needs no check
+        if own["_plan"] is not plan:
+            own.update(_plan=plan, _moments=plan.moments, _seen=(plan.layout, plan.dtype))
+        own["_small"] = (params, params.version) if small else None
         self._taken(clipped_norm)
         return StepInfo(norm, clipped)
 
@@ -172,7 +196,7 @@ class Optimizer:
 
     def _taken(self, clipped_norm: float) -> None:
         """Count a step that was taken."""
-        self.__dict__["steps"] += 1  # a number of ours needs no check
+        self.__dict__["steps"] += 1
         if self.clip_norm_adaptive is not None and clipped_norm > 0:  # a gradient of zeros says nothing
             self._norm_mean = MEAN_FACTOR * self._norm_mean + (1 - MEAN_FACTOR) * clipped_norm
             self._norm_weight = MEAN_FACTOR * self._norm_weight + (1 - MEAN_FACTOR)
@@ -198,38 +222,30 @@ class Optimizer:
                 moment = params.zeros_like()
                 moment.flat.fill(self._start())
             elif not moment.like(params) and moment.dtype == params.dtype and moment.shapes == params.shapes:
-                moment = _reordered(moment, params)  # the file that it was loaded from has another order
+                moment = reordered(moment, params)  # the file that it was loaded from has another order
             else:
                 check_like(where, "params", params, moment, "those of the first step")
             moments[name] = moment
         return moments
 
-    def _limits(self) -> tuple[float, float, float]:
-        """The limits of the norm, of each parameter's norm and of each element; infinity is none."""
-        limits = (self.clip_norm, self.clip_norm_per_parameter, self.clip_value)
-        norm, each, value = (math.inf if limit is None else limit for limit in limits)
-        if self.clip_norm_adaptive is not None and self._norm_weight > 0:
-            norm = min(norm, self.clip_norm_adaptive * (self._norm_mean / self._norm_weight))
-        return norm, each, value
-
-    def _spans_of(self, where: str, params: Params) -> list[tuple[int, float, float]]:
-        """(end, lr, weight_decay) of the parameters from the end of the span before."""
-        made: tuple[Layout, list[tuple[int, float, float]]] | None = self.__dict__["_spans"]
-        if made is not None and made[0] is params._layout:
-            return made[1]
-        if not self._groups and not self.decay_only_matrices and self.clip_norm_per_parameter is None:
-            spans = [(params.size, self.lr, self.weight_decay)]
+    def _planned(self, where: str, params: Params) -> _Plan:
+        """The plan of the steps for these parameters."""
+        if self._groups or self.decay_only_matrices or self.clip_norm_per_parameter is not None:
+            parts = self._parts_by_name(where, params)
         else:
-            spans = self._spans_by_name(where, params)
-        self.__dict__["_spans"] = params._layout, spans
-        return spans
+            parts = [(params.size, 1.0, self.weight_decay)]
+        given = self.clip_norm, self.clip_norm_per_parameter, self.clip_value
+        norm, each, value = (math.inf if limit is None else limit for limit in given)
+        moments = self._moments_of(where, params)
+        buffers = [moment.flat for moment in moments.values()]
+        return _Plan(params._layout, params._dtype, parts, math.nan, [], (norm, each, value), moments, buffers)
 
-    def _spans_by_name(self, where: str, params: Params) -> list[tuple[int, float, float]]:
+    def _parts_by_name(self, where: str, params: Params) -> list[tuple[int, float, float]]:
         for pattern in self._groups:
             if not any(fnmatchcase(name, pattern) for name in params):
                 there = first_of([*params], 80) if len(params) else "none"
                 raise ValueError(f"{where}: groups has {brief(pattern)}, which matches no parameter; there are {there}")
-        spans: list[tuple[int, float, float]] = []
+        parts: list[tuple[int, float, float]] = []
         for name in params:
             last = name.rpartition(".")[2]
             matrix = not any(fnmatchcase(last, pattern) for pattern in NOT_MATRICES)
@@ -239,11 +255,11 @@ class Optimizer:
             for pattern, of_group in self._groups.items():
                 if fnmatchcase(name, pattern):
                     options.update(of_group)
-            span = (params.span(name, name)[1], self.lr * options["lr_scale"], options["weight_decay"])
-            if spans and spans[-1][1:] == span[1:] and self.clip_norm_per_parameter is None:
-                spans.pop()
-            spans.append(span)
-        return spans or [(0, self.lr, self.weight_decay)]
+            part = (params.span(name, name)[1], options["lr_scale"], options["weight_decay"])
+            if parts and parts[-1][1:] == part[1:] and self.clip_norm_per_parameter is None:
+                parts.pop()
+            parts.append(part)
+        return parts or [(0, 1.0, self.weight_decay)]
 
     def state_dict(self) -> dict[str, Any]:
         """What a run needs to go on with the same bits: options, counts and moments, all copied.
@@ -319,12 +335,4 @@ class Optimizer:
         return f"{type(self).__name__}({', '.join(shown + counts)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_small": None, "_spans": None}  # versions and layouts are those of one process
-
-
-def _reordered(moment: Params, params: Params) -> Params:
-    """The same arrays in the order of `params`."""
-    new = params.zeros_like()
-    for name, array in moment.items():
-        new[name][...] = array
-    return new
+        return {**vars(self), "_small": None, "_plan": None}  # versions and layouts are those of one process

@@ -30,7 +30,7 @@ class _Schedule:
         for field in fields(self):  # type: ignore[arg-type]  # of the subclasses, which are dataclasses
             name, value = field.name, getattr(self, field.name)
             if name in ("steps", "every", "warmup"):
-                value = check_size(where, name, value, least=name != "warmup")
+                value = check_size(where, name, value, least=0 if name == "warmup" else 1)
             elif name == "warmup_fraction":
                 value = check_number(where, name, value, 0.0, 1.0)
             elif name != "schedule":
@@ -72,7 +72,7 @@ class step_decay(_Schedule):  # noqa: N801 (called like a function)
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
-        return self.lr * self.factor ** (self._step(step) // self.every)
+        return self.lr * _power(self.factor, self._step(step) // self.every)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class exponential(_Schedule):  # noqa: N801 (called like a function)
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
-        return self.lr * self.factor ** self._step(step)
+        return self.lr * _power(self.factor, self._step(step))
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,14 @@ class warm_up(_Schedule):  # noqa: N801 (called like a function)
         if step < self.steps:
             return self.schedule(0) * (step + 1) / self.steps
         return self.schedule(step - self.steps)
+
+
+def _power(factor: float, count: int) -> float:
+    """factor^count, infinity beyond the range of float, which an optimizer then refuses by name."""
+    try:
+        return factor**count
+    except OverflowError:
+        return math.inf
 
 
 def _half_wave(first: float, last: float, part: float) -> float:

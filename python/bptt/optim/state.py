@@ -27,14 +27,26 @@ def check_names(where: str, what: str, given: Any, expected: Collection[str]) ->
 
 def moments_from(where: str, given: Mapping[str, Any], before: list[Params]) -> dict[str, Params]:
     """Moments from their arrays, which must be like each other and like the moments of before, in any order."""
-    moments = {name: _moment(where, name, arrays) for name, arrays in given.items()}
-    others = [*before, *moments.values()][:1]
-    for name, moment in moments.items():
-        for other in others:
+    moments: dict[str, Params] = {}
+    for name, arrays in given.items():
+        moment = _moment(where, name, arrays)
+        for other in [*before, *moments.values()][:1]:
             if moment.dtype != other.dtype or moment.shapes != other.shapes:
                 check_names(where, name, moment, other)
                 check_like(where, name, _sorted(moment), _sorted(other), "as in the steps so far and other moments")
+            moment = reordered(moment, other)
+        moments[name] = moment
     return moments
+
+
+def reordered(moment: Params, params: Params) -> Params:
+    """The same arrays in the order of `params`."""
+    if moment.like(params):
+        return moment
+    new = params.zeros_like()
+    for name, array in moment.items():
+        new[name][...] = array
+    return new
 
 
 def _sorted(params: Params) -> Params:
