@@ -4,7 +4,8 @@
 
 #include <pybind11/stl.h>
 
-#include <optional>
+#include <array>
+#include <tuple>
 
 #include "bindings/register.h"
 #include "optim/step.h"
@@ -12,59 +13,66 @@
 namespace bptt::bindings {
 namespace {
 
-/// The step without the GIL; (norm, clipped, overflow, small) as in optim::StepResult.
-template <class Optimizer, class T, std::size_t N>
-py::tuple take_step(const Optimizer& optimizer, const optim::Arrays<T, N>& arrays, const optim::Limits& limits,
-                    bool known_small) {
-  optim::StepResult result;
-  {
-    const GilRelease release;
-    result = optim::step(optimizer, arrays, limits, known_small);
+using SpanIn = std::tuple<Index, double, double>;     // end, lr, weight_decay
+using LimitsIn = std::tuple<double, double, double>;  // of the norm of all, of the norm of each span, of a value
+
+std::array<double, optim::kMaxOptions> values_of(const py::dict& options, const optim::RuleEntry& rule) {
+  std::array<double, optim::kMaxOptions> values{};
+  bool fits = int(options.size()) == rule.options_count;
+  for (int k = 0; fits && k < rule.options_count; ++k) {
+    PyObject* const value = PyDict_GetItemString(options.ptr(), rule.option_names[k]);
+    fits = value != nullptr;
+    if (fits) values[std::size_t(k)] = py::cast<double>(py::handle(value));
   }
-  return py::make_tuple(result.norm, result.clipped, result.overflow, result.small);
+  if (fits) return values;
+  std::string names;
+  for (int k = 0; k < rule.options_count; ++k) names += (k ? ", " : "") + std::string(rule.option_names[k]);
+  throw py::value_error("optimizer_step: options has other names, expected " + names);
 }
 
-py::tuple sgd_step(py::array& params, const py::array& grads, std::optional<py::array>& velocity, bool known_small,
-                   double lr, double momentum, bool nesterov, double weight_decay, double clip_norm,
-                   double clip_value) {
-  return for_dtype(params, "sgd_step: params", [&](auto zero) -> py::tuple {
-    using T = decltype(zero);
-    const Index n = axis(params, 1, 0, "sgd_step: params");
-    T* w = write<T>(params, {n}, "sgd_step: params");
-    const T* g = read<T>(grads, {n}, "sgd_step: grads");
-    const optim::SGD sgd{lr, momentum, weight_decay, nesterov};
-    const optim::Limits limits{clip_norm, clip_value};
-    if (!velocity) return take_step(sgd, optim::Arrays<T, 1>{{w}, g, n}, limits, known_small);
-    T* v = write<T>(*velocity, {n}, "sgd_step: velocity");
-    return take_step(sgd, optim::Arrays<T, 2>{{w, v}, g, n}, limits, known_small);
-  });
+std::vector<optim::Span> spans_of(const std::vector<SpanIn>& given, Index n) {
+  std::vector<optim::Span> spans;
+  Index begin = 0;
+  for (const auto& [end, lr, weight_decay] : given) {
+    if (end < begin) throw py::value_error("optimizer_step: spans has ends that decrease, expected increasing ones");
+    spans.push_back({begin = end, lr, weight_decay});
+  }
+  if (spans.empty() || begin != n)
+    throw py::value_error("optimizer_step: spans ends at " + std::to_string(begin) + ", expected " + std::to_string(n));
+  return spans;
 }
 
-py::tuple adam_step(py::array& params, const py::array& grads, py::array& m, py::array& s, bool known_small, Index step,
-                    double lr, double beta1, double beta2, double eps, double weight_decay, double clip_norm,
-                    double clip_value) {
-  return for_dtype(params, "adam_step: params", [&](auto zero) -> py::tuple {
+py::tuple optimizer_step(const std::string& rule, const py::dict& options, py::array& params, const py::array& grads,
+                         std::vector<py::array>& moments, const std::vector<SpanIn>& spans, const LimitsIn& limits,
+                         bool known_small) {
+  const optim::RuleEntry* const entry = optim::find_rule(rule.c_str(), int(moments.size()));
+  if (!entry) {
+    throw py::value_error("optimizer_step: there is no rule " + rule + " with " + std::to_string(moments.size()) +
+                          " moments");
+  }
+  return for_dtype(params, "optimizer_step: params", [&](auto zero) -> py::tuple {
     using T = decltype(zero);
-    const Index n = axis(params, 1, 0, "adam_step: params");
-    T* w = write<T>(params, {n}, "adam_step: params");
-    const T* g = read<T>(grads, {n}, "adam_step: grads");
-    T* first = write<T>(m, {n}, "adam_step: m");
-    T* root = write<T>(s, {n}, "adam_step: s");
-    if (step < 1) throw py::value_error("adam_step: step is " + std::to_string(step) + ", expected at least 1");
-    const optim::Adam adam{lr, beta1, beta2, eps, weight_decay, step};
-    return take_step(adam, optim::Arrays<T, 3>{{w, first, root}, g, n}, {clip_norm, clip_value}, known_small);
+    const Index n = axis(params, 1, 0, "optimizer_step: params");
+    std::vector<T*> values{write<T>(params, {n}, "optimizer_step: params")};
+    for (py::array& moment : moments) values.push_back(write<T>(moment, {n}, "optimizer_step: a moment"));
+    const optim::Arrays<T> arrays{values.data(), read<T>(grads, {n}, "optimizer_step: grads"), n};
+    const auto [norm, span_norm, value] = limits;
+    const optim::Setting setting{spans_of(spans, n), {norm, span_norm, value}, known_small};
+    const auto numbers = values_of(options, *entry);
+    optim::StepResult result;
+    {
+      const GilRelease release;
+      result = entry->step(numbers.data(), arrays, setting);
+    }
+    return py::make_tuple(result.norm, result.clipped_norm, result.clipped, result.overflow, result.small);
   });
 }
 
 }  // namespace
 
 void register_optim(py::module_& m) {
-  m.def("sgd_step", &sgd_step, py::arg("params"), py::arg("grads"), py::arg("velocity").none(true),
-        py::arg("known_small"), py::arg("lr"), py::arg("momentum"), py::arg("nesterov"), py::arg("weight_decay"),
-        py::arg("clip_norm"), py::arg("clip_value"));
-  m.def("adam_step", &adam_step, py::arg("params"), py::arg("grads"), py::arg("m"), py::arg("s"),
-        py::arg("known_small"), py::arg("step"), py::arg("lr"), py::arg("beta1"), py::arg("beta2"), py::arg("eps"),
-        py::arg("weight_decay"), py::arg("clip_norm"), py::arg("clip_value"));
+  m.def("optimizer_step", &optimizer_step, py::arg("rule"), py::arg("options"), py::arg("params"), py::arg("grads"),
+        py::arg("moments"), py::arg("spans"), py::arg("limits"), py::arg("known_small"));
 }
 
 }  // namespace bptt::bindings

@@ -1,103 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0
-// The equations of clipping, SGD and Adam for one element; no loop and no array. Each is written once and computed in
-// one of two arithmetics:
-//   Plain  in the arrays' own type, where no product of the equations can leave its range
-//   Wide   in double, and so that no square leaves its range: right wherever the result itself is in range
+// The equations of the optimizers for one element; no loop and no array. A rule is a struct of numbers:
+//   kName, kMoments  by which Python asks for it; the number of moments
+//   kOptions         the names of its numbers, in their order
+//   plain<T>(rates)  whether plain arithmetic is right for values up to kSmall
+//   Rule<A>          the equations in arithmetic A: x[0] is the parameter w, x[1]... are the moments, g is clipped
+// `step` counts from 1. To add a rule: its struct here, a line in kRules of step.cpp, a class in python/bptt/optim.
+//
+// A second moment is kept as its root s: the range of s is that of the gradient, that of s^2 is not.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
+#include <cstddef>
 
-#include "core/memory/sizes.h"
+#include "optim/arithmetic.h"
 
 namespace bptt::optim {
 
-template <class T>
-struct Plain {
-  using Number = T;
-  static constexpr bool kWide = false;
+/// What may differ between the parameters of one step.
+struct Rates {
+  double lr, weight_decay;
 };
 
-struct Wide {
-  using Number = double;
-  static constexpr bool kWide = true;
-};
-
-/// The largest magnitude of parameters, moments and clipped gradients for plain arithmetic: their squares are well
-/// within float.
-constexpr double kSmall = 0x1p60;
-
-/// Whether T holds x at full precision.
-template <class T>
-bool representable(double x) {
-  return x == 0 || (x >= double(std::numeric_limits<T>::min()) && x <= double(std::numeric_limits<T>::max()));
-}
-
-/// Limits as a user gives them; infinity is none.
-struct Limits {
-  double norm, value;
-};
-
-/// g -> clamp(factor lower g, value) for a gradient of this norm. The factor is split in two where their product could
-/// be subnormal.
-struct Clip {
-  double factor = 1, lower = 1, value;
-
-  Clip(double norm, const Limits& limits) : value(limits.value) {
-    if (norm <= limits.norm) return;
-    if (limits.norm / norm < 0x1p-500) lower = std::ldexp(1.0, -std::min(std::ilogb(norm), 1000));
-    factor = limits.norm / (norm * lower);
-  }
-
-  template <class T>
-  bool plain() const {
-    return lower == 1 && representable<T>(factor);
-  }
-
-  template <class A>
-  struct Rule {
-    using C = typename A::Number;
-    C factor, lower, value;
-    explicit Rule(const Clip& clip) : factor(C(clip.factor)), lower(C(clip.lower)), value(C(clip.value)) {}
-
-    C scaled(C g) const {
-      if constexpr (A::kWide)
-        return g * lower * factor;  // in this order: g factor may be infinite
-      else
-        return g * factor;
-    }
-    C operator()(C g) const { return std::min(std::max(scaled(g), -value), value); }
-  };
-};
-
-/// x[0] is the parameter w, x[1], where there is one, the velocity v.
+template <bool kMomentum>
 struct SGD {
-  double lr, momentum, weight_decay;
-  bool nesterov;
+  static constexpr const char* kName = "sgd";
+  static constexpr std::size_t kMoments = kMomentum;  // the velocity v
+  static constexpr std::array kOptions{"momentum", "nesterov"};
+  double momentum, nesterov;
 
-  /// Whether plain arithmetic is right for small values.
   template <class T>
-  bool plain() const {
-    const double d = kSmall + weight_decay * kSmall, step = d + momentum * (momentum * kSmall + d);
-    const double largest = std::max(step, kSmall + lr * step);
-    return representable<T>(lr) && representable<T>(momentum) && representable<T>(weight_decay) &&
-           representable<T>(2 * largest);
+  bool plain(const Rates& rates) const {
+    const double d = kSmall + rates.weight_decay * kSmall, step = d + momentum * (momentum * kSmall + d);
+    const double largest = std::max(step, kSmall + rates.lr * step);
+    return all_representable<T>(rates.lr, rates.weight_decay, momentum, 2 * largest);
   }
 
   template <class A>
   struct Rule {
     using C = typename A::Number;
-    C rate, mu, decay;
+    C rate, decay, mu;
     bool nesterov;
-    explicit Rule(const SGD& o) : rate(C(o.lr)), mu(C(o.momentum)), decay(C(o.weight_decay)), nesterov(o.nesterov) {}
+    Rule(const SGD& o, const Rates& rates)
+        : rate(C(rates.lr)), decay(C(rates.weight_decay)), mu(C(o.momentum)), nesterov(o.nesterov != 0) {}
 
     template <class T, std::size_t N>
     void operator()(std::array<T, N>& x, C g) const {
       const C w = x[0], d = g + decay * w;
       C step = d;
-      if constexpr (N == 2) {
+      if constexpr (kMomentum) {
         const C v = mu * C(x[1]) + d;
         x[1] = T(v);
         step = nesterov ? d + mu * v : v;
@@ -107,26 +58,23 @@ struct SGD {
   };
 };
 
-/// x holds the parameter w, the first moment m, and the root s of the second moment: its range is that of the gradient,
-/// which that of the moment itself is not.
+/// The weight decay is decoupled (AdamW). kMax: AMSGrad.
+template <bool kMax>
 struct Adam {
-  double lr, beta1, beta2, eps, weight_decay;
-  Index step;
+  static constexpr const char* kName = "adam";
+  static constexpr std::size_t kMoments = kMax ? 3 : 2;  // m, s, the largest s so far
+  static constexpr std::array kOptions{"beta1", "beta2", "eps", "step"};
+  double beta1, beta2, eps, step;
 
-  double correction1() const { return 1 - std::pow(beta1, double(step)); }
-  double correction2() const { return 1 - std::pow(beta2, double(step)); }
+  double correction1() const { return 1 - std::pow(beta1, step); }
+  double correction2() const { return 1 - std::pow(beta2, step); }
 
-  /// Whether plain arithmetic is right for small values. Squares below the smallest normal number min are lost in it:
-  /// those of a step take at most 2 min from s^2, those of all steps at most sqrt(2 min / (1 - beta2)) from s without
-  /// its bias. That must be less than half a unit in the last place of eps.
   template <class T>
-  bool plain() const {
-    using Limit = std::numeric_limits<T>;
-    const double lost = std::sqrt(2 * double(Limit::min()) / (1 - beta2));
-    const double step = weight_decay * kSmall + kSmall / (eps * correction1());
-    return representable<T>(lr) && representable<T>(lr * weight_decay) && representable<T>(beta1) &&
-           representable<T>(beta2) && eps * double(Limit::epsilon()) / 2 >= lost &&
-           representable<T>(2 * (kSmall + lr * step));
+  bool plain(const Rates& rates) const {
+    const double decay = rates.lr * rates.weight_decay;
+    const double largest = kSmall + decay * kSmall + rates.lr * kSmall / (eps * correction1());
+    return all_representable<T>(rates.lr, decay, beta1, beta2, 2 * largest) &&
+           eps_hides_lost_squares<T>(eps, 1 / (1 - beta2));
   }
 
   template <class A>
@@ -134,9 +82,9 @@ struct Adam {
     using C = typename A::Number;
     C rate, decay, b1, a1, b2, a2, root, e;  // root and e correct both biases
 
-    explicit Rule(const Adam& o)
-        : rate(C(o.lr)),
-          decay(C(o.lr * o.weight_decay)),
+    Rule(const Adam& o, const Rates& rates)
+        : rate(C(rates.lr)),
+          decay(C(rates.lr * rates.weight_decay)),
           b1(C(o.beta1)),
           a1(C(1 - o.beta1)),
           b2(C(o.beta2)),
@@ -144,33 +92,186 @@ struct Adam {
           root(C(o.correction1() / std::sqrt(o.correction2()))),
           e(C(o.eps * o.correction1())) {}
 
-    /// sqrt(b2 s^2 + a2 g^2)
-    template <class T>
-    C root_mean_square(C s, C g) const {
-      if constexpr (A::kWide && sizeof(T) == sizeof(double)) {
-        const C x = std::sqrt(b2) * s, y = std::sqrt(a2) * std::abs(g);
-        const C larger = std::max(x, y), ratio = larger > 0 ? std::min(x, y) / larger : 0;
-        return larger * std::sqrt(1 + ratio * ratio);
-      } else {
-        return std::sqrt(b2 * s * s + a2 * g * g);
+    template <class T, std::size_t N>
+    void operator()(std::array<T, N>& x, C g) const {
+      const C w = x[0], m = b1 * C(x[1]) + a1 * g, s = root_of_squares<A, T>(b2, C(x[2]), a2, g);
+      C divisor = s;
+      if constexpr (kMax) {
+        divisor = std::max(C(x[3]), s);
+        x[3] = T(divisor);
       }
+      x[0] = T(w - (decay * w + rate * quotient<A>(m, divisor * root + e)));
+      x[1] = T(m);
+      x[2] = T(s);
     }
+  };
+};
 
-    /// m / (s root + e). 0 / 0, possible where eps is less than the smallest normal number, is no step.
-    C change(C m, C s) const {
-      const C ratio = m / (s * root + e);
-      if constexpr (A::kWide)
-        return m == 0 ? 0 : ratio;
-      else
-        return ratio;
-    }
+/// mu, mu_next: the factors of the momentum at this step and the next; product: of mu at all steps, this one included.
+struct NAdam {
+  static constexpr const char* kName = "nadam";
+  static constexpr std::size_t kMoments = 2;  // m, s
+  static constexpr std::array kOptions{"beta1", "beta2", "eps", "step", "mu", "mu_next", "product", "decoupled"};
+  double beta1, beta2, eps, step, mu, mu_next, product, decoupled;
+
+  double gradient_factor() const { return (1 - mu) / (1 - product); }
+  double moment_factor() const { return mu_next / (1 - product * mu_next); }
+
+  template <class T>
+  bool plain(const Rates& rates) const {
+    const double decay = rates.lr * rates.weight_decay, d = kSmall + rates.weight_decay * kSmall;
+    const double largest =
+        kSmall + decay * kSmall + rates.lr * (gradient_factor() * d + moment_factor() * (kSmall + d)) / eps;
+    return all_representable<T>(rates.lr, rates.weight_decay, decay, beta1, beta2, moment_factor(), 2 * d * d,
+                                2 * largest) &&
+           eps_hides_lost_squares<T>(eps, 1 / (1 - beta2));
+  }
+
+  template <class A>
+  struct Rule {
+    using C = typename A::Number;
+    C rate, coupled, decay, b1, a1, b2, a2, root, e, of_gradient, of_moment;
+
+    Rule(const NAdam& o, const Rates& rates)
+        : rate(C(rates.lr)),
+          coupled(C(o.decoupled != 0 ? 0 : rates.weight_decay)),
+          decay(C(o.decoupled != 0 ? rates.lr * rates.weight_decay : 0)),
+          b1(C(o.beta1)),
+          a1(C(1 - o.beta1)),
+          b2(C(o.beta2)),
+          a2(C(1 - o.beta2)),
+          root(C(1 / std::sqrt(1 - std::pow(o.beta2, o.step)))),
+          e(C(o.eps)),
+          of_gradient(C(o.gradient_factor())),
+          of_moment(C(o.moment_factor())) {}
 
     template <class T>
     void operator()(std::array<T, 3>& x, C g) const {
-      const C w = x[0], m = b1 * C(x[1]) + a1 * g, s = root_mean_square<T>(C(x[2]), g);
-      x[0] = T(w - (decay * w + rate * change(m, s)));
+      const C w = x[0], d = g + coupled * w;
+      const C m = b1 * C(x[1]) + a1 * d, s = root_of_squares<A, T>(b2, C(x[2]), a2, d);
+      x[0] = T(w - (decay * w + rate * quotient<A>(of_gradient * d + of_moment * m, s * root + e)));
       x[1] = T(m);
       x[2] = T(s);
+    }
+  };
+};
+
+/// The moments are s, m where kCentered, v where kMomentum. Centered, s^2 is the mean square of g less the square of
+/// its mean m. It is kept by the recursion of the variance, which cannot become negative: with g - m = e before a step,
+/// it is alpha (s^2 + (1 - alpha) e^2) after it (Finch 2009).
+template <bool kCentered, bool kMomentum>
+struct RMSprop {
+  static constexpr const char* kName = kCentered ? "centered_rmsprop" : "rmsprop";
+  static constexpr std::size_t kMoments = 1 + kCentered + kMomentum;
+  static constexpr std::array kOptions{"alpha", "eps", "momentum"};
+  double alpha, eps, momentum;
+
+  template <class T>
+  bool plain(const Rates& rates) const {
+    const double d = kSmall + rates.weight_decay * kSmall, deviation = d + kSmall;
+    const double step = momentum * kSmall + d / eps;
+    return all_representable<T>(rates.lr, rates.weight_decay, alpha, momentum, 2 * deviation * deviation, 2 * step,
+                                2 * (kSmall + rates.lr * step)) &&
+           eps_hides_lost_squares<T>(eps, 1 / (1 - alpha));
+  }
+
+  template <class A>
+  struct Rule {
+    using C = typename A::Number;
+    C rate, decay, b, a, e, mu;
+
+    Rule(const RMSprop& o, const Rates& rates)
+        : rate(C(rates.lr)),
+          decay(C(rates.weight_decay)),
+          b(C(o.alpha)),
+          a(C(kCentered ? o.alpha * (1 - o.alpha) : 1 - o.alpha)),
+          e(C(o.eps)),
+          mu(C(o.momentum)) {}
+
+    template <class T, std::size_t N>
+    void operator()(std::array<T, N>& x, C g) const {
+      const C w = x[0], d = g + decay * w;
+      C deviation = d;
+      if constexpr (kCentered) {
+        deviation = d - C(x[2]);
+        x[2] = T(C(x[2]) + (1 - b) * deviation);
+      }
+      const C s = root_of_squares<A, T>(b, C(x[1]), a, deviation);
+      x[1] = T(s);
+      C step = quotient<A>(d, s + e);
+      if constexpr (kMomentum) {
+        step = mu * C(x[N - 1]) + step;
+        x[N - 1] = T(step);
+      }
+      x[0] = T(w - rate * step);
+    }
+  };
+};
+
+struct Adagrad {
+  static constexpr const char* kName = "adagrad";
+  static constexpr std::size_t kMoments = 1;  // s, the root of the sum of all squares
+  static constexpr std::array kOptions{"lr_decay", "eps", "step"};
+  double lr_decay, eps, step;
+
+  double rate(const Rates& rates) const { return rates.lr / (1 + (step - 1) * lr_decay); }
+
+  /// Float squares are summed in double, where none is lost: the number of steps has no limit.
+  template <class T>
+  bool plain(const Rates& rates) const {
+    const double d = kSmall + rates.weight_decay * kSmall;
+    return all_representable<T>(rate(rates), rates.weight_decay, 2 * d * d, 2 * (kSmall + rate(rates) * (d / eps))) &&
+           eps_hides_lost_squares<double>(eps, step) && eps >= double(std::numeric_limits<T>::min());
+  }
+
+  template <class A>
+  struct Rule {
+    using C = typename A::Number;
+    C rate, decay, e;
+    Rule(const Adagrad& o, const Rates& rates) : rate(C(o.rate(rates))), decay(C(rates.weight_decay)), e(C(o.eps)) {}
+
+    template <class T>
+    void operator()(std::array<T, 2>& x, C g) const {
+      const C w = x[0], d = g + decay * w;
+      const C s = C(root_of_squares<A, T>(1.0, double(x[1]), 1.0, double(d)));
+      x[1] = T(s);
+      x[0] = T(w - rate * quotient<A>(d, s + e));
+    }
+  };
+};
+
+/// The weight decay is decoupled.
+struct Lion {
+  static constexpr const char* kName = "lion";
+  static constexpr std::size_t kMoments = 1;  // m
+  static constexpr std::array kOptions{"beta1", "beta2"};
+  double beta1, beta2;
+
+  template <class T>
+  bool plain(const Rates& rates) const {
+    const double decay = rates.lr * rates.weight_decay;
+    return all_representable<T>(rates.lr, decay, beta1, beta2, 2 * (kSmall + decay * kSmall + rates.lr));
+  }
+
+  template <class A>
+  struct Rule {
+    using C = typename A::Number;
+    C rate, decay, b1, a1, b2, a2;
+
+    Rule(const Lion& o, const Rates& rates)
+        : rate(C(rates.lr)),
+          decay(C(rates.lr * rates.weight_decay)),
+          b1(C(o.beta1)),
+          a1(C(1 - o.beta1)),
+          b2(C(o.beta2)),
+          a2(C(1 - o.beta2)) {}
+
+    template <class T>
+    void operator()(std::array<T, 2>& x, C g) const {
+      const C w = x[0], m = x[1], c = b1 * m + a1 * g;
+      const C sign = (c > 0 ? C(1) : C(0)) - (c < 0 ? C(1) : C(0));
+      x[0] = T(w - (decay * w + rate * sign));
+      x[1] = T(b2 * m + a2 * g);
     }
   };
 };

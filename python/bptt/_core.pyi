@@ -307,38 +307,22 @@ def quantile(
 ) -> tuple[float, NDArray[_T]]:
     """prediction [N,F*Q], the quantiles of a feature together; target [N,F]."""
 
-def sgd_step(
+def optimizer_step(
+    rule: str,
+    options: dict[str, float],
     params: NDArray[_T],
     grads: NDArray[_T],
-    velocity: NDArray[_T] | None,
+    moments: list[NDArray[_T]],
+    spans: list[tuple[int, float, float]],
+    limits: tuple[float, float, float],
     known_small: bool,
-    lr: float,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-    clip_norm: float,
-    clip_value: float,
-) -> tuple[float, bool, int, bool]:
-    """Updates the flat params [n]; returns (norm before clipping, clipped, overflow, small).
+) -> tuple[float, float, bool, int, bool]:
+    """One step of a rule of csrc/optim/rules.h: updates the flat params and moments [n].
 
+    spans: (end, lr, weight_decay) of consecutive parts of [n]. limits, infinity for none: of the norm of all, of the
+    norm of each span, of each element. Returns (norm before clipping, norm after the norms are clipped, clipped,
+    overflow, small).
     overflow: the first element whose parameter or moment would not be finite, else -1. Nothing changes in that case,
     nor where the norm is not finite. small: whether all parameters and moments are now at most 2^60 in magnitude. If
     nothing has changed them since, the next step gets it as known_small; with known_small=False it checks.
     """
-
-def adam_step(
-    params: NDArray[_T],
-    grads: NDArray[_T],
-    m: NDArray[_T],
-    s: NDArray[_T],
-    known_small: bool,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    clip_norm: float,
-    clip_value: float,
-) -> tuple[float, bool, int, bool]:
-    """As sgd_step; s is the root of the second moment; step counts from 1; weight_decay is decoupled (AdamW)."""

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from bptt._arrays import as_floats, brief, check_dtype, check_shape, check_size, first_of
+from bptt._arrays import as_floats, brief, check_dtype, check_number, check_shape, check_size, first_of
 from bptt._views import Opening, ParameterView
 
 if TYPE_CHECKING:
@@ -226,6 +226,38 @@ class Params(Mapping[str, "Array"]):
             return change(self._buffer)
         finally:
             self._touch()
+
+    def __iadd__(self, other: Params) -> Params:
+        """Add gradients of the same names, shapes and dtype, such as those of another batch, in place.
+
+        Raises: ValueError for parameters, which are read-only, and for other names or shapes; TypeError for another
+            dtype or another type than `Params`.
+
+        >>> grads = Params({"bias": (2,)}, writable=True)
+        >>> grads["bias"][:] = [1, 2]
+        >>> grads += grads
+        >>> grads *= 0.5
+        >>> grads["bias"].tolist()
+        [1.0, 2.0]
+        """
+        self._check_writable("+=")
+        check_like("Params +=", "the right side", other, self, "as backward returned them")
+        self._flat += other._flat
+        return self
+
+    def __imul__(self, number: float) -> Params:
+        """Multiply all gradients by a finite number, in place.
+
+        Raises: ValueError for parameters, which are read-only, and for infinity and NaN; TypeError for no number.
+        """
+        self._check_writable("*=")
+        self._flat *= check_number("Params *=", "the right side", number, -sys.float_info.max)
+        return self
+
+    def _check_writable(self, operation: str) -> None:
+        if not self._writable:
+            has = "the left side is parameters, which are read-only"
+            raise ValueError(f"Params {operation}: {has}, expected gradients; params.edit() gives writable ones")
 
     def span(self, first: str, last: str) -> tuple[int, int]:
         """Start and stop in `flat` of the arrays from `first` to `last`.

@@ -16,14 +16,16 @@ from bptt.reference.dense import dropout, embedding_backward, embedding_forward,
 from bptt.reference.loop import StateOptions, Tape, backward, forward
 from bptt.reference.losses import bce_with_logits, cross_entropy, gaussian_nll, huber, mae, mse, quantile
 from bptt.reference.masks import input_dropout_mask, philox, recurrent_dropout_mask, zoneout_masks
-from bptt.reference.steps import adam_step, sgd_step
+from bptt.reference.steps import adagrad_step, adam_step, amsgrad_step, lion_step, nadam_step, rmsprop_step, sgd_step
 
 __all__ = [
     "CELLS",
     "Cell",
     "StateOptions",
     "Tape",
+    "adagrad_step",
     "adam_step",
+    "amsgrad_step",
     "backward",
     "bce_with_logits",
     "cross_entropy",
@@ -36,11 +38,14 @@ __all__ = [
     "input_dropout_mask",
     "linear_backward",
     "linear_forward",
+    "lion_step",
     "mae",
     "mse",
+    "nadam_step",
     "philox",
     "quantile",
     "recurrent_dropout_mask",
+    "rmsprop_step",
     "sgd_step",
     "zoneout_masks",
 ]
