@@ -56,6 +56,7 @@ CELLS_STANDARD_HEADERS = {"cmath", "type_traits"}
 ADAPTERS = {"torch", "jax", "onnx", "sklearn"}
 # Python library -> the modules of bptt that may import it
 PYTHON_LIBRARIES = {
+    "matplotlib": {"insight"},
     "safetensors": {"checkpoint"},
     "threadpoolctl": {"_threads"},
     "tqdm": {"_terminal", "train"},
@@ -72,6 +73,7 @@ FLOORS: tuple[set[str], ...] = (
     {"init", "losses", "optim"},
     {"layers"},
     {"batch", "train"},
+    {"insight"},
     {"charlm", "_memory", *ADAPTERS},
     {"_terminal", ""},
     {"cli"},

@@ -39,8 +39,13 @@ from bptt.train import History, StopTraining, fit
 if TYPE_CHECKING:
     from bptt import charlm as charlm
     from bptt import checkpoint as checkpoint
+    from bptt import insight as insight
     from bptt import reference as reference
     from bptt import textdata as textdata
+    from bptt.insight import diagnose as diagnose
+    from bptt.insight import gradient_flow as gradient_flow
+    from bptt.insight import lyapunov_exponents as lyapunov_exponents
+    from bptt.insight import watch as watch
 
 __version__ = "0.1.0"
 
@@ -74,14 +79,23 @@ __all__ = [
 ]
 
 # Modules that are imported when they are first asked for: `import bptt` stays quick.
-_LATE = ("charlm", "checkpoint", "reference", "textdata")
+_LATE = ("charlm", "checkpoint", "insight", "reference", "textdata")
+# Functions of such modules.
+_LATE_FUNCTIONS = {
+    "diagnose": "insight",
+    "gradient_flow": "insight",
+    "lyapunov_exponents": "insight",
+    "watch": "insight",
+}
 
 if not TYPE_CHECKING:  # type checkers would take every misspelt name for one of these
 
     def __getattr__(name: str) -> object:
         if name in _LATE:
             return import_module(f"bptt.{name}")
+        if name in _LATE_FUNCTIONS:
+            return getattr(import_module(f"bptt.{_LATE_FUNCTIONS[name]}"), name)
         raise AttributeError(f"module 'bptt' has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_LATE})
+        return sorted({*globals(), *_LATE, *_LATE_FUNCTIONS})
