@@ -49,7 +49,7 @@ class KernelFacts:
     shares: Array | None
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as JSON values."""
+        """All figures as plain values of Python; NaN and infinities stay what they are."""
         return {
             "cell": self.cell,
             "hidden_size": self.hidden_size,

@@ -58,7 +58,7 @@ class GradientFlow:
         return self.whole.half_life
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as JSON values."""
+        """All figures as plain values of Python; NaN and infinities stay what they are."""
         return {
             "loss": self.loss,
             "norms": {name: norm.tolist() for name, norm in self.norms.items()},

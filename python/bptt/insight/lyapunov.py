@@ -65,7 +65,7 @@ class LyapunovSpectrum:
         return bool(good.all())
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as JSON values."""
+        """All figures as plain values of Python; NaN and infinities stay what they are."""
         return {
             "exponents": self.exponents.tolist(),
             "error": self.error.tolist(),
@@ -189,7 +189,7 @@ def sum_of_all(kernel: Kernel, path: Trajectory, inside: slice) -> float | None:
     if cell not in ("rnn_tanh", "rnn_linear", "lstm"):
         return None
     W = kernel.weight("weight_hh")
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         if cell == "lstm":
             f, o, c = path.gates["f"][inside], path.gates["o"][inside], path.after[1][inside]
             terms = np.log(f) + np.log(np.abs(np.tanh(c))) + np.log(o * (1 - o))

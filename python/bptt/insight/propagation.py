@@ -71,7 +71,7 @@ class Propagation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as JSON values."""
+        """All figures as plain values of Python; NaN and infinities stay what they are."""
         return {
             "decay": self.decay,
             "decay_interval": list(self.decay_interval),

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from bptt.insight.run import Loss, Model, Part, Steps
     from bptt.insight.weights import Truncation
 
-MOST_BYTES = 256 << 20  # for what one layer does, in float64
-MOST_ROWS, MOST_STEPS, MOST_EXPONENTS = 4, 2000, 16  # of the Lyapunov exponents
+MOST_BYTES = 64 << 20  # for what one layer does, in float64
+MOST_ROWS, MOST_STEPS, MOST_EXPONENTS = 2, 1000, 8  # of the Lyapunov exponents
 LEAST_STEPS = 10
 
 
@@ -58,7 +58,7 @@ class Report:
         return "\n".join(each.text for each in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as JSON values."""
+        """All figures as plain values of Python; NaN and infinities stay what they are."""
         return {
             "steps": self.steps,
             "verdict": self.verdict,
@@ -105,13 +105,14 @@ class Report:
 def diagnose(model: Model, x: ArrayIn, target: Any, loss: Loss, lengths: ArrayIn | None = None) -> Report:
     """Say how gradients, memory and units of a model do on one batch, in figures and in words.
 
-    It has `gradient_flow`; the Lyapunov exponents of each layer (at most 16, of up to 4 of the longest rows and their
-    first 2000 steps); the spectral radius and the largest singular value of each recurrent matrix; time constants,
+    It has `gradient_flow`; the Lyapunov exponents of each layer (at most 8, of up to 2 of the longest rows and their
+    first 1000 steps); the spectral radius and the largest singular value of each recurrent matrix; time constants,
     saturated gates and dead units; the share of each time step in the weights' gradient; and the cosine between the
     gradient truncated to k steps and the full one. `docs/insight.md` says what each figure means and has the table of
     rules behind `verdict`.
 
-    Args: as of `gradient_flow`. The model stays as it is. Units are measured on as many rows as fit 256 MiB.
+    Args: as of `gradient_flow`. The model stays as it is. Units and shares are measured on as many rows as
+        fit 64 MiB. It takes as long as some 20 training passes over the batch.
     Returns: `Report`, with `.verdict`, `str(report)`, `.to_dict()` and `.plot(path)`.
     Raises: TypeError and ValueError for arguments that do not fit; what the layers and the loss raise.
     Source: Pascanu et al. 2013; Engelken et al. 2020; Tallec & Ollivier 2018 (time constants).

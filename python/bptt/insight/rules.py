@@ -68,6 +68,8 @@ def _exponents(report: Figures) -> Iterator[str]:
             continue
         first, error = float(spectrum.exponents[0]), float(spectrum.error[0])
         has = f"largest Lyapunov exponent {first:.4g} +- {error:.2g} per step"
+        if np.isnan(first):
+            continue  # the rule `finite` speaks
         if not np.isfinite(first):
             yield f"Layer {name}: every step forgets the state entirely (all Lyapunov exponents are minus infinity)."
         elif not spectrum.converged:
@@ -85,7 +87,9 @@ def _bounds(report: Figures) -> Iterator[str]:
         if not facts.cell.startswith("rnn_"):
             continue
         matrix = facts.units.matrices["h"]
-        if matrix.norm < 1 - ROUNDING:
+        if np.isnan(matrix.norm):
+            yield f"Layer {name}: weight_hh is not finite."
+        elif matrix.norm < 1 - ROUNDING:
             yield (
                 f"Layer {name}: gradients must vanish whatever the input, since the largest singular value of "
                 f"weight_hh is {matrix.norm:.4g} < 1 (they shrink at least by that factor per step)."

@@ -62,7 +62,7 @@ class Run:
         self.model: Model = copy.deepcopy(model)
         self.layers: tuple[Any, ...] = self.model._layers
         array = as_array(where, "x", x)
-        features = self.layers[0]._has_features is not False and self.layers[0]._has_features is not None
+        features = bool(self.layers[0]._has_features)  # others take ids
         self.shown = Shape(array.ndim > 1 + features, self.model.batch_first)
         if array.ndim < 1 + features or not array.size:
             raise shape_error(where, "x", array, "at least one step of at least one row")
@@ -77,7 +77,7 @@ class Run:
         self.y = self._forward(array)
         self.reduces_time = bool(getattr(self.model, "_reduces_time", False))
         self.loss, self.dy = self._value_and_gradient()
-        self._grads = self.model.params.zeros_like()
+        self.grads = self.model.params.zeros_like()
 
     def _forward(self, x: Array) -> Array:
         flow: Any = x
@@ -145,7 +145,7 @@ class Run:
         return {name: found[name] for name in self.names()}
 
     def _window(self, number: int) -> Params:
-        return self._grads.window(f"{number}.") if isinstance(self.model, Sequential) else self._grads
+        return self.grads.window(f"{number}.") if isinstance(self.model, Sequential) else self.grads
 
     def in_time(self, dy: Array) -> Array:
         """An array like y as a view [T,B,...]."""

@@ -46,7 +46,7 @@ class Units:
     dead: Array
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as JSON values."""
+        """All figures as plain values of Python; NaN and infinities stay what they are."""
         return {
             "matrices": {gate: {"radius": each.radius, "norm": each.norm} for gate, each in self.matrices.items()},
             "time_constants": None if self.time_constants is None else self.time_constants.tolist(),
@@ -72,6 +72,9 @@ def matrices_of(kernel: Kernel) -> dict[str, Matrix]:
         blocks = blocks @ kernel.weight("weight_hr")
     found = {}
     for gate, heads in zip(one.info.gates, blocks, strict=True):
+        if not np.isfinite(heads).all():
+            found[gate] = Matrix(float("nan"), float("nan"))
+            continue
         radius = float(np.abs(np.linalg.eigvals(heads)).max()) if H // N <= MOST_UNITS else float("nan")
         found[gate] = Matrix(radius, float(np.linalg.norm(heads, 2, axis=(1, 2)).max()))
     return found

@@ -55,7 +55,7 @@ class Watch:
     on_step = __call__
 
     def to_dict(self) -> dict[str, Any]:
-        """All records as JSON values."""
+        """All records as plain values of Python."""
         return {
             "records": [
                 {
@@ -100,7 +100,7 @@ def watch(model: Model, x: ArrayIn, target: Any, loss: Loss, lengths: ArrayIn | 
     than 3 % of the time that `fit` has taken so far; short runs have few records.
 
     Args: as of `gradient_flow`; the batch, which should be small, stays the same, so that records can be compared.
-    Returns: `Watch`, with `.records`, `.to_dict()` and `.plot(path)`. It raises nothing during training.
+    Returns: `Watch`, with `.records`, `.to_dict()` and `.plot(path)`.
     Raises: TypeError and ValueError for arguments that do not fit.
 
     >>> import numpy as np, bptt

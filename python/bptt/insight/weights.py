@@ -13,23 +13,25 @@ if TYPE_CHECKING:
     from bptt.insight.kernel import Kernel, Trajectory
     from bptt.insight.run import Run
 
-MOST_SPANS = 256  # longer sequences are divided into at most so many spans of equal length
+MOST_SPANS = 100  # longer sequences are divided into at most so many spans of equal length
 GOOD = 0.99  # the cosine that is asked for
+WIDEST = 128  # the smallest k tried is T / WIDEST
+EXACT = 0.1  # of k: how near the bisection comes to the smallest
 
 
 @dataclass(frozen=True)
 class Truncation:
     """The cosine between the gradient with `fit(tbptt=k)` and the full one, by k; of all weights that depend on k.
 
-    enough: the smallest k whose cosine is at least 0.99; found by bisection between two powers of two. None where the
-    full gradient is zero or not finite.
+    enough: the smallest k, but for a tenth of it, whose cosine is at least 0.99, found by doubling k and bisection.
+        None where the full gradient is zero or not finite.
     """
 
     cosines: dict[int, float]
     enough: int | None
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as JSON values."""
+        """All figures as plain values of Python; NaN and infinities stay what they are."""
         return {"cosines": {str(k): value for k, value in self.cosines.items()}, "enough": self.enough}
 
 
@@ -37,7 +39,7 @@ def shares(kernel: Kernel, path: Trajectory, dsteps: tuple[Array, ...], inside: 
     """The share of each time step in the gradient of a kernel's weights, [T]: <dW_t, dW> / |dW|^2, which sum to 1.
 
     dsteps: the gradient of each state as it leaves each step; inside [T,B]: the steps within their row. Of more than
-    256 steps, neighbours share what their span has. NaN where dW is zero.
+    100 steps, neighbours share what their span has. NaN where dW is zero.
     """
     T = len(path.x)
     length = -(-T // MOST_SPANS)
@@ -77,24 +79,19 @@ def truncation(run: Run) -> Truncation:
             cosines[k] = float(full @ part) / lengths if lengths > 0 else float("nan")
         return cosines[k]
 
-    below, k = 0, 1
-    enough = None
     if not 0 < size < np.inf:
         return Truncation({run.T: float("nan")}, None)
-    while enough is None:
-        if cosine(k) >= GOOD or k == run.T:
-            enough = k
-        else:
-            below, k = k, min(2 * k, run.T)
-    while enough - below > 1:
+    enough = max(1, run.T // WIDEST)
+    below = 0 if enough == 1 else enough - 1
+    while cosine(enough) < GOOD and enough < run.T:
+        below, enough = enough, min(2 * enough, run.T)
+    while enough - below > max(1, enough * EXACT):
         middle = (below + enough) // 2
         if cosine(middle) >= GOOD:
             enough = middle
         else:
             below = middle
-    while k < run.T:
-        k = min(2 * k, run.T)
-        cosine(k)
+    cosine(run.T)
     return Truncation(dict(sorted(cosines.items())), enough)
 
 
@@ -111,8 +108,9 @@ def why_no_truncation(run: Run) -> str:
 
 def _truncated(run: Run, x: Array, k: int) -> Array:
     """The gradient of the weights that the recurrence reaches, from chunks of k steps; x [T,B,...]."""
-    last = run.parts[-1].number
-    total: Any = 0.0
+    names = [name for name in run.grads if "." not in name or int(name.partition(".")[0]) <= run.parts[-1].number]
+    end = run.grads.span(names[0], names[-1])[1]
+    total = np.zeros(end)
     state: Any = None
     bounds = [(0, run.T - k), (run.T - k, run.T)] if run.reduces_time else [(t, t + k) for t in range(0, run.T, k)]
     for start, stop in bounds:
@@ -126,7 +124,6 @@ def _truncated(run: Run, x: Array, k: int) -> Array:
         if run.reduces_time and stop < run.T:
             continue
         dy = run.dy if run.reduces_time else run.shown.given(run.in_time(run.dy)[start:stop])
-        grads = run.model.backward(tape, dy)[2]
-        names = [name for name in grads if "." not in name or int(name.partition(".")[0]) <= last]
-        total = total + np.concatenate([np.asarray(grads[name], np.float64).reshape(-1) for name in names])
-    return np.asarray(total)
+        run.model.backward(tape, dy, grads=run.grads)
+        total += run.grads.flat[:end]
+    return total
