@@ -54,6 +54,7 @@ CELLS_STANDARD_HEADERS = {"cmath", "type_traits"}
 ADAPTERS = {"torch", "jax", "onnx", "sklearn"}
 # Python library -> the modules of bptt that may import it
 PYTHON_LIBRARIES = {
+    "matplotlib": {"insight"},
     "narwhals": {"data"},
     "safetensors": {"checkpoint"},
     "threadpoolctl": {"_threads"},
@@ -71,6 +72,7 @@ FLOORS: tuple[set[str], ...] = (
     {"init", "losses", "optim"},
     {"layers"},
     {"batch", "data", "saving", "train"},
+    {"insight"},
     {"charlm", "_memory", *ADAPTERS},
     {"_terminal", ""},
     {"cli"},

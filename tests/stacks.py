@@ -27,6 +27,7 @@ HIDDEN, PROJECTED = 7, 5
 KINDS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "rnn_tanh": (bptt.RNN, {}, "rnn_tanh"),
     "rnn_relu": (bptt.RNN, {"nonlinearity": "relu"}, "rnn_relu"),
+    "rnn_linear": (bptt.RNN, {"nonlinearity": "linear"}, "rnn_linear"),
     "lstm": (bptt.LSTM, {}, "lstm"),
     "peephole": (bptt.LSTM, {"peephole": True}, "lstm_peephole"),
     "coupled": (bptt.LSTM, {"coupled": True}, "lstm_coupled"),

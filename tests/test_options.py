@@ -184,6 +184,7 @@ GATES: dict[str, tuple[str, ...]] = {
     "gru_norm": ("r", "z", "n"),
     "rnn_tanh": (),
     "rnn_relu": (),
+    "rnn_linear": (),
 }
 
 

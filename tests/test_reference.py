@@ -118,6 +118,8 @@ def scalar_step(cell: str, w: Mapping[str, Array], x: float, h: float, c: float)
         return math.tanh(a[0] + u[0]), 0.0
     if cell == "rnn_relu":
         return max(a[0] + u[0], 0.0), 0.0
+    if cell == "rnn_linear":
+        return a[0] + u[0], 0.0
     if cell == "gru":
         r, z = sigmoid(a[0] + u[0]), sigmoid(a[1] + u[1])
         n = math.tanh(a[2] + r * (u[2] + float(w["bias_hn"][0])))
@@ -290,7 +292,7 @@ def test_gates_saturate_without_overflow() -> None:
     for cell in reference.CELLS:
         weights, x, states, dy, dstates = make_case(cell, 2, 1, 2, 1)
         huge = {name: 1e150 * a for name, a in weights.items()}
-        y, _, tape = reference.forward(cell, huge if cell != "rnn_relu" else weights, x, states)
+        y, _, tape = reference.forward(cell, weights if cell in ("rnn_relu", "rnn_linear") else huge, x, states)
         dx, _, _ = reference.backward(tape, dy, dstates)
         assert np.isfinite(y).all()
         assert np.isfinite(dx).all()

@@ -12,7 +12,7 @@ namespace bptt::cells {
 
 template <class... Cells>
 struct List {};
-using All = List<RNNTanh, RNNReLU, LSTM, PeepholeLSTM, CoupledLSTM, ProjectedLSTM, ProjectedPeepholeLSTM, LSTMNorm, GRU,
-                 GRUBefore, GRUNorm, SLSTM, SLSTMExp>;
+using All = List<RNNTanh, RNNReLU, RNNLinear, LSTM, PeepholeLSTM, CoupledLSTM, ProjectedLSTM, ProjectedPeepholeLSTM,
+                 LSTMNorm, GRU, GRUBefore, GRUNorm, SLSTM, SLSTMExp>;
 
 }  // namespace bptt::cells

@@ -41,8 +41,10 @@ if TYPE_CHECKING:
     from bptt import charlm as charlm
     from bptt import checkpoint as checkpoint
     from bptt import data as data
+    from bptt import insight as insight
     from bptt import reference as reference
     from bptt import textdata as textdata
+    from bptt.insight import diagnose, gradient_flow, lyapunov_exponents, watch
     from bptt.saving import load, load_extra, save
 
 __version__ = "0.1.0"
@@ -67,23 +69,35 @@ __all__ = [
     "Sequential",
     "StopTraining",
     "config",
+    "diagnose",
     "fit",
     "get_num_threads",
+    "gradient_flow",
     "init",
     "load",
     "load_extra",
     "losses",
+    "lyapunov_exponents",
     "optim",
     "release_memory",
     "save",
     "set_num_threads",
     "show_config",
+    "watch",
 ]
 
 # Modules that are imported when they are first asked for: `import bptt` stays quick.
-_LATE = ("charlm", "checkpoint", "data", "reference", "textdata")
+_LATE = ("charlm", "checkpoint", "data", "insight", "reference", "textdata")
 # Names that come from such a module.
-_LATE_FROM = {"load": "saving", "load_extra": "saving", "save": "saving"}
+_LATE_FROM = {
+    "diagnose": "insight",
+    "gradient_flow": "insight",
+    "load": "saving",
+    "load_extra": "saving",
+    "lyapunov_exponents": "insight",
+    "save": "saving",
+    "watch": "insight",
+}
 
 if not TYPE_CHECKING:  # type checkers would take every misspelt name for one of these
 

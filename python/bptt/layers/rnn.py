@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 class RNN(Recurrent):
     """Elman's recurrent layer.
 
-        h1 = phi(Wx x + b + Wh h0),  phi = tanh or max(0, .)
+        h1 = phi(Wx x + b + Wh h0),  phi = tanh, max(0, .) or the identity
 
     Args:
         input_size: I, the number of features of x.
         hidden_size: H, the number of units.
-        nonlinearity: "tanh" (default) or "relu".
+        nonlinearity: "tanh" (default), "relu" or "linear".
         bias: whether there is a b, default True.
         init: "default" (weight_ih xavier_uniform, weight_hh orthogonal, bias zeros), "pytorch" (all U(-a, a),
             a = 1/sqrt(H)), the name of an initialiser for both weights, or a mapping from parameter name (with or
@@ -86,7 +86,7 @@ class RNN(Recurrent):
 class RNNCell(RecurrentCell):
     """One step of an `RNN`, as PyTorch's RNNCell: a call returns the new state.
 
-        h1 = phi(Wx x + b + Wh h0),  phi = tanh or max(0, .)
+        h1 = phi(Wx x + b + Wh h0),  phi = tanh, max(0, .) or the identity
 
     Args:
         input_size: I, the number of features of x.
@@ -134,6 +134,8 @@ class RNNCell(RecurrentCell):
 
 def _cell(where: str, nonlinearity: str) -> Cell:
     """The cell that these arguments ask for."""
-    if nonlinearity not in ("tanh", "relu"):
-        raise ValueError(f"{where}: nonlinearity has value {brief(nonlinearity)}, expected 'tanh' or 'relu'")
-    return Cell(f"rnn_{nonlinearity}", {} if nonlinearity == "tanh" else {"nonlinearity": nonlinearity})
+    if nonlinearity not in ("tanh", "relu", "linear"):
+        raise ValueError(f"{where}: nonlinearity has value {brief(nonlinearity)}, expected 'tanh', 'relu' or 'linear'")
+    arguments = {} if nonlinearity == "tanh" else {"nonlinearity": nonlinearity}
+    variant = "nonlinearity='linear'" if nonlinearity == "linear" else ""
+    return Cell(f"rnn_{nonlinearity}", arguments, variant)

@@ -72,6 +72,17 @@ def _rnn_relu_backward(k: Arrays, p: Array, s0: Arrays, s1: Arrays, ds1: Arrays)
     return da, da, np.zeros_like(p), (np.zeros_like(da),)
 
 
+def _rnn_linear(ax: Array, ah: Array, p: Array, s0: Arrays) -> Step:
+    return (ax + ah,), ()
+
+
+def _rnn_linear_backward(
+    k: Arrays, p: Array, s0: Arrays, s1: Arrays, ds1: Arrays
+) -> tuple[Array, Array, Array, Arrays]:
+    da = ds1[0]
+    return da, da, np.zeros_like(p), (np.zeros_like(da),)
+
+
 def _lstm(ax: Array, ah: Array, p: Array, s0: Arrays) -> Step:
     _, c0 = s0
     ai, af, ag, ao = np.split(ax + ah, 4, axis=1)
@@ -347,6 +358,7 @@ _H, _HC = ("h",), ("h", "c")
 CELLS: Mapping[str, Cell] = {
     "rnn_tanh": Cell(1, 1, 0, _H, None, *_plain(_rnn_tanh, _rnn_tanh_backward)),
     "rnn_relu": Cell(1, 1, 0, _H, None, *_plain(_rnn_relu, _rnn_relu_backward)),
+    "rnn_linear": Cell(1, 1, 0, _H, None, *_plain(_rnn_linear, _rnn_linear_backward)),
     "lstm": Cell(4, 2, 0, _HC, None, *_plain(_lstm, _lstm_backward)),
     "lstm_peephole": Cell(
         4, 2, 3, _HC, "weight_peephole", *_plain(_lstm_peephole, _lstm_peephole_backward, "weight_peephole")

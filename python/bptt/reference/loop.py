@@ -90,6 +90,7 @@ def forward(
     """Run one layer of `cell`, a key of `CELLS`, over time.
 
         rnn_tanh, rnn_relu   h1 = phi(a),  a = Wx x + b + Wh h0
+        rnn_linear           h1 = a
         lstm                 c1 = f c0 + i g,  h1 = o tanh(c1),  i, f, o = sigmoid(a),  g = tanh(a)
         lstm_peephole        lstm with p_i c0, p_f c0 and p_o c1 added to the pre-activations of i, f and o
         lstm_coupled         lstm with i = 1 - f; gates f g o

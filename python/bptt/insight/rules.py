@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of rules that turns figures into a verdict; docs/insight.md has the same table in words.
+
+Each rule is a function from a report to sentences, each with the numbers it rests on; none where it does not apply.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bptt.insight.facts import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bptt.insight.facts import Figures
+
+VANISHED, EXPLODED = 1e-3, 1e3  # what is left of a gradient after the whole sequence
+SHORT = 0.1  # of T: a memory shorter than that
+MOSTLY = 0.5  # of the values of a gate
+RECENT, RECENT_SHARE = 0.1, 0.9  # this part of the steps has that share of dW
+ROUNDING = 1e-5  # a matrix that is orthogonal but for rounding has norm 1
+SURE = 2.0  # standard errors from zero
+
+
+def findings(report: Figures) -> list[Finding]:
+    """What all rules say."""
+    return [Finding(name, text) for name, rule in RULES.items() for text in rule(report)]
+
+
+def _finite(report: Figures) -> Iterator[str]:
+    norms = report.flow.norms
+    bad = [name for name, norm in norms.items() if not np.isfinite(norm).all()]
+    if not np.isfinite(report.flow.loss):
+        yield f"The loss is {report.flow.loss}: nothing below can be relied on."
+    elif bad:
+        yield f"Gradients overflow: those of {', '.join(bad)} are not finite at some steps."
+    elif not any(norm.any() for norm in norms.values()):
+        yield "The loss gives no gradient to any state: all are zero."
+
+
+def _decay(report: Figures) -> Iterator[str]:
+    whole, T = report.flow.whole, report.steps
+    low, high = whole.decay_interval
+    if np.isnan(whole.decay):
+        yield f"The sequence of {T} steps is too short, or its gradient too small, to fit a rate per step."
+        return
+    with np.errstate(over="ignore"):
+        left = float(np.float64(whole.decay) ** (T - 1))
+    rate = f"by a factor of {whole.decay:.4g} per step (95 % interval {low:.4g} to {high:.4g})"
+    across = f"{left:.2g} of it is left after {T - 1} steps"
+    if high < 1:
+        word = "vanishes" if left < VANISHED else "fades"
+        yield f"The gradient {word}: it changes {rate}, half is left after {whole.half_life:.3g} steps, {across}."
+    elif low > 1:
+        word = "explodes" if left > EXPLODED else "grows"
+        yield f"The gradient {word}: it changes {rate}, and is multiplied by {left:.2g} over {T - 1} steps."
+    else:
+        yield f"The gradient neither vanishes nor explodes for certain: it changes {rate}, {across}."
+
+
+def _exponents(report: Figures) -> Iterator[str]:
+    for name, facts in report.kernels.items():
+        spectrum = facts.spectrum
+        if spectrum is None:
+            continue
+        first, error = float(spectrum.exponents[0]), float(spectrum.error[0])
+        has = f"largest Lyapunov exponent {first:.4g} +- {error:.2g} per step"
+        if np.isnan(first):
+            continue  # the rule `finite` speaks
+        if not np.isfinite(first):
+            yield f"Layer {name}: every step forgets the state entirely (all Lyapunov exponents are minus infinity)."
+        elif not spectrum.converged:
+            yield f"Layer {name}: the Lyapunov exponents have not converged ({has}); longer sequences would help."
+        elif first > SURE * error and first > 0:
+            yield f"Layer {name} is chaotic: {has}; small differences grow, and gradients with them."
+        elif first < -SURE * error:
+            yield f"Layer {name} is stable: {has}; it forgets its state within about {-1 / first:.3g} steps."
+        else:
+            yield f"Layer {name} is at the edge of chaos: {has}."
+
+
+def _bounds(report: Figures) -> Iterator[str]:
+    for name, facts in report.kernels.items():
+        if not facts.cell.startswith("rnn_"):
+            continue
+        matrix = facts.units.matrices["h"]
+        if np.isnan(matrix.norm):
+            yield f"Layer {name}: weight_hh is not finite."
+        elif matrix.norm < 1 - ROUNDING:
+            yield (
+                f"Layer {name}: gradients must vanish whatever the input, since the largest singular value of "
+                f"weight_hh is {matrix.norm:.4g} < 1 (they shrink at least by that factor per step)."
+            )
+        else:
+            yield (
+                f"Layer {name}: the largest singular value of weight_hh is {matrix.norm:.4g} >= 1, so that gradients "
+                f"may grow, by at most that factor per step; spectral radius {matrix.radius:.4g}."
+            )
+
+
+def _memory(report: Figures) -> Iterator[str]:
+    for name, facts in report.kernels.items():
+        constants = facts.units.time_constants
+        if constants is None:
+            continue
+        middle, long = np.quantile(constants, (0.5, 0.9), method="lower")
+        has = f"time constants of its gates: median {middle:.3g}, 90 % quantile {long:.3g} of {report.steps} steps"
+        if long < SHORT * report.steps and report.flow.whole.decay_interval[1] < 1:
+            gate = "f" if "f" in facts.units.matrices else "z"
+            yield f"Layer {name} remembers briefly ({has}); a larger bias of gate {gate} would lengthen its memory."
+
+
+def _saturated(report: Figures) -> Iterator[str]:
+    for name, facts in report.kernels.items():
+        for gate, (low, high) in facts.units.saturation.items():
+            if low + high > MOSTLY:
+                what = "h" if gate == "h" else f"gate {gate}"
+                yield (
+                    f"Layer {name}: {what} is saturated in {low + high:.0%} of its values ({low:.0%} at the low end, "
+                    f"{high:.0%} at the high end): its own weights get little gradient."
+                )
+
+
+def _dead(report: Figures) -> Iterator[str]:
+    for name, facts in report.kernels.items():
+        n = len(facts.units.dead)
+        if n:
+            what = "are never active" if facts.cell == "rnn_relu" else "never move"
+            yield f"Layer {name}: {n} of {facts.hidden_size} units {what}."
+
+
+def _truncated(report: Figures) -> Iterator[str]:
+    found = report.truncation
+    if found is None or found.enough is None:
+        return
+    if found.enough < report.steps:
+        cosine = found.cosines[found.enough]
+        of = f"tbptt={found.enough} of {report.steps} steps"
+        yield f"Truncation: {of} gives a gradient whose cosine with the full one is {cosine:.4f}."
+    else:
+        best = max((k for k in found.cosines if k < report.steps), default=0)
+        less = f"; tbptt={best} gives {found.cosines[best]:.4f}" if best else ""
+        yield f"Truncation: only the whole sequence of {report.steps} steps gives a cosine of 0.99{less}."
+
+
+def _recent(report: Figures) -> Iterator[str]:
+    for name, facts in report.kernels.items():
+        if facts.shares is None or not np.isfinite(facts.shares).all():
+            continue
+        n = max(1, round(RECENT * len(facts.shares)))
+        share = float(facts.shares[:n].sum() if name.endswith("_reverse") else facts.shares[-n:].sum())
+        if share > RECENT_SHARE and len(facts.shares) >= 10:
+            yield f"Layer {name}: {share:.0%} of the weights' gradient comes from the last {n} of {report.steps} steps."
+
+
+RULES: dict[str, Callable[[Figures], Iterator[str]]] = {
+    "finite": _finite,
+    "decay": _decay,
+    "exponents": _exponents,
+    "bounds": _bounds,
+    "memory": _memory,
+    "saturated": _saturated,
+    "dead": _dead,
+    "truncation": _truncated,
+    "recent": _recent,
+}
