@@ -56,6 +56,7 @@ CELLS_STANDARD_HEADERS = {"cmath", "type_traits"}
 ADAPTERS = {"torch", "jax", "onnx", "sklearn"}
 # Python library -> the modules of bptt that may import it
 PYTHON_LIBRARIES = {
+    "matplotlib": {"train"},
     "safetensors": {"checkpoint"},
     "threadpoolctl": {"_threads"},
     "tqdm": {"_terminal", "train"},
@@ -71,7 +72,8 @@ FLOORS: tuple[set[str], ...] = (
     {"_runtime", "checkpoint", "params", "textdata"},
     {"init", "losses", "optim"},
     {"layers"},
-    {"batch", "train"},
+    {"train"},
+    {"callbacks"},
     {"charlm", "_memory", *ADAPTERS},
     {"_terminal", ""},
     {"cli"},

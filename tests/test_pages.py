@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python blocks of the README and of docs/features.md, run in order in one namespace for each page.
+"""The Python blocks of the README and of pages in docs, run in order in one namespace for each page.
 
 What a page says a block prints is compared with its output.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/features.md")
+PAGES = ("README.md", "docs/features.md", "docs/training.md")
 
 
 def blocks_of(page: str) -> list[str]:
@@ -24,8 +24,11 @@ def blocks_of(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_python_blocks_run(page: str, capsys: Any) -> None:
+def test_the_python_blocks_run(page: str, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = blocks_of(page)
+    if any(".plot(" in block for block in blocks):
+        pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)  # for the files that a page writes
     assert len(blocks) >= 3
     namespace: dict[str, Any] = {}
     for block in blocks:

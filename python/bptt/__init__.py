@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from bptt import init, losses, optim
 from bptt._runtime import config, get_num_threads, release_memory, set_num_threads, show_config
-from bptt.batch import Batch
 from bptt.layers import (
     GRU,
     GRUCell,
@@ -34,13 +33,15 @@ from bptt.layers import (
     SLSTMCell,
 )
 from bptt.params import Params
-from bptt.train import History, StopTraining, fit
+from bptt.train import Batch, History, StopTraining, fit
 
 if TYPE_CHECKING:
+    from bptt import callbacks as callbacks
     from bptt import charlm as charlm
     from bptt import checkpoint as checkpoint
     from bptt import reference as reference
     from bptt import textdata as textdata
+    from bptt.train.first_look import check as check
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,7 @@ __all__ = [
     "SLSTMCell",
     "Sequential",
     "StopTraining",
+    "check",
     "config",
     "fit",
     "get_num_threads",
@@ -74,14 +76,16 @@ __all__ = [
 ]
 
 # Modules that are imported when they are first asked for: `import bptt` stays quick.
-_LATE = ("charlm", "checkpoint", "reference", "textdata")
+_LATE = ("callbacks", "charlm", "checkpoint", "reference", "textdata")
 
 if not TYPE_CHECKING:  # type checkers would take every misspelt name for one of these
 
     def __getattr__(name: str) -> object:
+        if name == "check":
+            return import_module("bptt.train.first_look").check
         if name in _LATE:
             return import_module(f"bptt.{name}")
         raise AttributeError(f"module 'bptt' has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_LATE})
+        return sorted({*globals(), *_LATE, "check"})
