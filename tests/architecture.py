@@ -54,7 +54,7 @@ CELLS_STANDARD_HEADERS = {"cmath", "type_traits"}
 ADAPTERS = {"torch", "jax", "onnx", "sklearn"}
 # Python library -> the modules of bptt that may import it
 PYTHON_LIBRARIES = {
-    "matplotlib": {"insight"},
+    "matplotlib": {"insight", "train"},
     "narwhals": {"data"},
     "safetensors": {"checkpoint"},
     "threadpoolctl": {"_threads"},
@@ -71,8 +71,9 @@ FLOORS: tuple[set[str], ...] = (
     {"_runtime", "checkpoint", "params", "textdata"},
     {"init", "losses", "optim"},
     {"layers"},
-    {"batch", "data", "saving", "train"},
-    {"insight"},
+    {"saving", "train"},
+    {"data"},
+    {"callbacks", "insight"},
     {"charlm", "_memory", *ADAPTERS},
     {"_terminal", ""},
     {"cli"},

@@ -32,7 +32,7 @@ def test_the_pages_with_examples_are_found() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_python_blocks_run(page: str, capsys: Any) -> None:
+def test_the_python_blocks_run(page: str, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = blocks_of(page)
     namespace: dict[str, Any] = {}
     for block in blocks:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from bptt import init, losses, optim
 from bptt._runtime import config, get_num_threads, release_memory, set_num_threads, show_config
-from bptt.batch import Batch
 from bptt.layers import (
     GRU,
     GRUCell,
@@ -35,9 +34,10 @@ from bptt.layers import (
     SLSTMCell,
 )
 from bptt.params import Params
-from bptt.train import History, StopTraining, fit
+from bptt.train import Batch, History, StopTraining, fit
 
 if TYPE_CHECKING:
+    from bptt import callbacks as callbacks
     from bptt import charlm as charlm
     from bptt import checkpoint as checkpoint
     from bptt import data as data
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from bptt import textdata as textdata
     from bptt.insight import diagnose, gradient_flow, lyapunov_exponents, watch
     from bptt.saving import load, load_extra, save
+    from bptt.train.first_look import check
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,7 @@ __all__ = [
     "SLSTMCell",
     "Sequential",
     "StopTraining",
+    "check",
     "config",
     "diagnose",
     "fit",
@@ -87,9 +89,10 @@ __all__ = [
 ]
 
 # Modules that are imported when they are first asked for: `import bptt` stays quick.
-_LATE = ("charlm", "checkpoint", "data", "insight", "reference", "textdata")
+_LATE = ("callbacks", "charlm", "checkpoint", "data", "insight", "reference", "textdata")
 # Names that come from such a module.
 _LATE_FROM = {
+    "check": "train.first_look",
     "diagnose": "insight",
     "gradient_flow": "insight",
     "load": "saving",

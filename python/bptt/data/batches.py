@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from bptt._arrays import as_array, check_bool, check_seed, check_size, shape_error
-from bptt.batch import Batch
 from bptt.data.sequences import as_sequences, padded
 from bptt.data.series import has_missing
+from bptt.train import Batch
 
 if TYPE_CHECKING:
     from bptt._arrays import Array

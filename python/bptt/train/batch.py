@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The batches of `fit`, checked once and cut along time. No loop over batches and no update is here.
+"""The batches of `fit`: their forms, checked once, and their cuts along time. No loop and no update is here.
 
 Shapes: x [T,B,...], target and masks [T,B,...] alike ([B,T,...] with batch_first, [T,...] without a batch axis).
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,19 +28,27 @@ __all__ = ["Batch"]
 FORMS = "(x, target), (x, target, mask) or bptt.Batch"
 
 
+def as_batches(given: Any) -> Any:
+    """An iterable of batches: a `Batch` and a tuple (x, target) or (x, target, mask) of arrays are one batch."""
+    one = isinstance(given, Batch) or (isinstance(given, tuple) and len(given) in (2, 3) and _is_array(given[0]))
+    return [given] if one else given
+
+
 class Batch(NamedTuple):
     """One batch for `fit`: inputs, targets, the lengths of rows, and which steps count.
 
     Args:
-        x: [T,B,...] ([B,T,...] with batch_first), or `Packed` rows.
-        target: the second argument of the loss, with the same time axis; for packed rows `Packed` or its data. Of a
-            model with `Last`, which has one output for each row, targets and mask are those of rows, [B,...] and [B].
+        x: [T,B,...] ([B,T,...] with batch_first), or `Packed` rows, or a list of arrays [T_b,...], one sequence for
+            each row, which are padded with zeros and give the lengths.
+        target: the second argument of the loss, with the same time axis; for packed rows `Packed` or its data; for a
+            list of sequences a list too. A model with `Last`, which has one output for each row, takes targets and a
+            mask of rows, [B,...] and [B].
         lengths: [B] integers from 0 to T: row b ends after lengths[b] steps, for every recurrent layer and for the
             loss. Default None: all rows have T steps.
         resets: [T,B] booleans: where True, the row starts again before that step, as in `forward` of the layers.
             Default None: nowhere.
         mask: [T,B] booleans: where False, a step does not count in the loss, but is still an input. Default None:
-            every step of a row counts.
+            every step of a row counts. With a list of sequences, resets and mask are lists of arrays [T_b].
 
     >>> import numpy as np, bptt
     >>> model = bptt.Sequential(bptt.GRU(2, 4, bidirectional=True, seed=0), bptt.Linear(8, 1, seed=1))
@@ -71,11 +80,12 @@ class Steps:
         batch = _named(given)
         self.axis = 0  # of time
         self._batched = True
-        self._reduced = model._reduces_time  # the loss has one step for each row: lengths make no mask
-        if self._reduced and cut:
-            raise ValueError(
-                "fit: model has one output for each row (Last), which tbptt cannot cut, expected tbptt=None"
-            )
+        self._timed = not model._reduces_time  # whether y and target have a time axis
+        if cut and not self._timed:
+            what = "model has one output for each row (Last), which tbptt cannot cut"
+            raise ValueError(f"fit: {what}, expected tbptt=None")
+        if _is_sequences(batch.x):
+            batch = _padded(batch, batch_first=model.batch_first, timed=self._timed)
         if hasattr(batch.x, "batch_sizes"):
             if cut:
                 raise ValueError("fit: x has packed rows, which tbptt cannot cut, expected arrays and lengths")
@@ -91,7 +101,7 @@ class Steps:
         if batch.lengths is not None:
             raise ValueError("fit: lengths is given with packed rows, expected one of them")
         target, mask = batch.target, batch.mask
-        if not self._reduced:
+        if self._timed:
             target, mask = (rows_like("fit", name, part, shown) for name, part in (("target", target), ("mask", mask)))
         mask = None if mask is None else as_mask("fit", "mask", mask)
         rows: Any = shown.packed(x)
@@ -107,20 +117,19 @@ class Steps:
         self.axis = int(model.batch_first and self._batched)
         self.count = x.shape[self.axis]
         lead = x.shape[: 1 + self._batched]
-        for name in ("target", "mask"):
-            rows_like("fit", name, getattr(batch, name), Shape(self._batched))  # raises for packed rows
+        for name, part in (("target", batch.target), ("mask", batch.mask)):
+            if hasattr(part, "batch_sizes"):
+                rows_like("fit", name, part, Shape(self._batched))  # raises
         mask = None if batch.mask is None else as_mask("fit", "mask", batch.mask)
-        if self._reduced:
-            self._whole = batch._replace(x=x, mask=mask)
-            return
         lengths = None
         if batch.lengths is not None:
             lengths = as_lengths("fit", batch.lengths, lead[1 - self.axis] if self._batched else 1, self.count)
-            if mask is not None:
-                check_shape("fit", "mask", mask, lead)
-            inside = self._inside(lengths, self.count)
-            mask = inside if mask is None else inside & mask
-        elif mask is not None and mask.shape == lead and any(layer.bidirectional for layer in layers):
+            if self._timed:
+                if mask is not None:
+                    check_shape("fit", "mask", mask, lead)
+                inside = self._inside(lengths, self.count)
+                mask = inside if mask is None else inside & mask
+        elif self._timed and mask is not None and mask.shape == lead and any(layer.bidirectional for layer in layers):
             lengths = self._lengths_of(mask)
         self._whole = Batch(x, batch.target, lengths, batch.resets, mask)
 
@@ -163,14 +172,36 @@ class Steps:
         return Batch(x[at], target[at], lengths, *(None if part is None else part[at] for part in (resets, mask)))
 
     def targets(self, part: Batch) -> int:
-        """The number of steps of rows of `part`, some steps of this batch, that count in the loss."""
+        """The number of steps of rows of `part`, some steps of this batch, that count in the loss.
+
+        Of a model whose output has no time axis, the number of rows.
+        """
         if part.mask is not None:
             return int(np.count_nonzero(np.asarray(part.mask)))
         if hasattr(part.x, "batch_sizes"):
-            return int(part.x.batch_sizes[0]) if self._reduced else len(part.x.data)
-        if self._reduced:
+            return len(part.x.data) if self._timed else int(part.x.batch_sizes[0])
+        if not self._timed:
             return int(part.x.shape[1 - self.axis]) if self._batched else 1
         return math.prod(part.x.shape[: 1 + self._batched])
+
+    def inside(self, part: Batch) -> Array:
+        """x of some steps of this batch, [N,...], without what is beyond the ends of rows."""
+        x = as_array("fit", "x", part.x.data if hasattr(part.x, "batch_sizes") else part.x)
+        if hasattr(part.x, "batch_sizes"):
+            return x
+        if part.lengths is not None:
+            return x[self._inside(np.asarray(part.lengths), x.shape[self.axis])]
+        return x.reshape(-1, *x.shape[1 + self._batched :])
+
+    def checksum(self) -> int:
+        """The CRC-32 of x and target, by which a continued run knows its batch again."""
+        crc = 0
+        for part in (self._whole.x, self._whole.target):
+            with contextlib.suppress(TypeError, ValueError):  # a target may be anything that the loss takes
+                array = as_array("fit", "batch", part.data if hasattr(part, "batch_sizes") else part)
+                crc = zlib.crc32(f"{array.dtype.str} {array.shape}".encode(), crc)
+                crc = zlib.crc32(b"" if array.dtype.hasobject else array.tobytes(), crc)
+        return crc
 
     def not_finite(self, seen: Any, new: Any, params: Params) -> str:
         """Name the first value that is not finite in x of `seen`, target of `new` or the parameters; "" if none."""
@@ -200,6 +231,48 @@ def _named(given: Any) -> Batch:
     if len(given) not in (2, 3):
         raise ValueError(f"fit: batch has length {len(given)}, expected {FORMS}")
     return Batch(given[0], given[1], mask=given[2] if len(given) == 3 else None)
+
+
+def _is_array(value: Any) -> bool:
+    return any(hasattr(value, name) for name in ("__array__", "__dlpack__", "batch_sizes"))
+
+
+def _is_sequences(value: Any) -> bool:
+    """Whether x is a list of arrays, one for each row; nested lists of numbers are one array."""
+    if not isinstance(value, (list, tuple)) or hasattr(value, "batch_sizes") or not value:
+        return False
+    return all(_is_array(each) and getattr(each, "ndim", 1) > 0 for each in value)
+
+
+def _padded(batch: Batch, *, batch_first: bool, timed: bool) -> Batch:
+    """A batch of lists of sequences as one of arrays and lengths."""
+    if batch.lengths is not None:
+        raise ValueError("fit: lengths is given with a list of sequences, expected one of them")
+    x = [as_array("fit", f"x {b}", each) for b, each in enumerate(batch.x)]
+    lengths = [len(each) for each in x]
+    names = ("target", "resets", "mask") if timed else ("resets",)
+    parts = {name: getattr(batch, name) for name in names if getattr(batch, name) is not None}
+    arrays = {"x": _pad("x", x, lengths, batch_first)}
+    for name, part in parts.items():
+        if not isinstance(part, (list, tuple)) or len(part) != len(x):
+            has = f"length {len(part)}" if isinstance(part, (list, tuple)) else f"type {type(part).__name__}"
+            raise ValueError(f"fit: {name} has {has}, expected a list of {len(x)} sequences, as x is one")
+        sequences = [as_array("fit", f"{name} {b}", each) for b, each in enumerate(part)]
+        arrays[name] = _pad(name, sequences, lengths, batch_first)
+    return batch._replace(lengths=lengths, **arrays)
+
+
+def _pad(name: str, sequences: list[Array], lengths: list[int], batch_first: bool) -> Array:
+    """Sequences [T_b,...] of these lengths as one array, zeros behind their ends."""
+    features = sequences[0].shape[1:]
+    for b, (each, length) in enumerate(zip(sequences, lengths, strict=True)):
+        if each.shape != (length, *features):
+            raise shape_error("fit", f"{name} {b}", each, (length, *features))
+    T, B = max(lengths), len(sequences)
+    rows = np.zeros((B, T, *features), np.result_type(*sequences))
+    for row, each in zip(rows, sequences, strict=True):
+        row[: len(each)] = each
+    return rows if batch_first else np.ascontiguousarray(rows.swapaxes(0, 1))
 
 
 def _check_not_empty(x: Array) -> None:

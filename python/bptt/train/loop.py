@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The course of a run: epochs, limits, validation, callbacks, saving of the training state. No update is here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bptt.train.history import History
+from bptt.train.hooks import Run, StopTraining
+from bptt.train.updates import NotFinite, Task, Updates
+
+if TYPE_CHECKING:
+    from bptt.train.hooks import Callback
+    from bptt.train.state import StateFile
+
+__all__ = ["Loop", "Plan"]
+
+
+class _Stop(Exception):  # noqa: N818 (a request)
+    """A callback asked for the end: only callbacks can."""
+
+
+class Plan(NamedTuple):
+    """How long a run goes on and what it goes through, checked; the arguments of `fit` of these names.
+
+    most: the number of batches taken of each epoch and of each validation, None for all.
+    """
+
+    batches: Any
+    epochs: int | None = 1
+    max_steps: int | None = None
+    max_time_s: float | None = None
+    validation: Any = None
+    validate_every: int | None = None
+    most: int | None = None
+    most_validation: int | None = None
+
+
+class Loop:
+    """One call of `fit`."""
+
+    def __init__(self, task: Task, plan: Plan, state_file: StateFile | None = None) -> None:
+        self._task, self._plan, self._file = task, plan, state_file
+        self._updates = Updates(task)
+        self._callbacks: Sequence[Callback] = ()
+        names = ["loss", *task.metrics]
+        if plan.validation is not None:
+            names += [f"validation_{name}" for name in names]
+        self._history = History()
+        self._view = Run(
+            task.model,
+            task.optimizer,
+            self._history,
+            plan.epochs,
+            plan.max_steps,
+            tuple(names),
+            task.schedule is not None,
+            self._updates,
+        )
+
+    def run(self, callbacks: Sequence[Callback]) -> History:
+        """Train until a limit, a callback or an exception ends it."""
+        self._callbacks = callbacks
+        begin_s = time.monotonic()
+        end_s = None if self._plan.max_time_s is None else begin_s + self._plan.max_time_s
+        continued = self._file is not None and self._file.load(self._task, self._updates, self._history, callbacks)
+        history = self._history
+        try:
+            reason = self._stop_reason(lambda: self._call("on_train_begin"))
+            history.stop_reason = history.stop_reason or reason
+            if not history.stopped:
+                history.stop_reason = self._stop_reason(lambda: self._train(end_s, continued))
+                if self._file is not None:
+                    self._file.save(self._task, self._updates, history, callbacks)
+            if not history.stopped:
+                history.stop_reason = self._stop_reason(self._validate_last)
+            with suppress(_Stop):
+                self._call("on_train_end")
+        finally:
+            for callback in callbacks:
+                callback.close()
+        return history
+
+    def total(self) -> int | None:
+        """The number of updates of the whole run as far as it is known now: exact where batches are of one length."""
+        plan, position = self._plan, self._updates.position
+        count = self._batches_count()
+        if plan.epochs is None or count is None or (self._task.window and self._updates.batch is None):
+            return plan.max_steps
+        chunks = self._updates.chunks(self._updates.batch.count) if self._updates.batch else 1
+        left = ((plan.epochs - position.epoch) * count - position.batch) * chunks - self._updates.chunks(position.start)
+        total = position.number + max(0, left)
+        return total if plan.max_steps is None else min(total, plan.max_steps)
+
+    def _train(self, end_s: float | None, continued: bool) -> None:
+        plan, updates = self._plan, self._updates
+        if continued:
+            self._replay()
+        while plan.epochs is None or updates.position.epoch < plan.epochs:
+            if self._ended(None):
+                return
+            for step in updates.of_epoch(islice(plan.batches, plan.most) if plan.most else plan.batches):
+                self._history.append(step)
+                self._history.skipped = updates.skipped
+                if self._callbacks:
+                    self._call("on_step", step)
+                if plan.validate_every is not None and updates.position.number % plan.validate_every == 0:
+                    self._validate()
+                if self._file is not None:
+                    self._file.save_if_due(self._task, updates, self._history, self._callbacks)
+                if self._ended(end_s):
+                    return
+            self._history.skipped = updates.skipped
+            if plan.validation is not None and plan.validate_every is None:
+                self._validate()
+            self._call("on_epoch")
+            updates.next_epoch()
+            if self._file is not None:
+                self._file.save_if_due(self._task, updates, self._history, self._callbacks)
+
+    def _ended(self, end_s: float | None) -> bool:
+        """Whether the run has made all its updates or used its time."""
+        max_steps = self._plan.max_steps
+        if max_steps is not None and self._updates.position.number >= max_steps:
+            return True
+        return end_s is not None and time.monotonic() >= end_s
+
+    def _replay(self) -> None:
+        """Go through the batches of past epochs, which sources that draw at random need to continue as they would."""
+        if isinstance(self._plan.batches, (list, tuple)):
+            return
+        for _ in range(self._updates.position.epoch):
+            for _ in islice(self._plan.batches, self._plan.most):
+                pass
+
+    def _stop_reason(self, part: Callable[[], None]) -> str:
+        """Do a part of the run; return why it was stopped, "" if it was not."""
+        try:
+            part()
+        except (_Stop, NotFinite) as reason:
+            return str(reason)
+        return ""
+
+    def _validate_last(self) -> None:
+        """Validate at the end, unless the last update has been.
+
+        This is after the training state is saved: a run that goes on from it, with a higher limit, must not know.
+        """
+        done = [each.step for each in self._history.validation[-1:]]
+        if self._plan.validation is not None and done != [self._updates.position.number]:
+            self._validate()
+
+    def _validate(self) -> None:
+        batches: Iterable[Any] = self._plan.validation
+        validation = self._updates.validate(islice(batches, self._plan.most_validation))
+        self._history.validation.append(validation)
+        self._call("on_validation", validation)
+
+    def _call(self, event: str, *arguments: Any) -> None:
+        """Call all callbacks, then stop where one of them asked for it."""
+        request: StopTraining | None = None
+        for callback in self._callbacks:
+            try:
+                getattr(callback, event)(self._view, *arguments)
+            except StopTraining as error:
+                request = request or error
+        if request is not None:
+            raise _Stop(str(request) or "StopTraining")
+
+    def _batches_count(self) -> int | None:
+        """The number of batches of an epoch, None where it is not known."""
+        try:
+            count = len(self._plan.batches)
+        except TypeError:
+            return None
+        return count if self._plan.most is None else min(count, self._plan.most)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The picture of a `History`: losses, gradient norm and learning rate over the updates. The only user of matplotlib.
+
+history.py imports this module, so that the history is Any here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from itertools import accumulate
+from typing import Any
+
+from bptt._arrays import cut
+
+__all__ = ["draw"]
+
+_OURS, _VALIDATION, _LIMIT = "#1f5fa8", "#d1495b", "#999999"
+_SMOOTHING_SHARE = 0.05  # of all updates, in the running mean
+
+
+def draw(history: Any, path: str | os.PathLike[str] | None) -> Any:
+    """The picture, as `History.plot` describes it."""
+    if not len(history):
+        raise ValueError("History.plot: history has no updates, expected at least one")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        what = "matplotlib is not installed, expected it: pip install 'bptt[plot]'"
+        raise ImportError(f"History.plot: {what}") from error
+    figure = Figure(figsize=(8, 7.5), layout="constrained")  # not by pyplot: it would open windows and keep figures
+    loss, norm, rate = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [2.2, 1, 0.8]})
+    steps = [number + 1 for number in history.step]
+    _draw_loss(loss, history, steps)
+    _draw_norm(norm, history, steps)
+    rate.plot(steps, history.lr, color=_OURS)
+    _label(rate, "learning rate", history.lr)
+    if rate.get_yscale() == "linear":
+        rate.set_ylim(bottom=0)
+    rate.set_xlabel("updates")
+    for axes in (loss, norm, rate):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    if path is not None:
+        figure.savefig(path, dpi=120)
+    return figure
+
+
+def _draw_loss(axes: Any, history: Any, steps: list[int]) -> None:
+    values = history.loss
+    smooth = len(values) >= 40
+    axes.plot(steps, values, color=_OURS, alpha=0.25 if smooth else 1.0, label=None if smooth else "training")
+    if smooth:
+        axes.plot(steps, _smoothed(values), color=_OURS, label="training (running mean)")
+    validations = [(each.step, each.loss) for each in history.validation if math.isfinite(each.loss)]
+    if validations:
+        step, best = min(validations, key=lambda each: each[1])
+        label = f"validation (best {best:.4g} after {step})"
+        axes.plot(*zip(*validations, strict=True), "o-", color=_VALIDATION, markersize=3, label=label)
+        axes.plot(step, best, "o", color=_VALIDATION, markersize=10, fillstyle="none")
+    _label(axes, "loss", [*values, *(loss for _, loss in validations)])
+    axes.margins(y=0.12)
+    title = repr(history)[len("History(") : -1].replace(", stopped: ", "\nstopped: ")
+    axes.set_title("\n".join(cut(line, 100) for line in title.splitlines()), fontsize=10, loc="left")
+    axes.legend(frameon=False)
+
+
+def _draw_norm(axes: Any, history: Any, steps: list[int]) -> None:
+    clipped = any(history.clipped)
+    if clipped:
+        axes.plot(
+            steps, history.clipped_norm, color=_LIMIT, label=f"after clipping ({history.clip_rate:.0%} of updates)"
+        )
+    axes.plot(steps, history.grad_norm, color=_OURS, label="before clipping")
+    if clipped:
+        axes.legend(frameon=False)
+    _label(axes, "gradient norm", history.grad_norm)
+
+
+def _label(axes: Any, name: str, values: list[float]) -> None:
+    """Name the axis; make it logarithmic where the values span more than a factor of 20."""
+    finite = [value for value in values if math.isfinite(value)]
+    if finite and min(finite) > 0 and max(finite) > 20 * min(finite):
+        axes.set_yscale("log")
+    axes.set_ylabel(name)
+
+
+def _smoothed(values: list[float]) -> list[float]:
+    """The mean of each value and its neighbours, as many on both sides; fewer near the ends."""
+    half = max(1, round(len(values) * _SMOOTHING_SHARE / 2))
+    sums = [0.0, *accumulate(values)]
+    means = []
+    for k in range(len(values)):
+        reach = min(half, k, len(values) - 1 - k)
+        means.append((sums[k + reach + 1] - sums[k - reach]) / (2 * reach + 1))
+    return means

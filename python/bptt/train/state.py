@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training state in one file, from which `fit(..., resume=path)` goes on with the same bits.
+
+In the file (see `bptt.checkpoint`): parameters, the optimizer's state, the random states of layers, the position in the
+data with the carried state of the model, the history, and what callbacks keep. It is replaced completely or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bptt._arrays import brief, first_of
+from bptt.train.history import History, Step, Validation
+from bptt.train.updates import Position
+
+if TYPE_CHECKING:
+    from bptt._arrays import Array
+    from bptt.train.hooks import Callback
+    from bptt.train.updates import Task, Updates
+
+__all__ = ["StateFile"]
+
+FORMAT = 1
+_STEP_COLUMNS = ("step", "epoch", "loss", "grad_norm", "clipped", "targets", "clipped_norm", "lr", "time_s")
+
+
+class StateFile:
+    """The file of one run: `load` continues from it, `save` replaces it, `save_if_due` does so now and then.
+
+    every_steps: updates between two saves, None for no such rule; every_s: seconds, likewise.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], every_steps: int | None, every_s: float | None) -> None:
+        self._path, self._every_steps, self._every_s = path, every_steps, every_s
+        self._last_s, self._last_number = time.monotonic(), 0
+
+    def load(self, task: Task, updates: Updates, history: History, callbacks: Sequence[Callback]) -> bool:
+        """Take the state of the file into all of these; False where there is no file. Nothing changes on an error."""
+        from bptt import checkpoint  # imported here, since safetensors takes as long to import as all of bptt
+
+        found = checkpoint.check_writable(self._path)
+        if found is None:
+            return False
+        if found.get("training_state") != FORMAT:
+            raise ValueError(f"fit: resume is {self._name}, which has no training state, expected another file")
+        arrays, config = checkpoint.load(self._path)
+        settings = _settings(task)
+        for name, value in config["settings"].items():
+            if value != settings[name]:
+                has = f"{name} {brief(settings[name], 60)}"
+                raise ValueError(f"fit: this run has {has}, expected {brief(value, 60)} as in {self._name}")
+        self._check_params(task, arrays)
+        stateful = [callback for callback in callbacks if callback.state_dict()]
+        kinds = [each["type"] for each in config["callbacks"]]
+        if [type(each).__name__ for each in stateful] != kinds:
+            raise ValueError(f"fit: callbacks differ from those in {self._name}, expected {', '.join(kinds) or 'none'}")
+        _set_optimizer_state(task, _unfolded(config["optimizer"], arrays))
+        for callback, entry in zip(stateful, config["callbacks"], strict=True):
+            callback.load_state_dict(_unfolded(entry["state"], arrays))
+        with task.model.params.edit() as p:
+            for name in p:
+                p[name][...] = arrays[f"param.{name}"]
+        _set_random_states(task.model, _unfolded(config["random"], arrays))
+        position = _unfolded(config["position"], arrays)
+        updates.position = Position(**position)
+        updates.skipped = config["skipped"]
+        _fill(history, arrays, config)
+        self._last_number = updates.position.number
+        return True
+
+    def save_if_due(self, task: Task, updates: Updates, history: History, callbacks: Sequence[Callback]) -> None:
+        """Save, where enough updates or seconds have passed."""
+        number, now_s = updates.position.number, time.monotonic()
+        steps_due = self._every_steps is not None and number - self._last_number >= self._every_steps
+        if steps_due or (self._every_s is not None and now_s - self._last_s >= self._every_s):
+            self.save(task, updates, history, callbacks)
+
+    def save(self, task: Task, updates: Updates, history: History, callbacks: Sequence[Callback]) -> None:
+        """Replace the file by the present state."""
+        from bptt import checkpoint
+
+        arrays: dict[str, Array] = {f"param.{name}": array for name, array in task.model.params.items()}
+        position = updates.position
+        if position.start and updates.batch is not None:
+            position.checksum = updates.batch.checksum()
+        described = {**asdict(position), "state": _folded(position.state, "carried", arrays)}
+        position.checksum = 0  # which is for a continued run
+        config = {
+            "training_state": FORMAT,
+            "settings": _settings(task),
+            "position": described,
+            "optimizer": _folded(_optimizer_state(task), "optimizer", arrays),
+            "random": _folded(_random_states(task.model), "random", arrays),
+            "skipped": updates.skipped,
+            "stop_reason": history.stop_reason,
+            "metrics": [*history.metrics],
+            "validation_metrics": [*history.validation[0].metrics] if history.validation else [],
+            "callbacks": [
+                {"type": type(callback).__name__, "state": _folded(state, f"callback.{k}", arrays)}
+                for k, (callback, state) in enumerate((each, each.state_dict()) for each in callbacks)
+                if state
+            ],
+        }
+        for name, values in _columns(history).items():
+            arrays[f"history.{name}"] = np.array(values, np.bool_ if name == "clipped" else np.float64)
+        checkpoint.save(self._path, arrays, config)
+        self._last_s, self._last_number = time.monotonic(), position.number
+
+    @property
+    def _name(self) -> str:
+        return brief(os.fspath(self._path))
+
+    def _check_params(self, task: Task, arrays: Mapping[str, Array]) -> None:
+        params = task.model.params
+        saved = {name.removeprefix("param."): each for name, each in arrays.items() if name.startswith("param.")}
+        wrong = [name for name in {**params.shapes, **saved} if name not in params or name not in saved]
+        wrong += [name for name, each in saved.items() if name in params and each.shape != params.shapes[name]]
+        wrong += [name for name, each in saved.items() if each.dtype != params.dtype and name not in wrong]
+        if wrong:
+            raise ValueError(f"fit: model differs in {first_of(wrong)} from that in {self._name}, expected the same")
+
+
+def _settings(task: Task) -> dict[str, Any]:
+    """What must be the same in the call that goes on."""
+    window = None if task.window is None else list(task.window)
+    layers = [_text(layer) for layer in task.model._layers]
+    optimizer = type(task.optimizer).__name__
+    return {"tbptt": window, "stateful": task.stateful, "optimizer": optimizer, "layers": layers}
+
+
+def _text(layer: Any) -> str:
+    """What a layer is: its `repr`, which without one of its own would be its address."""
+    own: Any = type(layer).__repr__
+    return type(layer).__name__ if own is object.__repr__ else repr(layer)
+
+
+def _folded(value: Any, name: str, arrays: dict[str, Array]) -> Any:
+    """A nested value as JSON, whose arrays are put into `arrays` under names that start with `name`."""
+    if isinstance(value, np.ndarray):
+        arrays[name] = value
+        return {"array": name}
+    if isinstance(value, Mapping):
+        return {"dict": {key: _folded(each, f"{name}.{key}", arrays) for key, each in value.items()}}
+    if isinstance(value, (tuple, list)):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_folded(each, f"{name}.{k}", arrays) for k, each in enumerate(value)]}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _unfolded(value: Any, arrays: Mapping[str, Array]) -> Any:
+    """The inverse of `_folded`."""
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return arrays[value["array"]]
+    if "tuple" in value:
+        return tuple(_unfolded(each, arrays) for each in value["tuple"])
+    if "list" in value:
+        return [_unfolded(each, arrays) for each in value["list"]]
+    if "dict" in value:
+        return {key: _unfolded(each, arrays) for key, each in value["dict"].items()}
+    return {key: _unfolded(each, arrays) for key, each in value.items()}
+
+
+def _optimizer_state(task: Task) -> dict[str, Any]:
+    """The state of an optimizer: what its `state_dict` returns, or the same of one of ours that has none."""
+    optimizer: Any = task.optimizer
+    if hasattr(optimizer, "state_dict"):
+        state: dict[str, Any] = optimizer.state_dict()
+        return state
+    options = {name: value for name, value in vars(optimizer).items() if not name.startswith("_")}
+    moments = {str(k): dict(moment) for k, moment in enumerate(optimizer._moments)}
+    return {"type": type(optimizer).__name__, "options": options, "moments": moments}
+
+
+def _set_optimizer_state(task: Task, state: dict[str, Any]) -> None:
+    """Take what `_optimizer_state` returned."""
+    optimizer: Any = task.optimizer
+    if hasattr(optimizer, "load_state_dict"):
+        optimizer.load_state_dict(state)
+        return
+    vars(optimizer).update(state["options"])
+    moments = [task.model.params.zeros_like() for _ in state["moments"]]
+    for k, moment in enumerate(moments):
+        for name, array in moment.items():
+            array[...] = state["moments"][str(k)][name]
+    optimizer._moments = tuple(moments)
+
+
+def _random_states(model: Any) -> list[Any]:
+    """What the masks of each layer are drawn from; None for a layer that draws none."""
+    states: list[Any] = []
+    for layer in model._layers:
+        if hasattr(layer, "_stack"):
+            options = layer._stack.state_options
+            states.append({"seed": options.seed, "calls": options.calls})
+        else:
+            states.append(layer._rng.bit_generator.state if hasattr(layer, "_rng") else None)
+    return states
+
+
+def _set_random_states(model: Any, states: list[Any]) -> None:
+    """Take what `_random_states` returned."""
+    for layer, state in zip(model._layers, states, strict=True):
+        if hasattr(layer, "_stack"):
+            options = layer._stack.state_options
+            options.seed, options.calls = state["seed"], state["calls"]
+        elif state is not None:
+            layer._rng.bit_generator.state = state
+
+
+def _columns(history: History) -> dict[str, list[Any]]:
+    """The history as columns of numbers."""
+    columns = {name: getattr(history, name) for name in _STEP_COLUMNS}
+    columns |= {f"metric.{name}": values for name, values in history.metrics.items()}
+    for name in ("step", "epoch", "loss", "time_s"):
+        columns[f"validation.{name}"] = [getattr(each, name) for each in history.validation]
+    for name in history.validation[0].metrics if history.validation else ():
+        columns[f"validation.metric.{name}"] = [each.metrics[name] for each in history.validation]
+    return columns
+
+
+def _fill(history: History, arrays: Mapping[str, Array], config: Mapping[str, Any]) -> None:
+    """Take the saved history."""
+
+    def column(name: str) -> list[Any]:
+        values: list[Any] = arrays[f"history.{name}"].tolist()
+        return [int(value) for value in values] if name.rpartition(".")[2] in ("step", "epoch", "targets") else values
+
+    parts = [column(name) for name in _STEP_COLUMNS]
+    metrics = {name: arrays[f"history.metric.{name}"].tolist() for name in config["metrics"]}
+    for k, values in enumerate(zip(*parts, strict=True)):
+        row = {name: each[k] for name, each in metrics.items()}
+        history.append(Step._make([*values, row]))
+    of_validation = [column(f"validation.{name}") for name in ("step", "epoch", "loss", "time_s")]
+    metrics = {name: arrays[f"history.validation.metric.{name}"].tolist() for name in config["validation_metrics"]}
+    for k, values in enumerate(zip(*of_validation, strict=True)):
+        row = {name: each[k] for name, each in metrics.items()}
+        history.validation.append(Validation._make([*values, row]))
+    history.skipped, history.stop_reason = config["skipped"], config["stop_reason"]

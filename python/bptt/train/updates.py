@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The updates of a run and its evaluations. Nothing here knows of callbacks, files or limits.
+
+An update is: forward, loss, backward, optimizer step. Between two updates everything is whole: the model, the optimizer
+and the `Position` from which the run goes on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from bptt._arrays import is_number
+from bptt.train.batch import Batch, Steps
+from bptt.train.history import Step, Validation
+
+if TYPE_CHECKING:
+    from bptt._arrays import Array
+    from bptt.layers.recurrent import Recurrent
+    from bptt.layers.sequential import Sequential
+    from bptt.optim import Optimizer
+
+    Loss: TypeAlias = Callable[..., tuple[float, Array]]
+    Metrics: TypeAlias = Mapping[str, Callable[..., float]]
+
+__all__ = ["NotFinite", "Position", "Task", "Updates"]
+
+
+class Task(NamedTuple):
+    """What is trained and how, checked; the arguments of `fit` of these names, `window` is its tbptt as (k1, k2)."""
+
+    model: Sequential | Recurrent
+    loss: Loss
+    optimizer: Optimizer
+    window: tuple[int, int] | None = None
+    stateful: bool = False
+    schedule: Callable[[int], float] | None = None
+    metrics: Metrics = MappingProxyType({})
+    on_nonfinite: str = "raise"
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a run goes on: after `number` updates, at step `start` of batch `batch` of this epoch.
+
+    state: that of the model before step `at` of this batch, None for the initial one.
+    made, skipped: updates made and left out in this epoch. checksum: of the last batch, 0 without.
+    """
+
+    number: int = 0
+    epoch: int = 0
+    batch: int = 0
+    start: int = 0
+    at: int = 0
+    made: int = 0
+    skipped: int = 0
+    checksum: int = 0
+    state: Any = None
+
+
+class NotFinite(Exception):  # noqa: N818 (a request, like StopIteration)
+    """An update was not finite, and the run ends without it."""
+
+
+class Updates:
+    """The updates of one run, from `position` on."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._model, self._loss, self._optimizer = task.model, task.loss, task.optimizer
+        self._grads = task.model.params.zeros_like()  # shared by all updates: new memory each time costs page faults
+        self.position = Position()
+        self.batch: Steps | None = None  # the present one
+        self.skipped = 0  # in all epochs
+
+    def of_epoch(self, batches: Iterable[Any]) -> Iterator[Step]:
+        """Make the updates of the present epoch that are still to be made."""
+        position = self.position
+        batch, empty = 0, True
+        for batch, given in enumerate(batches):
+            empty = False
+            if batch < position.batch:  # a continued run has learned it before
+                continue
+            self.batch = Steps(given, self._model, cut=self._task.window is not None)
+            if position.checksum:
+                self._check_batch(self.batch, batch)
+            yield from self._of_batch(self.batch)
+        if empty:
+            raise ValueError(f"fit: batches has no batch in epoch {position.epoch}, expected at least one")
+        if position.start:
+            what = f"batches has {batch + 1} in epoch {position.epoch}, fewer than in the run that is continued"
+            raise ValueError(f"fit: {what}, expected the same")
+        if not position.made and position.skipped:
+            raise FloatingPointError(f"fit: no update of epoch {position.epoch} is finite, expected at least one")
+        if not position.made:
+            what = f"no step of epoch {position.epoch} counts"
+            raise ValueError(f"fit: {what}, expected a longer row or a True in a mask")
+
+    def next_epoch(self) -> None:
+        """Go on with the next epoch."""
+        before = self.position
+        self.position = Position(before.number, before.epoch + 1)
+
+    def chunks(self, steps: int) -> int:
+        """The number of updates that so many steps of a batch make, where none is left out."""
+        return -(-steps // self._task.window[0]) if self._task.window else int(steps > 0)
+
+    def validate(self, batches: Iterable[Any]) -> Validation:
+        """The mean loss and metrics of some batches, weighted by their targets; nothing is changed."""
+        start_s = time.perf_counter()
+        totals: dict[str, float] = {}
+        count = 0
+        state: Any = None
+        for given in batches:
+            steps = Steps(given, self._model, cut=self._task.window is not None)
+            state = state if self._task.stateful else None
+            k = self._task.window[0] if self._task.window else steps.count
+            for start in range(0, steps.count, k):
+                part = steps.cut(start, min(start + k, steps.count))
+                y, state = self._model(part.x, state, part.lengths, part.resets)
+                targets = steps.targets(part)
+                if targets == 0:
+                    continue
+                y = y.data if hasattr(y, "batch_sizes") else y
+                values = {"loss": self.scored(y, part)[0], **self._measured(y, part)}
+                for name, value in values.items():
+                    totals[name] = totals.get(name, 0.0) + value * targets
+                count += targets
+        if not count:
+            raise ValueError("fit: validation has no step that counts, expected at least one batch with targets")
+        means = {name: total / count for name, total in totals.items()}
+        position = self.position
+        return Validation(position.number, position.epoch, means.pop("loss"), time.perf_counter() - start_s, means)
+
+    def _of_batch(self, steps: Steps) -> Iterator[Step]:
+        position, stateful = self.position, self._task.stateful
+        k1, k2 = self._task.window or (steps.count, steps.count)
+        if not (position.start or stateful):
+            position.state = None
+        while (start := position.start) < steps.count:
+            stop = min(start + k1, steps.count)
+            new = steps.cut(start, stop)
+            targets = steps.targets(new)
+            if targets == 0:
+                position.start = stop
+                continue
+            first = start if k1 == k2 else max(position.at, stop - k2)
+            if position.at < first:
+                position.state, position.at = self._moved(steps.cut(position.at, first), position.state), first
+            step, after = self._update(steps, new, targets, steps.cut(first, stop), start - first)
+            position.start = stop
+            if step is None:  # the next window starts here, from the state before
+                position.at, position.skipped = stop, position.skipped + 1
+                self.skipped += 1
+                continue
+            if k1 == k2:
+                position.state, position.at = after, stop
+            position.number += 1
+            position.made += 1
+            yield step
+        if stateful and position.at < steps.count:
+            position.state = self._moved(steps.cut(position.at, steps.count), position.state)
+        position.batch, position.start, position.at = position.batch + 1, 0, 0
+
+    def _moved(self, part: Batch, state: Any) -> Any:
+        """The state after these steps."""
+        return self._model(part.x, state, part.lengths, part.resets)[1]
+
+    def _update(self, steps: Steps, new: Batch, targets: int, seen: Batch, before: int) -> tuple[Step | None, Any]:
+        """Make one update, and return the state after it; None where it is left out.
+
+        seen: the steps that the gradient goes back over; new: those of the loss, all of `seen` but the first `before`.
+        """
+        start_s = time.perf_counter()
+        task, position = self._task, self.position
+        if task.schedule is not None:
+            self._optimizer.lr = task.schedule(position.number)
+        y, after, tape = self._model.forward(seen.x, position.state, seen.lengths, seen.resets)
+        y = y.data if hasattr(y, "batch_sizes") else y
+        at = (*(slice(None),) * steps.axis, slice(before, None)) if before else ()
+        scored = y[at] if before else y
+        value, dy = self.scored(scored, new)
+        metrics = self._measured(scored, new) if task.metrics else {}
+        if before:
+            whole = np.zeros(y.shape, np.asarray(dy).dtype)
+            whole[at] = dy
+            dy = whole
+        lr = getattr(self._optimizer, "lr", math.nan)
+        try:
+            if not math.isfinite(value):
+                raise FloatingPointError(f"loss has the value {value}, expected a finite one; nothing changed")
+            self._model.backward(tape, dy, grads=self._grads)
+            info = self._optimizer.step(self._model.params, self._grads)
+        except FloatingPointError as error:
+            if task.on_nonfinite == "skip":
+                return None, None
+            blamed = self._blamed(error, steps.not_finite(seen, new, self._model.params))
+            if task.on_nonfinite == "stop":
+                raise NotFinite(str(blamed)) from error
+            raise blamed from error
+        norm, clipped = info.grad_norm, info.clipped
+        clipped_norm = _clipped_norm(self._optimizer, self._grads.flat, norm) if clipped else norm
+        time_s = time.perf_counter() - start_s
+        number, epoch = position.number, position.epoch
+        return Step(number, epoch, value, norm, clipped, targets, clipped_norm, lr, time_s, metrics), after
+
+    def scored(self, y: Any, new: Batch) -> tuple[float, Any]:
+        """The loss of y and its gradient."""
+        result = self._loss(y, new.target) if new.mask is None else self._loss(y, new.target, new.mask)
+        if not isinstance(result, (tuple, list)) or len(result) != 2:
+            raise TypeError(f"fit: loss returned {type(result).__name__}, expected (value, gradient with respect to y)")
+        value, dy = result
+        if not is_number(value):
+            raise TypeError(f"fit: loss returned a value of type {type(value).__name__}, expected a number")
+        return float(value), dy
+
+    def _measured(self, y: Any, new: Batch) -> dict[str, float]:
+        """The metrics of y."""
+        values = {}
+        for name, metric in self._task.metrics.items():
+            value = metric(y, new.target) if new.mask is None else metric(y, new.target, new.mask)
+            if not is_number(value):
+                raise TypeError(f"fit: metric {name} returned {type(value).__name__}, expected a number")
+            values[name] = float(value)
+        return values
+
+    def _check_batch(self, steps: Steps, batch: int) -> None:
+        """Raise unless this is the batch that the continued run saw last."""
+        position = self.position
+        if steps.checksum() != position.checksum:
+            what = f"batch {batch} of epoch {position.epoch} differs from that of the run that is continued"
+            raise ValueError(f"fit: {what}, expected the same batches in the same order")
+        position.checksum = 0
+
+    def _blamed(self, error: FloatingPointError, found: str) -> FloatingPointError:
+        """The error of an update; `found` says what is not finite in x, target or the parameters."""
+        number = self.position.number
+        if found:
+            expected = f"expected finite {self._model.params.dtype} numbers; nothing changed"
+            return FloatingPointError(f"fit: {found} in update {number}, {expected}")
+        return FloatingPointError(f"fit: {error} (update {number}; x, target and parameters are finite)")
+
+
+def _clipped_norm(optimizer: Any, gradient: Array, norm: float) -> float:
+    """The norm of the whole gradient after clipping; NaN for an optimizer without clip_norm and clip_value."""
+    limit, each = getattr(optimizer, "clip_norm", None), getattr(optimizer, "clip_value", None)
+    if each is None:
+        return math.nan if limit is None else min(float(limit), norm)
+    scale = 1.0 if limit is None or norm <= limit else limit / norm
+    clipped = np.clip(gradient * np.float64(scale), -each, each)
+    return float(np.sqrt(np.square(clipped).sum()))

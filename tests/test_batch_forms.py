@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The forms of batches that fit takes: one pair, lists of sequences, and outputs without a time axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import bptt
+from bptt import Batch, losses
+from bptt.layers import Stateless
+from runs import DATA, HELD, RNG, B, T, fitted, model_of, same
+
+
+def test_one_pair_is_one_batch() -> None:
+    x, target = DATA[0]
+    mask = RNG.random((T, B)) < 0.5
+    same(fitted((x, target), epochs=2), fitted([(x, target)], epochs=2))
+    same(fitted((x, target, mask)), fitted([(x, target, mask)]))
+    same(fitted(Batch(x, target, [6, 2, 3, 4])), fitted([Batch(x, target, [6, 2, 3, 4])]))
+    same(fitted(tuple(DATA)), fitted(DATA))
+    same(fitted(validation=HELD[0]), fitted(validation=[HELD[0]]))
+
+
+LENGTHS = (6, 2, 4, 1)
+
+
+def sequences(batch_first: bool = False) -> tuple[list[NDArray[Any]], list[NDArray[Any]], Batch]:
+    """The first batch as rows of these lengths, and padded."""
+    x, target = (np.array(each) for each in DATA[0])
+    rows = [[each[:n, b].copy() for b, n in enumerate(LENGTHS)] for each in (x, target)]
+    for each in (x, target):
+        for b, n in enumerate(LENGTHS):
+            each[n:, b] = 0
+    if batch_first:
+        x, target = x.swapaxes(0, 1).copy(), target.swapaxes(0, 1).copy()
+    return rows[0], rows[1], Batch(x, target, LENGTHS)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("tbptt", [None, 4])
+def test_lists_of_sequences_are_padded_rows_with_lengths(batch_first: bool, tbptt: Any) -> None:
+    x, target, padded = sequences(batch_first)
+    for rows in ((x, target), [x, target], Batch(tuple(x), target)):
+        got = fitted([rows], model_of(batch_first=batch_first), tbptt=tbptt)
+        same(got, fitted([padded], model_of(batch_first=batch_first), tbptt=tbptt))
+    resets = [RNG.random(n) < 0.4 for n in LENGTHS]
+    mask = [RNG.random(n) < 0.7 for n in LENGTHS]
+    mask[0][0] = True
+    whole: dict[str, Any] = {}
+    for name, parts in (("resets", resets), ("mask", mask)):
+        whole[name] = np.zeros((T, B), bool)
+        for b, part in enumerate(parts):
+            whole[name][: len(part), b] = part
+        whole[name] = whole[name].T if batch_first else whole[name]
+    got = fitted([Batch(x, target, None, resets, mask)], model_of(batch_first=batch_first), tbptt=tbptt)
+    same(got, fitted([padded._replace(**whole)], model_of(batch_first=batch_first), tbptt=tbptt))
+
+
+def test_sequences_of_one_length_are_rows_too() -> None:
+    x, target = DATA[0]
+    rows = [list(each.swapaxes(0, 1)) for each in (x, target)]
+    same(fitted([tuple(rows)]), fitted([Batch(x, target, [T] * B)]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": sequences()[1][:3]}, "target has length 3, expected a list of 4 sequences, as x is one"),
+        ({"target": DATA[0][1]}, "target has type ndarray, expected a list of 4 sequences"),
+        ({"target": [each[:1] for each in sequences()[1]]}, r"target 0 has shape \(1, 2\), expected \(6, 2\)"),
+        ({"x": [*sequences()[0][:3], np.ones((1, 9))]}, r"x 3 has shape \(1, 9\), expected \(1, 3\)"),
+        ({"lengths": [1, 1, 1, 1]}, "lengths is given with a list of sequences, expected one of them"),
+        ({"x": [np.ones((0, 3))] * 4, "target": [np.ones((0, 2))] * 4}, r"x has shape \(0, 4, 3\), expected at least"),
+    ],
+)
+def test_wrong_lists_of_sequences_are_named(change: dict[str, Any], message: str) -> None:
+    x, target, _ = sequences()
+    with pytest.raises(ValueError, match=f"^fit: {message}") as caught:
+        fitted([Batch(x, target)._replace(**change)])
+    assert len(str(caught.value)) < 200
+
+
+class Last(Stateless):
+    """The last step of each row that has one, for models whose output has no time axis."""
+
+    _has_features = True
+
+    def __init__(self) -> None:
+        self.params = bptt.Params({})
+
+    def forward(self, x: Any) -> Any:
+        return x[-1], (self, x.shape)  # type: ignore[return-value]
+
+    def __call__(self, x: Any) -> Any:
+        return x[-1]
+
+    def backward(self, tape: Any, dy: Any, grads: Any = None) -> Any:
+        dx = np.zeros(tape[1])
+        dx[-1] = dy
+        return dx, grads
+
+    def _sizes(self) -> Any:
+        return None
+
+
+def test_an_output_without_a_time_axis_has_one_target_a_row_and_no_mask_of_lengths() -> None:
+    def loss(y: Any, target: Any) -> Any:  # a mask would be a third argument
+        shapes.append((y.shape, target.shape))
+        return losses.mse(y, target)
+
+    shapes: list[Any] = []
+    model = bptt.Sequential(bptt.GRU(3, 2, seed=0, dtype="float64"), Last())
+    model._reduces_time = True  # type: ignore[attr-defined]
+    target = RNG.standard_normal((B, 2))
+    seen: list[int] = []
+    x = sequences()[0]
+    data = [Batch(DATA[0][0], target, [6, 6, 6, 6]), (DATA[0][0], target), (x, target)]
+    _, history = fitted(data, model, loss=loss, validation=data, on_step=lambda step: seen.append(step.targets))
+    assert seen == [B] * 3
+    assert shapes == [((B, 2), (B, 2))] * 6
+    assert len(history) == 3
+    with pytest.raises(ValueError, match="tbptt is given and the model's output has no time axis"):
+        fitted(data, model, tbptt=2)

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fit with a DataLoader of PyTorch and with sequences that are tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from runs import DATA, B, fitted, model_of, same
+from test_batch_forms import sequences
+
+
+def test_batches_of_a_pytorch_loader() -> None:
+    torch = pytest.importorskip("torch")
+    x, target = (np.concatenate([each[k].swapaxes(0, 1) for each in DATA]) for k in (0, 1))
+    data = torch.utils.data.TensorDataset(torch.tensor(x), torch.tensor(target))
+    loader = torch.utils.data.DataLoader(data, batch_size=B)
+    turned = [(x[k : k + B], target[k : k + B]) for k in range(0, len(x), B)]
+    got = fitted(loader, model_of(batch_first=True), epochs=2, validation=loader)
+    same(got, fitted(turned, model_of(batch_first=True), epochs=2))
+    sequence = [torch.tensor(each) for each in sequences()[0]], [torch.tensor(each) for each in sequences()[1]]
+    same(fitted([sequence]), fitted([sequences()[2]]))
