@@ -210,7 +210,8 @@ def test_sequences_are_padded_batch_by_batch(shuffle: bool, batch_first: bool) -
         assert sorted(found) == sorted((len(each), float(each[0, 0])) for each in given)
         padding[bucket] = total - sum(lengths)
     assert padding[True] < padding[False] / 3
-    equal = next(iter(batches(sequences([4, 4]), np.arange(2), 2)))
+    equal = next(iter(batches(sequences([4, 4]), [0, 1], 2)))
+    assert equal.target.tolist() == [0, 1]
     assert equal.lengths is None
 
 

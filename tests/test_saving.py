@@ -269,6 +269,7 @@ def linear(**changes: Any) -> dict[str, Any]:
 OPTIONS = bptt.Linear(2, 3)._config()
 WEIGHTS = dict(bptt.Linear(2, 3).params)
 DROPOUT = saving.structure_of(bptt.Dropout())
+GRU = saving.structure_of(bptt.GRU(2, 3))
 WORDS = [0] * 13
 
 
@@ -300,6 +301,7 @@ WORDS = [0] * 13
         (linear(), {}, "its arrays are none, expected weight, bias"),
         (linear(), WEIGHTS | {"w": np.ones(2)}, "its arrays are bias, w, weight, expected weight, bias"),
         (linear(), WEIGHTS | {"bias": np.float32([1, np.nan, 0])}, "array bias has values that are NaN"),
+        (GRU | {"options": GRU["options"] | {"num_layers": 65536}}, {}, "its GRU has num_layers=65536 and 0 arrays"),
         (linear(masks=3), WEIGHTS, "Linear: masks has type int, expected None"),
         (DROPOUT, WEIGHTS, "its Dropout has arrays, expected none"),
         (DROPOUT | {"masks": None}, {}, "Dropout: masks has type NoneType, expected 13 integers"),

@@ -166,6 +166,9 @@ def _layer(structure: dict[str, Any], weights: dict[str, Array]) -> Any:
     unknown = [name for name in options if name not in known or name == "init"]
     if unknown:
         raise ValueError(f"its {kind} has the option {brief(unknown[0])}, {_UNKNOWN}")
+    count = options.get("num_layers", 1)
+    if isinstance(count, int) and count > max(1, len(weights)):  # each has arrays; a large count would take a minute
+        raise ValueError(f"its {kind} has num_layers={brief(count)} and {len(weights)} arrays")
     stored = {"init": Stored(weights)} if "init" in known else {}
     if weights and not stored:
         raise ValueError(f"its {kind} has arrays, expected none")

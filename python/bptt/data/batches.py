@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from bptt._arrays import as_array, check_bool, check_seed, check_size, shape_error
+from bptt._arrays import as_array, check_bool, check_seed, check_size, is_number, shape_error
 from bptt.data.sequences import as_sequences, padded
 from bptt.data.series import has_missing
 from bptt.train import Batch
@@ -141,7 +141,8 @@ def batches(
         x: an array [T,N,...] of N rows ([N,T,...] with batch_first), such as the windows of `windows`; or a list of N
             sequences [T_n,...], which are padded with zeros to the longest of their batch and get `lengths`.
         target: of an array x an array of the same layout, or with one entry for each row, [N,...]. Of a list of
-            sequences a list of arrays [T_n,...], for each step; or an array [N,...], for each sequence.
+            sequences a list of arrays [T_n,...], for each step; or an array [N,...] or a list of N numbers, for each
+            sequence.
         batch_size: B, rows of a batch; the last one of an epoch may have fewer.
         shuffle: whether each epoch has another random order, default False.
         seed: of the orders, integer >= 0; default None: one from the operating system, which `state` says. The same
@@ -234,7 +235,7 @@ class _Sequences:
         self.lengths: Array | None = np.array([len(each) for each in self._x])
         self._steps: list[Array] | None = None
         self._target: Array | None = None
-        if isinstance(target, (list, tuple)):
+        if isinstance(target, (list, tuple)) and not all(map(is_number, target)):
             self._steps = as_sequences("batches", "target", target)
             lengths = [len(each) for each in self._steps]
             if len(lengths) != self.count:
