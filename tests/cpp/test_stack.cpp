@@ -71,7 +71,7 @@ class Model {
     }
     if (!backward) return sum;
     stack::StackBackward<double> back{};
-    back.dy = dy.data();
+    back.dy = with_dy ? dy.data() : nullptr;
     back.dx = dx.data();
     for (int s = 0; s < stack_.states(); ++s) {
       back.dfinal[s] = zeros.data();
@@ -82,6 +82,7 @@ class Model {
     return sum;
   }
 
+  bool with_dy = true;
   std::vector<std::vector<double>> params, grads;
   std::vector<double> x = numbers(T * B * I, 7), target = numbers(T * B * kDirections * H, 8);
 
@@ -115,6 +116,11 @@ void test_gradients(const sequence::CellKernels<double>& cell, Index heads, cons
       test::check_near(grads[k][i], (above - below) / (2 * kStep), 1e-7,
                        "gradient " + std::to_string(i) + " of kernel " + std::to_string(k));
     }
+  }
+  model.with_dy = false;  // zeros, which nobody made
+  model.loss(true);
+  for (const std::vector<double>& each : model.grads) {
+    for (const double value : each) test::check(value == 0, "a gradient without dy");
   }
 }
 

@@ -44,8 +44,8 @@ class GRU(Recurrent):
     Parameters, gate order r z n: weight_ih_l0 [3*H,I] (l1 and on: [3*H,D*H]), weight_hh_l0 [3*H,H], bias_l0 [3*H],
         bias_hn_l0 [H] (neither with reset_after=False nor with layer_norm, which has weight_norm_l0 [6,H]: v r z n,
         v' r z n); with suffix _reverse for the second direction.
-    Call: `y, h = layer(x, state=None)`, `y, h, tape = layer.forward(x, state=None)` (both take lengths and
-        resets as well), `dx, dh, grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], h [L*D,B,H].
+    Call: `y, h = layer(x, state=None)`, `y, h, tape = layer.forward(x, state=None)` (both take lengths,
+        resets and last as well), `dx, dh, grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], h [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
     Source: Cho et al. 2014; Ba et al. 2016 (layer normalisation).
 

@@ -50,9 +50,9 @@ class LSTM(Recurrent):
         with peephole also weight_peephole_l0 [3,H], order i f o; coupled: 3 instead of 4; with layer_norm also
         weight_norm_l0 [9,H] (v i f g o, v' i f g o, v'') and bias_norm_l0 [H] (b''); with proj_size R also
         weight_hr_l0 [R,H], and R for H in weight_hh, y and h. With suffix _reverse for the second direction.
-    Call: `y, (h, c) = layer(x, state=None)`, `y, (h, c), tape = layer.forward(x, state=None)` (both take lengths and
-        resets as well), `dx, (dh, dc), grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], h and c each
-        [L*D,B,H].
+    Call: `y, (h, c) = layer(x, state=None)`, `y, (h, c), tape = layer.forward(x, state=None)` (both take lengths,
+        resets and last as well), `dx, (dh, dc), grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], h and c
+        each [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
     Source: Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate), 2002 (peepholes); Sak et al. 2014
         (projection); Greff et al. 2017 (coupled gates); Ba et al. 2016 (layer normalisation).

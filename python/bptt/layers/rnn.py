@@ -39,8 +39,8 @@ class RNN(Recurrent):
 
     Parameters: weight_ih_l0 [H,I] (l1 and on: [H,D*H]), weight_hh_l0 [H,H], bias_l0 [H]; with suffix _reverse for the
         second direction.
-    Call: `y, h = layer(x, state=None)`, `y, h, tape = layer.forward(x, state=None)` (both take lengths and
-        resets as well), `dx, dh, grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], h [L*D,B,H].
+    Call: `y, h = layer(x, state=None)`, `y, h, tape = layer.forward(x, state=None)` (both take lengths,
+        resets and last as well), `dx, dh, grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], h [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
     Source: Elman 1990; Le et al. 2015 (IRNN).
 

@@ -59,8 +59,8 @@ class SLSTM(Recurrent):
         [4*H,H/N] (row g*H + j is gate g of unit j), bias_l0 [4*H]; with suffix _reverse for the second direction. Of
         their cell, whose input is Wx x, `weight_hh_l0 = recurrent_kernel.permute(2, 0, 3, 1).reshape(4*H, H//N)` and
         `bias_l0 = bias.permute(1, 0, 2).reshape(4*H)`.
-    Call: `y, (h, c, n, m) = layer(x, state=None)`, `y, state, tape = layer.forward(x, state=None)` (both take lengths
-        and resets as well), `dx, dstate, grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], each state
+    Call: `y, (h, c, n, m) = layer(x, state=None)`, `y, state, tape = layer.forward(x, state=None)` (both take lengths,
+        resets and last as well), `dx, dstate, grads = layer.backward(tape, dy, dstate=None)`; y [T,B,D*H], each state
         [L*D,B,H].
     Raises: ValueError for sizes and values, TypeError for dtypes, MemoryError for sizes beyond this machine.
     Source: Beck et al. 2024 (arXiv 2405.04517), and the package xlstm of its authors.

@@ -175,7 +175,9 @@ def quantile(
     packed: Any = prediction if hasattr(prediction, "batch_sizes") else None
     goal: Any = target
     given = as_array(where, "prediction", prediction if packed is None else packed.data)
-    apart = given.ndim == 1 + np.ndim(goal.data if hasattr(goal, "batch_sizes") else as_array(where, "target", goal))
+    apart = given.ndim > 2 and given.ndim == 1 + np.ndim(
+        goal.data if hasattr(goal, "batch_sizes") else as_array(where, "target", goal)
+    )
     if apart and given.shape[-1] != len(levels):
         raise shape_error(where, "prediction", given, f"(..., {len(levels)}), one for each of the quantiles")
     flat = given.reshape(*given.shape[:-2], math.prod(given.shape[-2:])) if apart else given
