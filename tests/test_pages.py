@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python blocks of the README and of docs/features.md, run in order in one namespace for each page.
+"""The Python blocks of the README and of pages in docs, run in order in one namespace for each page.
 
 What a page says a block prints is compared with its output.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/features.md")
+PAGES = ("README.md", "docs/features.md", "docs/optimizers.md")
 
 
 def blocks_of(page: str) -> list[str]:
