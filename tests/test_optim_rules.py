@@ -12,6 +12,7 @@ import pytest
 
 import bptt
 from bptt import reference
+from bptt._dispatch import core
 from bptt.optim import SGD, Adagrad, Adam, AdamW, Lion, NAdam, Optimizer, RMSprop
 
 N = 13
@@ -247,3 +248,31 @@ def test_the_same_bits_for_any_number_of_threads(make: Callable[[], Any]) -> Non
     for infos, flat in results[1:]:
         assert infos == results[0][0]
         np.testing.assert_array_equal(flat, results[0][1])
+
+
+def test_the_native_step_checks_what_it_gets() -> None:
+    w, g, m = np.zeros(3), np.ones(3), np.zeros(3)
+    read_only = m.copy()
+    read_only.flags.writeable = False
+    no_limits = (math.inf,) * 3
+    good: dict[str, Any] = {
+        "rule": "lion", "options": {"beta1": 0.9, "beta2": 0.99}, "params": w, "grads": g, "moments": [m],
+        "spans": [(3, 1.0, 0.0)], "limits": no_limits, "known_small": True,
+    }  # fmt: skip
+    assert core.optimizer_step(**good) == (math.sqrt(3), math.sqrt(3), False, -1, True)
+    for change, error, message in (
+        ({"rule": "muon"}, ValueError, "there is no rule muon with 1 moments"),
+        ({"moments": []}, ValueError, "there is no rule lion with 0 moments"),
+        ({"options": {"beta1": 0.9}}, ValueError, "options has other names, expected beta1, beta2"),
+        ({"options": {"beta1": 0.9, "beta": 0.9}}, ValueError, "options has other names, expected beta1, beta2"),
+        ({"spans": []}, ValueError, "spans ends at 0, expected 3"),
+        ({"spans": [(2, 1.0, 0.0)]}, ValueError, "spans ends at 2, expected 3"),
+        ({"spans": [(4, 1.0, 0.0), (3, 1.0, 0.0)]}, ValueError, "spans has ends that decrease"),
+        ({"spans": [(-1, 1.0, 0.0), (3, 1.0, 0.0)]}, ValueError, "spans has ends that decrease"),
+        ({"moments": [m[:2]]}, ValueError, r"a moment has shape \(2,\), expected \(3,\)"),
+        ({"moments": [read_only]}, ValueError, "a moment is read-only"),
+        ({"grads": g.astype(np.float32)}, TypeError, "grads has dtype float32, expected float64"),
+        ({"params": w.astype(int)}, TypeError, "params has dtype int64, expected float32 or float64"),
+    ):
+        with pytest.raises(error, match=f"^optimizer_step: {message}"):
+            core.optimizer_step(**{**good, **change})

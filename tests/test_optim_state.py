@@ -231,6 +231,18 @@ def test_groups_are_checked_and_copied() -> None:
     assert (params.flat != before).any()
 
 
+def test_a_step_out_of_range_is_refused_for_all_groups() -> None:
+    params = params_of()
+    params["1.weight_norm_l0"] = np.full((2, 8), 3e38)
+    before = params.flat.copy()
+    sgd = SGD(
+        1.0, groups={"1.*": {"weight_decay": 1.0}, "2.*": {"lr_scale": 0.1}, "1.weight_norm*": {"lr_scale": 10.0}}
+    )
+    with pytest.raises(FloatingPointError, match=r"^SGD.step: 1.weight_norm_l0 or its moments would be inf or NaN"):
+        sgd.step(params, grads_of(params))
+    np.testing.assert_array_equal(params.flat, before)
+
+
 def test_a_schedule_and_other_parameters_reach_the_groups() -> None:
     sgd, one, two = SGD(0.0, groups={"*": {"lr_scale": 0.5}}), bptt.Params({"a": (1,)}), bptt.Params({"b": (2,)})
     for params in (one, two):

@@ -62,9 +62,15 @@ void step(const Optimizer& optimizer, const std::vector<Clip>& clips, const Arra
   };
   if (A::kWide && !is_finite<T>(updated_all(std::false_type{}))) {
     const FlushDenormals flush;
-    Index i = 0;
-    while (i + 1 < arrays.n && is_finite<T>(updated(std::false_type{}, i, i + 1))) ++i;
-    result.overflow = i;
+    for_spans(setting.spans, 0, arrays.n, [&](std::size_t s, Share part) {
+      const auto finite = [&](Index i) {
+        return is_finite<T>(update<false>(rules[s], clipping[s], values, arrays.grads, Share(i, i + 1)));
+      };
+      Index i = part.begin;
+      while (result.overflow < 0 && i < part.end && finite(i)) ++i;
+      if (result.overflow < 0 && i < part.end) result.overflow = i;
+    });
+    assert(result.overflow >= 0);
     return;
   }
   if (std::isfinite(setting.limits.value)) {
