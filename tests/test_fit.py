@@ -264,6 +264,7 @@ def test_overfitting_takes_the_same_batches_in_each_epoch() -> None:
         ({"callbacks": [CSVLogger]}, TypeError, "callback is the class CSVLogger, expected an object"),
         ({"log": 3}, TypeError, r"log has type int, expected a function of \(dict, step\) or an object"),
         ({"fast_dev_run": -1}, ValueError, "fast_dev_run has value -1, expected an integer >= 0"),
+        ({"fast_dev_run": 1.5}, TypeError, "fast_dev_run has type float, expected an integer"),
         ({"overfit_batches": 0}, ValueError, "overfit_batches has value 0, expected an integer >= 1"),
         ({"overfit_batches": True}, TypeError, "overfit_batches has type bool, expected an integer"),
     ],
