@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run of fit in a process that may be killed at any moment: `python resumed_run.py FOLDER`. Used by test_resume.py.
+"""A run of fit in a process that may be killed any time, for test_resume.py: `python resumed_run.py FOLDER EPOCHS`.
 
 It has all that a training state must keep: dropout of two kinds, moments, a carried state, windows that overlap, a data
 source that draws, a learning rate that a callback changes, best weights, and a log.
@@ -17,7 +17,7 @@ import numpy as np
 import bptt
 from bptt.callbacks import CSVLogger, EarlyStopping, ReduceLROnPlateau
 
-BATCHES, EPOCHS = 5, 3
+BATCHES, EPOCHS = 5, 3  # 20 updates in each epoch
 
 
 class Drawn:
@@ -35,7 +35,9 @@ class Drawn:
         return BATCHES
 
 
-def run(folder: Path, save_every: int | None = None, **options: Any) -> tuple[bptt.Sequential, bptt.History]:
+def run(
+    folder: Path, save_every: int | None = None, epochs: int = EPOCHS, **options: Any
+) -> tuple[bptt.Sequential, bptt.History]:
     """Begin the run, or go on with it."""
     model = bptt.Sequential(
         bptt.LSTM(3, 6, num_layers=2, dropout=0.2, zoneout=0.1, seed=1), bptt.Dropout(0.1, seed=2), bptt.Linear(6, 2)
@@ -49,13 +51,17 @@ def run(folder: Path, save_every: int | None = None, **options: Any) -> tuple[bp
         Drawn(),
         loss=bptt.losses.mse,
         optimizer=bptt.optim.Adam(0.02, clip_norm=1.0),
-        epochs=EPOCHS,
+        epochs=epochs,
         tbptt=(3, 5),
         stateful=True,
         validation=(x, np.cumsum(x[:, :, :2], 0)),
         validate_every=5,
         metric=lambda y, target: float(np.abs(y - target).max()),
-        callbacks=[EarlyStopping(4), ReduceLROnPlateau(0.5, 1), CSVLogger(folder / "run.csv")],
+        callbacks=[
+            EarlyStopping(4 if epochs == EPOCHS else 1000),
+            ReduceLROnPlateau(0.5, 1),
+            CSVLogger(folder / "run.csv"),
+        ],
         history=folder / "run.jsonl",
         resume=folder / "state.safetensors",
         save_every=save_every,
@@ -67,6 +73,6 @@ def run(folder: Path, save_every: int | None = None, **options: Any) -> tuple[bp
 
 if __name__ == "__main__":
     print("begins", flush=True)
-    trained, table = run(Path(sys.argv[1]), save_every=1)
+    trained, table = run(Path(sys.argv[1]), save_every=1, epochs=int(sys.argv[2]))
     np.save(Path(sys.argv[1], "weights.npy"), np.asarray(trained.params.flat))
     print("ends", len(table), flush=True)

@@ -157,6 +157,13 @@ def test_early_stopping_has_the_best_weights_after_the_last_epoch_too() -> None:
     assert Valued([3, 1, 2], callbacks=[EarlyStopping(5)]).best() == 1
 
 
+def test_a_callback_of_one_run_serves_another() -> None:
+    stop, plateau = EarlyStopping(2), ReduceLROnPlateau(0.5, 2)
+    Valued([1, 2, 2, 2], callbacks=[stop, plateau])
+    run = Valued([5, 4, 3, 3, 3, 3], callbacks=[stop, plateau], lr=0.1)
+    assert (len(run.history), run.best(), run.history.lr[3:]) == (5, 2, [0.1, 0.1])
+
+
 @pytest.mark.parametrize(("monitor", "mode"), [("loss", "min"), ("loss", "max"), ("a", "min"), ("validation_a", "min")])
 def test_what_can_be_monitored(monitor: str, mode: str) -> None:
     seen: list[float] = []

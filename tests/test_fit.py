@@ -111,6 +111,33 @@ def test_the_norm_after_clipping(clip: dict[str, float], after: Any) -> None:
     np.testing.assert_allclose(history.clipped_norm, np.linalg.norm(after(g)), rtol=rtol)
 
 
+def test_the_norm_after_clipping_of_another_kind_is_not_known() -> None:
+    class Other(optim.SGD):
+        clip_mean: float
+
+        def step(self, params: Any, grads: Any) -> Any:
+            return super().step(params, grads)._replace(clipped=True)
+
+    sgd = Other(0.1, clip_norm=1.0)
+    vars(sgd)["clip_mean"] = 3.0
+    assert all(map(math.isnan, fitted(optimizer=sgd)[1].clipped_norm))
+
+
+def test_a_step_that_the_optimizer_left_out_counts_as_skipped() -> None:
+    class Skipping(optim.SGD):
+        def step(self, params: Any, grads: Any) -> Any:
+            if not np.isfinite(grads.flat).all():
+                return optim.StepInfo(math.nan, False)
+            return super().step(params, grads)
+
+    def loss(y: Any, target: Any) -> Any:
+        value, dy = losses.mse(y, target)
+        return value, dy * (np.nan if target is DATA[1][1] else 1.0)
+
+    _, history = fitted(loss=loss, optimizer=Skipping(0.1))
+    assert (len(history), history.skipped) == (2, 1)
+
+
 def test_a_step_says_how_long_it_took() -> None:
     _, history = fitted()
     table = history.to_dict()
@@ -237,6 +264,7 @@ def test_overfitting_takes_the_same_batches_in_each_epoch() -> None:
         ({"callbacks": [CSVLogger]}, TypeError, "callback is the class CSVLogger, expected an object"),
         ({"log": 3}, TypeError, r"log has type int, expected a function of \(dict, step\) or an object"),
         ({"fast_dev_run": -1}, ValueError, "fast_dev_run has value -1, expected an integer >= 0"),
+        ({"fast_dev_run": 1.5}, TypeError, "fast_dev_run has type float, expected an integer"),
         ({"overfit_batches": 0}, ValueError, "overfit_batches has value 0, expected an integer >= 1"),
         ({"overfit_batches": True}, TypeError, "overfit_batches has type bool, expected an integer"),
     ],

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -20,3 +23,18 @@ def test_batches_of_a_pytorch_loader() -> None:
     same(got, fitted(turned, model_of(batch_first=True), epochs=2))
     sequence = [torch.tensor(each) for each in sequences()[0]], [torch.tensor(each) for each in sequences()[1]]
     same(fitted([sequence]), fitted([sequences()[2]]))
+
+
+def test_a_run_with_a_shuffling_loader_goes_on(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    def run(**options: Any) -> Any:
+        x, target = (torch.tensor(np.concatenate([each[k].swapaxes(0, 1) for each in DATA])) for k in (0, 1))
+        data = torch.utils.data.TensorDataset(x, target)
+        generator = torch.Generator().manual_seed(0)
+        loader = torch.utils.data.DataLoader(data, batch_size=B, shuffle=True, generator=generator)
+        return fitted(loader, model_of(batch_first=True), epochs=3, **options)
+
+    for cut in (2, 3, 7):
+        run(resume=tmp_path / "state", max_steps=cut)
+    same(run(resume=tmp_path / "state"), run())

@@ -52,6 +52,8 @@ class _Monitor(Callback):
         if self.monitor not in run.names:
             where, known = type(self).__name__, first_of(run.names, 60)
             raise ValueError(f"{where}: monitor has value {brief(self.monitor)}, expected one of {known}")
+        if not run.steps:  # else the run is continued
+            self.best, self.waited = math.nan, 0
 
     def on_validation(self, run: Run, validation: Validation) -> None:
         if self.monitor.startswith("validation_"):
@@ -116,6 +118,12 @@ class EarlyStopping(_Monitor):
         self._patience = check_size("EarlyStopping", "patience", patience)
         self._restores = check_bool("EarlyStopping", "restore_best_weights", restore_best_weights)
         self._weights: Array | None = None
+
+    def on_train_begin(self, run: Run) -> None:
+        """Check the name; forget another run."""
+        super().on_train_begin(run)
+        if not run.steps:
+            self._weights = None
 
     def judged(self, run: Run, better: bool) -> None:
         """Keep the best weights; end the run after `patience` values."""

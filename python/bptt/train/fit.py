@@ -104,8 +104,9 @@ def fit(
             counted in `History.skipped`, and the state goes on as it was before it. It changes nothing in any case.
 
         Validation:
-        validation: batches in the same forms, which are only evaluated. Default None. The loss is the mean over all
-            their targets of a loss that is a mean. With stateful, the state is carried from batch to batch.
+        validation: batches in the same forms, which are only evaluated. Default None. The validation loss is the mean
+            of the losses of all batches, weighted by their targets. With stateful, the state is carried from batch to
+            batch. An evaluation changes nothing: a run with validation has the bits of one without.
         validate_every: updates from one validation to the next. Default None: one at the end of each epoch. In both
             cases there is one at the end of the run, unless it was stopped.
         metric: function of (y, target), or (y, target, mask) as the loss, that returns a number; or a dict of such
@@ -134,8 +135,8 @@ def fit(
         save_every_s: seconds between two writes, default 30; None: no such rule. The end of a run is always written.
 
         To try out:
-        fast_dev_run: n > 0: one epoch of the first n batches of training and validation, in which no file is read or
-            written (callbacks that write, history and resume are left out) and nothing is logged. Default 0.
+        fast_dev_run: n > 0 (True is 1): one epoch of the first n batches of training and validation, where no file is
+            read or written: callbacks that write, history, log and resume are left out. Default 0: a whole run.
         overfit_batches: n: train on the first n batches only, the same in each epoch. Default None: all.
 
     Lengths and masks: a step counts in the loss where it is within its row's length and the mask is True. A chunk in
@@ -170,8 +171,9 @@ def fit(
     plan = _plan(batches, epochs, max_steps, max_time_s, _validation(validation), validate_every)
     chosen = _checked_callbacks(callbacks, on_step, log, history)
     state_file = None
-    if fast_dev_run is not False and check_size("fit", "fast_dev_run", int(fast_dev_run), 0):
-        plan = plan._replace(epochs=1, most=int(fast_dev_run), most_validation=int(fast_dev_run))
+    most = int(fast_dev_run) if isinstance(fast_dev_run, bool) else check_size("fit", "fast_dev_run", fast_dev_run, 0)
+    if most:
+        plan = plan._replace(epochs=1, most=most, most_validation=most)
         chosen = [each for each in chosen if not each.writes]
     elif resume is not None:
         state_file = _state_file(resume, save_every, save_every_s, optimizer)

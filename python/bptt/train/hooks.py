@@ -91,7 +91,7 @@ class Callback:
         """After each evaluation of the validation batches."""
 
     def on_epoch(self, run: Run) -> None:
-        """After each complete epoch, and after its validation."""
+        """After each epoch and its validation, but not after one in which max_steps or max_time_s ends the run."""
 
     def on_train_end(self, run: Run) -> None:
         """After the last update, unless an exception ended the run."""

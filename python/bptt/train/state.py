@@ -50,11 +50,11 @@ class StateFile:
         if found.get("training_state") != FORMAT:
             raise ValueError(f"fit: resume is {self._name}, which has no training state, expected another file")
         arrays, config = checkpoint.load(self._path)
-        settings = _settings(task)
-        for name, value in config["settings"].items():
-            if value != settings[name]:
-                has = f"{name} {brief(settings[name], 60)}"
-                raise ValueError(f"fit: this run has {has}, expected {brief(value, 60)} as in {self._name}")
+        ours, saved = _settings(task), config["settings"]
+        for name in {**ours, **saved}:
+            if ours.get(name) != saved.get(name):
+                has = f"{name} {brief(ours.get(name), 50)}"
+                raise ValueError(f"fit: this run has {has}, expected {brief(saved.get(name), 50)} as in {self._name}")
         self._check_params(task, arrays)
         stateful = [callback for callback in callbacks if callback.state_dict()]
         kinds = [each["type"] for each in config["callbacks"]]
@@ -129,9 +129,8 @@ class StateFile:
 def _settings(task: Task) -> dict[str, Any]:
     """What must be the same in the call that goes on."""
     window = None if task.window is None else list(task.window)
-    layers = [_text(layer) for layer in task.model._layers]
-    optimizer = type(task.optimizer).__name__
-    return {"tbptt": window, "stateful": task.stateful, "optimizer": optimizer, "layers": layers}
+    layers = {f"layer {k}": _text(layer) for k, layer in enumerate(task.model._layers)}
+    return {"tbptt": window, "stateful": task.stateful, "optimizer": type(task.optimizer).__name__, **layers}
 
 
 def _text(layer: Any) -> str:

@@ -205,6 +205,8 @@ class Updates:
                 raise NotFinite(str(blamed)) from error
             raise blamed from error
         norm, clipped = info.grad_norm, info.clipped
+        if not math.isfinite(norm):  # the optimizer left the step out by itself
+            return None, None
         clipped_norm = _clipped_norm(self._optimizer, self._grads.flat, norm) if clipped else norm
         time_s = time.perf_counter() - start_s
         number, epoch = position.number, position.epoch
@@ -248,10 +250,14 @@ class Updates:
 
 
 def _clipped_norm(optimizer: Any, gradient: Array, norm: float) -> float:
-    """The norm of the whole gradient after clipping; NaN for an optimizer without clip_norm and clip_value."""
-    limit, each = getattr(optimizer, "clip_norm", None), getattr(optimizer, "clip_value", None)
+    """The norm of the whole gradient after clip_norm and clip_value; NaN where it was clipped in another way."""
+    given = getattr(optimizer, "__dict__", {})
+    options = {name: value for name, value in given.items() if name.startswith("clip_") and value is not None}
+    limit, each = options.pop("clip_norm", None), options.pop("clip_value", None)
+    if options or (limit is None and each is None):
+        return math.nan
     if each is None:
-        return math.nan if limit is None else min(float(limit), norm)
+        return min(float(limit), norm)
     scale = 1.0 if limit is None or norm <= limit else limit / norm
     clipped = np.clip(gradient * np.float64(scale), -each, each)
     return float(np.sqrt(np.square(clipped).sum()))
