@@ -243,16 +243,16 @@ def test_pictures(tmp_path: Path) -> None:
     model = bptt.Sequential(bptt.LSTM(2, 4, seed=0), bptt.RNN(4, 3, seed=0), bptt.Linear(3, 1, seed=0))
     x, target = normal(20, 2, 2), np.zeros((20, 2, 1))
     report = bptt.diagnose(model, x, target, mse)
-    for name, each, start in (("page.PNG", report, b"\x89PNG"), ("flow.svg", report.flow, b"<?xml")):
-        assert each.plot(tmp_path / name).axes
-        assert (tmp_path / name).read_bytes().startswith(start)
+    assert len(report.plot(tmp_path / "page.PNG").axes) == 6
+    assert (tmp_path / "page.PNG").read_bytes().startswith(b"\x89PNG")
+    assert report.flow.plot().axes
     assert bptt.watch(model, x, target, mse).plot().axes
     assert diagnosed(bptt.GRU(2, 3, zoneout=0.1)).plot().axes
     with pytest.raises(ValueError, match=r"plot: path has the ending \.xyz, expected one of \.png, \.svg, \.pdf"):
         report.plot(tmp_path / "page.xyz")
     with pytest.raises(OSError, match="cannot write"):
         report.plot(tmp_path / "missing" / "page.png")
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 1
     nothing = bptt.diagnose(bptt.GRU(2, 3), normal(1, 1, 2), None, lambda y, t: (0.0, 0 * y))
     assert nothing.plot().axes
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bptt._arrays import cut
-from bptt._atomic_file import replace_file
+from bptt._atomic_file import check_replaceable, replace_file
 
 if TYPE_CHECKING:
     from bptt._arrays import Array
@@ -88,6 +88,7 @@ def _written(figure: Any, path: str | Path | None) -> Any:
         kind = Path(path).suffix[1:].lower() or "png"
         if kind not in KINDS:
             raise ValueError(f"plot: path has the ending {cut('.' + kind, 40)}, expected one of .{', .'.join(KINDS)}")
+        check_replaceable(path)  # before the time for drawing is spent
         contents = io.BytesIO()
         figure.savefig(contents, format=kind)
         replace_file(path, contents.getvalue())
