@@ -201,6 +201,7 @@ def test_what_has_not_converged_says_so() -> None:
     chaos.params["weight_ih_l0"] = np.ones((30, 1))
     short = bptt.lyapunov_exponents(chaos, np.zeros((12, 1, 1)) + 0.1, k=2, warmup=0)
     assert not short.converged
+    assert not short.converged_each[0]
     long = bptt.lyapunov_exponents(chaos, np.zeros((800, 2, 1)) + 0.1, k=1)
     assert long.exponents[0] > 0
 

@@ -157,8 +157,8 @@ def _exponents(axis: Any, report: Figures) -> None:
     for (name, spectrum), colour in zip(found[:MOST_LINES], COLOURS, strict=False):
         finite = np.isfinite(spectrum.exponents)
         order = np.arange(1, len(finite) + 1)[finite]
-        mark = "o" if spectrum.converged else "x"
-        label = f"layer {name}" + ("" if spectrum.converged else ", not converged")
+        mark = "o" if spectrum.converged_each[0] else "x"
+        label = f"layer {name}" + ("" if spectrum.converged_each[0] else ", not converged")
         axis.errorbar(order, spectrum.exponents[finite], 2 * spectrum.error[finite], color=colour, fmt=mark, ms=4, lw=1,
                       label=label)  # fmt: skip
     axis.axhline(0, color=INK, lw=0.8)
