@@ -206,6 +206,17 @@ def test_what_has_not_converged_says_so() -> None:
     assert long.exponents[0] > 0
 
 
+def test_states_that_overflow_have_no_exponents() -> None:
+    layer = bptt.RNN(2, 3, nonlinearity="relu", dtype="float64", seed=0)
+    layer.params["weight_hh_l0"] = 1e200 * np.ones((3, 3))
+    layer.params["weight_ih_l0"] = np.ones((3, 2))
+    found = bptt.lyapunov_exponents(layer, np.ones((20, 1, 2)))
+    assert np.isnan(found.exponents).all()
+    assert not found.converged
+    linear_found = bptt.lyapunov_exponents(linear(1e200 * np.eye(3)), np.ones((20, 1, 2)))
+    np.testing.assert_allclose(linear_found.exponents, 200 * math.log(10))
+
+
 def test_learnt_and_given_states_and_forms_of_x_agree() -> None:
     layer = bptt.LSTM(2, 3, dtype="float64", seed=0, learn_initial_state=True)
     layer.params["initial_h_l0"] = np.ones(3) / 2

@@ -98,7 +98,8 @@ def test_truncation_is_that_of_fit() -> None:
     cosines = report.truncation.cosines
     assert cosines[T] == pytest.approx(1, abs=1e-12)
     assert {1, 2, 4, 8, T} <= set(cosines)
-    assert all(value >= 0.99 for k, value in cosines.items() if k == report.truncation.enough)
+    assert cosines[report.truncation.enough] >= 0.99
+    assert all(value < 0.99 for k, value in cosines.items() if k < report.truncation.enough)
     gradients = {}
     for k in (T, 8):
         total, state = 0.0, None
@@ -198,6 +199,26 @@ def test_what_is_not_measured_is_said() -> None:
     assert "fewer than 10 steps" in short.notes[0]
     empty = diagnosed(bptt.GRU(2, 3, seed=0), normal(3, 2, 2), [0, 1])
     assert empty.kernels
+
+
+def test_a_truncated_gradient_of_zero_is_not_enough() -> None:
+    """x is zero but at step 0, the loss is that of step 1, and weight_ih is zero: its gradient takes two steps."""
+    layer = bptt.RNN(1, 1, nonlinearity="linear", bias=False, dtype="float64")
+    layer.params["weight_hh_l0"] = np.ones((1, 1))
+    layer.params["weight_ih_l0"] = np.zeros((1, 1))
+    x = np.array([1.0, 0, 0, 0, 0, 0, 0, 0])[:, np.newaxis, np.newaxis]
+
+    def second(y: Any, target: Any) -> Any:
+        dy = np.zeros_like(y)
+        dy[1] = 1.0
+        return float(y[1].sum()), dy
+
+    found = bptt.diagnose(layer, x, None, second).truncation
+    assert found is not None
+    assert found.enough == 2
+    found = bptt.diagnose(layer, 0 * x, None, second).truncation
+    assert found is not None
+    assert found.enough is None
 
 
 OPTIONS: list[dict[str, Any]] = [

@@ -32,7 +32,7 @@ TOLERANCE, RELATIVE_TOLERANCE = 0.02, 0.05  # of an exponent that counts as conv
 class LyapunovSpectrum:
     """The exponents of a layer, natural logarithms per step, largest first; see `lyapunov_exponents`.
 
-    exponents: [k], minus infinity for a direction that a step removes entirely.
+    exponents: [k], minus infinity for a direction that a step removes entirely; NaN where the states overflow.
     error: [k], their standard errors, NaN for an infinite exponent.
     replica_gap: [k], how far two runs from different random vectors differ.
     sum_rule: (sum of all exponents, what the determinants of the Jacobians give for it), or None: where not all
@@ -169,6 +169,9 @@ def spectrum_of(kernel: Kernel, path: Trajectory, k: int | None, warmup: int) ->
         pulled = kernel.pulled(path.x[t][rows], tuple(state[t][rows] for state in path.before), vectors)
         return pulled.reshape(2, B, k, n).swapaxes(-1, -2)
 
+    if kernel.structure.cell != "rnn_linear" and not all(np.isfinite(state).all() for state in path.after):
+        unknown = np.full(k, np.nan)  # the Jacobian is not defined where a state overflows
+        return LyapunovSpectrum(unknown, unknown, unknown, None, counted, np.full((counted, B, k), np.nan))
     start = orthonormal(np.random.default_rng(0), 2, B, n, k)
     logs = log_growth(apply, start, warmup + counted)[warmup:]
     both, _ = mean_and_error(logs.reshape(counted, 2 * B, k))
