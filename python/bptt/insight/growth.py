@@ -23,7 +23,7 @@ def log_growth(apply: Callable[[int, Array], Array], start: Array, steps: int) -
 
     Args: apply(s, Q) gives M_s Q for Q [...,n,k], stacked matrices of orthonormal columns; start: Q_0; steps.
     A value is minus infinity where the step's matrix has no such direction: its column is, but for rounding, a
-    combination of those before.
+    combination of those before: smaller than n eps times the largest element.
     """
     n, k = start.shape[-2:]
     logs = np.empty((steps, *start.shape[:-2], k))
@@ -33,7 +33,7 @@ def log_growth(apply: Callable[[int, Array], Array], start: Array, steps: int) -
         A = apply(s, Q)
         Q, R = np.linalg.qr(A)
         sizes = np.abs(np.diagonal(R, axis1=-2, axis2=-1))
-        largest = np.sqrt((A * A).sum(axis=-2)).max(axis=-1, keepdims=True, initial=0.0)
+        largest = np.abs(A).max(axis=(-2, -1))[..., np.newaxis]  # no sum of squares, which might overflow
         with np.errstate(divide="ignore"):
             logs[s] = np.log(np.where(sizes <= noise * largest, 0.0, sizes))  # NaN stays NaN
     return logs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bptt._arrays import cut
-from bptt._atomic_file import replace_file
+from bptt._atomic_file import check_replaceable, replace_file
 
 if TYPE_CHECKING:
     from bptt._arrays import Array
@@ -88,6 +88,7 @@ def _written(figure: Any, path: str | Path | None) -> Any:
         kind = Path(path).suffix[1:].lower() or "png"
         if kind not in KINDS:
             raise ValueError(f"plot: path has the ending {cut('.' + kind, 40)}, expected one of .{', .'.join(KINDS)}")
+        check_replaceable(path)  # before the time for drawing is spent
         contents = io.BytesIO()
         figure.savefig(contents, format=kind)
         replace_file(path, contents.getvalue())
@@ -156,8 +157,8 @@ def _exponents(axis: Any, report: Figures) -> None:
     for (name, spectrum), colour in zip(found[:MOST_LINES], COLOURS, strict=False):
         finite = np.isfinite(spectrum.exponents)
         order = np.arange(1, len(finite) + 1)[finite]
-        mark = "o" if spectrum.converged else "x"
-        label = f"layer {name}" + ("" if spectrum.converged else ", not converged")
+        mark = "o" if spectrum.converged_each[0] else "x"
+        label = f"layer {name}" + ("" if spectrum.converged_each[0] else ", not converged")
         axis.errorbar(order, spectrum.exponents[finite], 2 * spectrum.error[finite], color=colour, fmt=mark, ms=4, lw=1,
                       label=label)  # fmt: skip
     axis.axhline(0, color=INK, lw=0.8)

@@ -72,8 +72,8 @@ def _exponents(report: Figures) -> Iterator[str]:
             continue  # the rule `finite` speaks
         if not np.isfinite(first):
             yield f"Layer {name}: every step forgets the state entirely (all Lyapunov exponents are minus infinity)."
-        elif not spectrum.converged:
-            yield f"Layer {name}: the Lyapunov exponents have not converged ({has}); longer sequences would help."
+        elif not spectrum.converged_each[0]:
+            yield f"Layer {name}: the {has} has not converged; longer sequences would help."
         elif first > SURE * error and first > 0:
             yield f"Layer {name} is chaotic: {has}; small differences grow, and gradients with them."
         elif first < -SURE * error:

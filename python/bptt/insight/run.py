@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from bptt._arrays import Array, ArrayIn
+    from bptt._engine.stack import State, StateIn
     from bptt._engine.tape import RecurrentTape
     from bptt.params import Params
 
@@ -31,13 +32,41 @@ if TYPE_CHECKING:
     Steps: TypeAlias = dict[str, tuple[Array, ...]]  # by kernel, of each state: [T,B,R], then [T,B,H]
 
 
+class _Observed:
+    """A recurrent layer as a `Sequential` calls it, which keeps its input and, in backward, every state's gradient."""
+
+    _has_state = True
+
+    def __init__(self, layer: Recurrent) -> None:
+        self.layer = layer
+        self.x: Any = None
+        self.dsteps: list[tuple[Array, ...]] = []  # of each kernel
+
+    def forward(
+        self, x: Any, state: StateIn, lengths: ArrayIn | None, resets: ArrayIn | None
+    ) -> tuple[Any, State, RecurrentTape]:
+        """As the layer's."""
+        self.x = x
+        return self.layer.forward(x, state, lengths, resets)
+
+    def backward(self, tape: RecurrentTape, dy: Any, dstate: Any, grads: Params) -> tuple[Any, None, Params]:
+        """As the layer's, but the tape stays usable, and neither parameters nor states get a gradient."""
+        shown = tape.shown
+        rows = as_floats("backward", "dy", shown.taken(dy), self.layer.params.dtype)
+        dx, _, made = tape.stack.backward(
+            tape.native, rows, None, None, retain=True, want_dstate=False, want_dsteps=True
+        )
+        self.dsteps = [states if isinstance(states, tuple) else (states,) for states in made]
+        return shown.given(dx), None, grads
+
+
 class Part(NamedTuple):
-    """A recurrent layer of the model: its number, its input [T,B,I] and the tape of its forward pass."""
+    """A recurrent layer of the model: its number, its input [T,B,I], and what it is called through."""
 
     number: int
     layer: Recurrent
     x: Array
-    tape: RecurrentTape
+    observed: _Observed
 
 
 def kernel_names(number: int, layer: Recurrent) -> list[str]:
@@ -72,25 +101,31 @@ class Run:
         self.target = target
         self._loss = loss
         self.parts: list[Part] = []
-        self._tapes: list[Any] = []
+        self._twin: Any = None  # the model with its recurrent layers observed
+        self._tape: Any = None
         self.x = array
-        self.y = self._forward(array)
+        self.y = self._forward()
         self.reduces_time = bool(getattr(self.model, "_reduces_time", False))
         self.loss, self.dy = self._value_and_gradient()
         self.grads = self.model.params.zeros_like()
 
-    def _forward(self, x: Array) -> Array:
-        flow: Any = x
-        for number, layer in enumerate(self.layers):
-            if isinstance(layer, Recurrent):
-                given = flow
-                flow, _, tape = layer.forward(flow, None, self.lengths)
-                inside = as_floats(self.where, "x", self.shown.taken(as_array(self.where, "x", given)))
-                self.parts.append(Part(number, layer, inside, tape))
-            else:
-                flow, tape = layer.forward(flow)
-            self._tapes.append(tape)
-        result: Array = flow
+    def _forward(self) -> Array:
+        if isinstance(self.model, Sequential):
+            self._twin = copy.copy(self.model)  # of the same layers and parameters
+            self._twin._called = tuple(
+                _Observed(layer) if isinstance(layer, Recurrent) else called
+                for layer, called in zip(self.layers, self.model._called, strict=True)
+            )
+            observed = list(self._twin._called)
+        else:
+            self._twin = _Observed(self.model)
+            observed = [self._twin]
+        y, _, self._tape = self._twin.forward(self.x, None, self.lengths, None)
+        for number, each in enumerate(observed):
+            if isinstance(each, _Observed):
+                inside = as_floats(self.where, "x", self.shown.taken(as_array(self.where, "x", each.x)))
+                self.parts.append(Part(number, each.layer, inside, each))
+        result: Array = y
         return result
 
     def _value_and_gradient(self) -> tuple[float, Array]:
@@ -123,29 +158,12 @@ class Run:
 
     def steps(self, dy: Array) -> Steps:
         """The gradient of every state as it leaves each step, by kernel, for this gradient of y."""
-        found: Steps = {}
-        flow: Any = dy
-        parts = list(self.parts)
-        for number in reversed(range(len(self.layers))):
-            layer, tape = self.layers[number], self._tapes[number]
-            if not parts:
-                break  # an Embedding in front takes no gradient to a state
-            if parts[-1].number != number:
-                flow, _ = layer.backward(tape, flow, self._window(number))
-                continue
-            parts.pop()
-            shown = tape.shown
-            rows = as_floats(self.where, "dy", shown.taken(flow), self.model.params.dtype)
-            dx, _, made = tape.stack.backward(
-                tape.native, rows, None, None, retain=True, want_dx=bool(parts), want_dstate=False, want_dsteps=True
-            )
-            for name, states in zip(kernel_names(number, layer), made, strict=True):
-                found[name] = states if isinstance(states, tuple) else (states,)
-            flow = None if dx is None else shown.given(dx)
-        return {name: found[name] for name in self.names()}
-
-    def _window(self, number: int) -> Params:
-        return self.grads.window(f"{number}.") if isinstance(self.model, Sequential) else self.grads
+        self._twin.backward(self._tape, dy, None, self.grads)
+        return {
+            name: states
+            for part in self.parts
+            for name, states in zip(kernel_names(part.number, part.layer), part.observed.dsteps, strict=True)
+        }
 
     def in_time(self, dy: Array) -> Array:
         """An array like y as a view [T,B,...]."""

@@ -83,7 +83,7 @@ def truncation(run: Run) -> Truncation:
         return Truncation({run.T: float("nan")}, None)
     enough = max(1, run.T // WIDEST)
     below = 0 if enough == 1 else enough - 1
-    while cosine(enough) < GOOD and enough < run.T:
+    while not cosine(enough) >= GOOD and enough < run.T:  # NaN is not enough either
         below, enough = enough, min(2 * enough, run.T)
     while enough - below > max(1, enough * EXACT):
         middle = (below + enough) // 2
