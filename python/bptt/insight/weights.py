@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MOST_SPANS = 100  # longer sequences are divided into at most so many spans of equal length
 GOOD = 0.99  # the cosine that is asked for
-WIDEST = 128  # the smallest k tried is T / WIDEST
+WIDEST = 64  # the smallest k tried is T / WIDEST
 EXACT = 0.1  # of k: how near the bisection comes to the smallest
 
 
