@@ -126,6 +126,10 @@ def fitted(path: Path | None, make: Any = None, data: Any = DATA, model: Any = N
         lambda: optim.SGD(0.1),
         lambda: optim.SGD(0.1, momentum=0.9, nesterov=True),
         lambda: optim.Adam(0.1, betas=(0.8, 0.9), weight_decay=0.1, clip_value=0.01),
+        lambda: optim.AdamW(0.1, amsgrad=True, clip_norm_adaptive=1.5),
+        lambda: optim.NAdam(0.1),
+        lambda: optim.RMSprop(0.1, momentum=0.5, centered=True),
+        lambda: optim.Lion(0.01),
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -136,7 +140,7 @@ def test_every_optimizer_goes_on(tmp_path: Path, make: Any, dtype: str) -> None:
     other, history, optimizer = fitted(path, lambda: make(), model=bptt.GRU(3, 2, seed=5, dtype=dtype))
     np.testing.assert_array_equal(other.params.flat, model.params.flat)
     assert history.loss == expected.loss
-    assert repr(optimizer).partition(", steps=")[0] == repr(make()).partition(", steps=")[0]
+    assert repr(optimizer).startswith(repr(make()).removesuffix(")"))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -60,7 +60,8 @@ class StateFile:
         kinds = [each["type"] for each in config["callbacks"]]
         if [type(each).__name__ for each in stateful] != kinds:
             raise ValueError(f"fit: callbacks differ from those in {self._name}, expected {', '.join(kinds) or 'none'}")
-        _set_optimizer_state(task, _unfolded(config["optimizer"], arrays))
+        optimizer: Any = task.optimizer
+        optimizer.load_state_dict(_unfolded(config["optimizer"], arrays))
         for callback, entry in zip(stateful, config["callbacks"], strict=True):
             callback.load_state_dict(_unfolded(entry["state"], arrays))
         with task.model.params.edit() as p:
@@ -95,7 +96,7 @@ class StateFile:
             "training_state": FORMAT,
             "settings": _settings(task),
             "position": described,
-            "optimizer": _folded(_optimizer_state(task), "optimizer", arrays),
+            "optimizer": _folded(task.optimizer.state_dict(), "optimizer", arrays),
             "random": _folded(_random_states(task.model), "random", arrays),
             "skipped": updates.skipped,
             "stop_reason": history.stop_reason,
@@ -165,31 +166,6 @@ def _unfolded(value: Any, arrays: Mapping[str, Array]) -> Any:
     if "dict" in value:
         return {key: _unfolded(each, arrays) for key, each in value["dict"].items()}
     return {key: _unfolded(each, arrays) for key, each in value.items()}
-
-
-def _optimizer_state(task: Task) -> dict[str, Any]:
-    """The state of an optimizer: what its `state_dict` returns, or the same of one of ours that has none."""
-    optimizer: Any = task.optimizer
-    if hasattr(optimizer, "state_dict"):
-        state: dict[str, Any] = optimizer.state_dict()
-        return state
-    options = {name: value for name, value in vars(optimizer).items() if not name.startswith("_")}
-    moments = {str(k): dict(moment) for k, moment in enumerate(optimizer._moments)}
-    return {"type": type(optimizer).__name__, "options": options, "moments": moments}
-
-
-def _set_optimizer_state(task: Task, state: dict[str, Any]) -> None:
-    """Take what `_optimizer_state` returned."""
-    optimizer: Any = task.optimizer
-    if hasattr(optimizer, "load_state_dict"):
-        optimizer.load_state_dict(state)
-        return
-    vars(optimizer).update(state["options"])
-    moments = [task.model.params.zeros_like() for _ in state["moments"]]
-    for k, moment in enumerate(moments):
-        for name, array in moment.items():
-            array[...] = state["moments"][str(k)][name]
-    optimizer._moments = tuple(moments)
 
 
 def _random_states(model: Any) -> list[Any]:
