@@ -59,6 +59,8 @@ class _Observed:
         self.dsteps = [states if isinstance(states, tuple) else (states,) for states in made]
         return shown.given(dx), None, grads
 
+    _backward = backward  # what a Sequential calls
+
 
 class Part(NamedTuple):
     """A recurrent layer of the model: its number, its input [T,B,I], and what it is called through."""
