@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 import bptt
 from bptt import Batch, losses
-from bptt.layers import Stateless
 from runs import DATA, HELD, RNG, B, T, fitted, model_of, same
 
 
@@ -84,37 +83,13 @@ def test_wrong_lists_of_sequences_are_named(change: dict[str, Any], message: str
     assert len(str(caught.value)) < 200
 
 
-class Last(Stateless):
-    """The last step of each row that has one, for models whose output has no time axis."""
-
-    _has_features = True
-
-    def __init__(self) -> None:
-        self.params = bptt.Params({})
-
-    def forward(self, x: Any) -> Any:
-        return x[-1], (self, x.shape)  # type: ignore[return-value]
-
-    def __call__(self, x: Any) -> Any:
-        return x[-1]
-
-    def backward(self, tape: Any, dy: Any, grads: Any = None) -> Any:
-        dx = np.zeros(tape[1])
-        dx[-1] = dy
-        return dx, grads
-
-    def _sizes(self) -> Any:
-        return None
-
-
 def test_an_output_without_a_time_axis_has_one_target_a_row_and_no_mask_of_lengths() -> None:
     def loss(y: Any, target: Any) -> Any:  # a mask would be a third argument
         shapes.append((y.shape, target.shape))
         return losses.mse(y, target)
 
     shapes: list[Any] = []
-    model = bptt.Sequential(bptt.GRU(3, 2, seed=0, dtype="float64"), Last())
-    model._reduces_time = True  # type: ignore[attr-defined]
+    model = bptt.Sequential(bptt.GRU(3, 2, seed=0, dtype="float64"), bptt.Last())
     target = RNG.standard_normal((B, 2))
     seen: list[int] = []
     x = sequences()[0]
@@ -123,5 +98,5 @@ def test_an_output_without_a_time_axis_has_one_target_a_row_and_no_mask_of_lengt
     assert seen == [B] * 3
     assert shapes == [((B, 2), (B, 2))] * 6
     assert len(history) == 3
-    with pytest.raises(ValueError, match="tbptt is given and the model's output has no time axis"):
+    with pytest.raises(ValueError, match="model has one output for each row"):
         fitted(data, model, tbptt=2)

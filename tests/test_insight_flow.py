@@ -143,29 +143,10 @@ def test_rows_without_a_batch_axis() -> None:
     assert one.decay == whole.decay
 
 
-class Last(bptt.Linear):
-    """The last step of y alone, as a layer without a time axis in its output."""
-
-    _reduces_time = True
-
-    def forward(self, x: Any) -> Any:
-        y, tape = super().forward(x[-1])
-        return y, (tape, x.shape)
-
-    def backward(self, tape: Any, dy: Any, grads: Any = None) -> Any:
-        dx = np.zeros(tape[1], self.params.dtype)
-        dx[-1], grads = super().backward(tape[0], dy, grads)
-        return dx, grads
-
-
-class ManyToOne(bptt.Sequential):
-    _reduces_time = True
-
-
 def test_a_model_that_gives_one_output_for_a_sequence() -> None:
     rnn = bptt.RNN(2, 5, nonlinearity="linear", dtype="float64", seed=0)
     rnn.params["weight_hh_l0"] = 0.8 * np.linalg.qr(normal(5, 5))[0]
-    last = ManyToOne(rnn, Last(5, 1, dtype="float64", seed=0))
+    last = bptt.Sequential(rnn, bptt.Last(), bptt.Linear(5, 1, dtype="float64", seed=0))
     flow = bptt.gradient_flow(last, normal(30, 4, 2), np.zeros((4, 1)), bptt.losses.mse)
     assert flow.decay == pytest.approx(0.8, rel=1e-12)
     assert flow.by_lag[3].rows == 4

@@ -73,6 +73,8 @@ def inputs(kind: str) -> Any:
     rng = np.random.default_rng(0)
     if kind == "Embedding":
         return rng.integers(0, 5, (4, 2))
+    if kind == "Last":  # of two directions
+        return rng.standard_normal((4, 2, 6))
     return rng.standard_normal((2, 3) if kind.endswith("Cell") else (4, 2, 3))
 
 

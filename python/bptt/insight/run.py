@@ -107,7 +107,7 @@ class Run:
         self._tape: Any = None
         self.x = array
         self.y = self._forward()
-        self.reduces_time = bool(getattr(self.model, "_reduces_time", False))
+        self.reduces_time = self.model._reduces_time
         self.loss, self.dy = self._value_and_gradient()
         self.grads = self.model.params.zeros_like()
 

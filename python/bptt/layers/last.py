@@ -111,6 +111,9 @@ class Last(Stateless):
     def _sizes(self) -> None:
         return None
 
+    def _config(self) -> dict[str, Any]:
+        return {"batch_first": self.batch_first, "bidirectional": self.bidirectional}
+
     def __repr__(self) -> str:
         flags = [f"{name}=True" for name in ("batch_first", "bidirectional") if getattr(self, name)]
         return f"Last({', '.join(flags)})"
