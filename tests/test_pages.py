@@ -34,6 +34,9 @@ def test_the_pages_with_examples_are_found() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_python_blocks_run(page: str, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = blocks_of(page)
+    if any(".plot(" in block for block in blocks):
+        pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)  # for the files that a page writes
     namespace: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, page, "exec"), namespace)
