@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs in examples/, each in a short form; what they reach in full stands at their top."""
+
+from __future__ import annotations
+
+import math
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name: str, *arguments: str) -> Any:
+    return runpy.run_path(str(EXAMPLES / name))["main"](list(arguments))
+
+
+def test_every_example_is_run_here_and_short() -> None:
+    text = Path(__file__).read_text("utf-8")
+    for path in EXAMPLES.glob("*.py"):
+        assert f'"{path.name}"' in text, path.name
+        assert len(path.read_text("utf-8").splitlines()) < 100, path.name
+
+
+def test_vanishing_and_exploding(capsys: Any) -> None:
+    for w, found in run("vanishing_and_exploding.py").items():
+        assert found["decay"] == pytest.approx(w, rel=1e-9)
+    assert "factor per step 1.5000" in capsys.readouterr().out
+
+
+def test_adding_problem() -> None:
+    errors = run("adding_problem.py", "--steps", "10", "--updates", "300", "--models", "gru")
+    assert errors["gru"] < 0.1  # 1/6 without memory
+
+
+def test_copy_memory() -> None:
+    losses = run("copy_memory.py", "--delay", "5", "--updates", "30", "--batch-size", "16")
+    assert all(loss < 2 * math.log(10) for loss in losses.values())
+
+
+def test_exploding_gradients() -> None:
+    means = run("exploding_gradients.py")
+    assert means["clipped to norm 1"] < means["without clipping"]
+
+
+def test_digits() -> None:
+    pytest.importorskip("sklearn")
+    assert run("digits.py", "--epochs", "2") > 0.2  # guessing: 0.1
