@@ -32,7 +32,7 @@ def mean_error(y: Any, target: Any, mask: Any = None) -> float:
     return float(error.mean() if mask is None else error[mask].mean())
 
 
-def same(got: Any, expected: Any) -> None:
+def assert_same_run(got: Any, expected: Any) -> None:
     np.testing.assert_array_equal(got[0].params.flat, expected[0].params.flat)
     assert got[1].loss == expected[1].loss
 

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 import bptt
 from bptt import Batch, losses
-from runs import DATA, HELD, RNG, B, T, fitted, model_of, same
+from runs import DATA, HELD, RNG, B, T, assert_same_run, fitted, model_of
 
 
 def test_one_pair_is_one_batch() -> None:
     x, target = DATA[0]
     mask = RNG.random((T, B)) < 0.5
-    same(fitted((x, target), epochs=2), fitted([(x, target)], epochs=2))
-    same(fitted((x, target, mask)), fitted([(x, target, mask)]))
-    same(fitted(Batch(x, target, [6, 2, 3, 4])), fitted([Batch(x, target, [6, 2, 3, 4])]))
-    same(fitted(tuple(DATA)), fitted(DATA))
-    same(fitted(validation=HELD[0]), fitted(validation=[HELD[0]]))
+    assert_same_run(fitted((x, target), epochs=2), fitted([(x, target)], epochs=2))
+    assert_same_run(fitted((x, target, mask)), fitted([(x, target, mask)]))
+    assert_same_run(fitted(Batch(x, target, [6, 2, 3, 4])), fitted([Batch(x, target, [6, 2, 3, 4])]))
+    assert_same_run(fitted(tuple(DATA)), fitted(DATA))
+    assert_same_run(fitted(validation=HELD[0]), fitted(validation=[HELD[0]]))
 
 
 LENGTHS = (6, 2, 4, 1)
@@ -45,7 +45,7 @@ def test_lists_of_sequences_are_padded_rows_with_lengths(batch_first: bool, tbpt
     x, target, padded = sequences(batch_first)
     for rows in ((x, target), [x, target], Batch(tuple(x), target)):
         got = fitted([rows], model_of(batch_first=batch_first), tbptt=tbptt)
-        same(got, fitted([padded], model_of(batch_first=batch_first), tbptt=tbptt))
+        assert_same_run(got, fitted([padded], model_of(batch_first=batch_first), tbptt=tbptt))
     resets = [RNG.random(n) < 0.4 for n in LENGTHS]
     mask = [RNG.random(n) < 0.7 for n in LENGTHS]
     mask[0][0] = True
@@ -56,13 +56,13 @@ def test_lists_of_sequences_are_padded_rows_with_lengths(batch_first: bool, tbpt
             whole[name][: len(part), b] = part
         whole[name] = whole[name].T if batch_first else whole[name]
     got = fitted([Batch(x, target, None, resets, mask)], model_of(batch_first=batch_first), tbptt=tbptt)
-    same(got, fitted([padded._replace(**whole)], model_of(batch_first=batch_first), tbptt=tbptt))
+    assert_same_run(got, fitted([padded._replace(**whole)], model_of(batch_first=batch_first), tbptt=tbptt))
 
 
 def test_sequences_of_one_length_are_rows_too() -> None:
     x, target = DATA[0]
     rows = [list(each.swapaxes(0, 1)) for each in (x, target)]
-    same(fitted([tuple(rows)]), fitted([Batch(x, target, [T] * B)]))
+    assert_same_run(fitted([tuple(rows)]), fitted([Batch(x, target, [T] * B)]))
 
 
 @pytest.mark.parametrize(

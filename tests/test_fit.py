@@ -14,7 +14,7 @@ import pytest
 
 from bptt import losses, optim
 from bptt.callbacks import Callback, CSVLogger, LambdaCallback, ModelCheckpoint
-from runs import DATA, HELD, T, broken, fitted, mean_error, model_of, same
+from runs import DATA, HELD, T, assert_same_run, broken, fitted, mean_error, model_of
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_skip_leaves_the_update_out_and_keeps_the_state(place: int, stateful: bo
     seen: list[Any] = []
     model, history = fitted(broken(1, place), on_nonfinite="skip", stateful=stateful, on_step=seen.append)
     expected = fitted([DATA[0], DATA[2]], stateful=stateful)
-    same((model, history), expected)
+    assert_same_run((model, history), expected)
     assert (history.skipped, history.stopped) == (1, False)
     assert [step.number for step in seen] == [0, 1]
     assert "1 skipped" in repr(history)
@@ -224,7 +224,7 @@ def test_a_fast_run_takes_some_batches_and_writes_nothing(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
     one = fitted(validation=HELD[:1], max_steps=1, epochs=1)[1]
     assert fitted(validation=HELD, fast_dev_run=True)[1].validation[0].loss == one.validation[0].loss
-    same(fitted(fast_dev_run=False), fitted())
+    assert_same_run(fitted(fast_dev_run=False), fitted())
 
 
 def test_overfitting_takes_the_same_batches_in_each_epoch() -> None:
@@ -236,7 +236,7 @@ def test_overfitting_takes_the_same_batches_in_each_epoch() -> None:
             self.epoch += 1
             return iter([(x * self.epoch, target) for x, target in DATA])
 
-    same(fitted(Changing(), overfit_batches=2, epochs=3), fitted(DATA[:2], epochs=3))
+    assert_same_run(fitted(Changing(), overfit_batches=2, epochs=3), fitted(DATA[:2], epochs=3))
     assert len(fitted(overfit_batches=9)[1]) == 3
 
 

@@ -320,11 +320,11 @@ def test_what_no_model_of_ours_says_is_refused(structure: Any, weights: Any, wor
     assert_refused(tmp_path / "model", f"has no usable model .*{words}.*expected a file from bptt.save")
 
 
-def test_masks_of_a_recurrent_layer_must_be_a_count(tmp_path: Path) -> None:
+def test_masks_of_a_recurrent_layer_must_be_a_seed_and_a_count(tmp_path: Path) -> None:
     gru = bptt.GRU(2, 3)
-    for masks in (-1, 1.5, None, [1]):
+    for masks in (-1, 1.5, None, [1], [0, -1], [0, 1.5], [-1, 0], [0.5, 0], [0, 1, 2]):
         checkpoint.save(tmp_path / "model", gru.params, {"model": saving.structure_of(gru) | {"masks": masks}})
-        assert_refused(tmp_path / "model", "GRU: calls has")
+        assert_refused(tmp_path / "model", "GRU: (masks|calls|seed) has")
 
 
 def test_character_models_share_the_format(tmp_path: Path) -> None:

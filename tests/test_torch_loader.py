@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runs import DATA, B, fitted, model_of, same
+from runs import DATA, B, assert_same_run, fitted, model_of
 from test_batch_forms import sequences
 
 
@@ -20,9 +20,9 @@ def test_batches_of_a_pytorch_loader() -> None:
     loader = torch.utils.data.DataLoader(data, batch_size=B)
     turned = [(x[k : k + B], target[k : k + B]) for k in range(0, len(x), B)]
     got = fitted(loader, model_of(batch_first=True), epochs=2, validation=loader)
-    same(got, fitted(turned, model_of(batch_first=True), epochs=2))
+    assert_same_run(got, fitted(turned, model_of(batch_first=True), epochs=2))
     sequence = [torch.tensor(each) for each in sequences()[0]], [torch.tensor(each) for each in sequences()[1]]
-    same(fitted([sequence]), fitted([sequences()[2]]))
+    assert_same_run(fitted([sequence]), fitted([sequences()[2]]))
 
 
 def test_a_run_with_a_shuffling_loader_goes_on(tmp_path: Path) -> None:
@@ -37,4 +37,4 @@ def test_a_run_with_a_shuffling_loader_goes_on(tmp_path: Path) -> None:
 
     for cut in (2, 3, 7):
         run(resume=tmp_path / "state", max_steps=cut)
-    same(run(resume=tmp_path / "state"), run())
+    assert_same_run(run(resume=tmp_path / "state"), run())

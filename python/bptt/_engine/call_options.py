@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bptt._arrays import as_integers, as_mask, check_shape
+from bptt._arrays import as_mask, check_shape
 from bptt._dispatch import core
+from bptt._engine.lengths import as_lengths
 from bptt._engine.options import mixed
 from bptt._engine.packed import rows_like
 
@@ -22,16 +23,6 @@ if TYPE_CHECKING:
     from bptt._engine.weights import Weights
 
     Orders = list[_core.SequenceOrder | None]  # of the rows, for each direction; None: the caller's own
-
-
-def as_lengths(where: str, lengths: ArrayIn, B: int, steps: int) -> Array:
-    """The number of steps of each row, [B] integers from 0 to `steps`, checked."""
-    counts = as_integers(where, "lengths", lengths)
-    check_shape(where, "lengths", counts, (B,))
-    if counts.size and not 0 <= counts.min() <= counts.max() <= steps:
-        has = f"values from {counts.min()} to {counts.max()}"
-        raise ValueError(f"{where}: lengths has {has}, expected 0 to {steps}")
-    return counts
 
 
 class NativeOptions:

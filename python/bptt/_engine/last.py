@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bptt._arrays import as_array, shape_error
-from bptt._engine.call_options import as_lengths
+from bptt._engine.lengths import as_lengths
 from bptt._engine.packed import Shape, as_packed
 
 if TYPE_CHECKING:

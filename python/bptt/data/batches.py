@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from bptt._arrays import as_array, check_bool, check_seed, check_size, is_number, shape_error
-from bptt.data.sequences import as_sequences, padded
+from bptt._engine.lengths import padded
+from bptt.data.sequences import as_sequences
 from bptt.data.series import has_missing
 from bptt.train import Batch
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bptt._arrays import as_array, check_bool, cut, shape_error
+from bptt._engine.lengths import padded, within
 from bptt._engine.packed import Packed
 from bptt.data.series import has_missing
 
@@ -60,7 +61,7 @@ def pack(sequences: Sequence[ArrayIn]) -> Packed:
     order = np.argsort(-lengths, kind="stable")
     sizes = (lengths[:, np.newaxis] > np.arange(lengths.max())).sum(axis=0)
     array, _ = padded([arrays[b] for b in order], batch_first=False)
-    inside = np.arange(len(array))[:, np.newaxis] < lengths[order]
+    inside = within(lengths[order], len(array))
     if (order == np.arange(len(order))).all():
         return Packed(array[inside], sizes)
     return Packed(array[inside], sizes, order, np.argsort(order))
@@ -86,14 +87,3 @@ def as_sequences(where: str, name: str, value: Any) -> list[Array]:
         kinds = [array.dtype for array in arrays if array.size]
         return [array.astype(np.result_type(*kinds), copy=False) for array in arrays]
     return arrays
-
-
-def padded(arrays: Sequence[Array], batch_first: bool) -> tuple[Array, Array]:
-    """The same as `pad`, of arrays that fit."""
-    lengths = np.array([len(array) for array in arrays], np.int64)
-    B, T = len(arrays), int(lengths.max())
-    whole = np.zeros((B, T, *arrays[0].shape[1:]) if batch_first else (T, B, *arrays[0].shape[1:]), arrays[0].dtype)
-    for b, array in enumerate(arrays):
-        row = whole[b] if batch_first else whole[:, b]
-        row[: len(array)] = array
-    return whole, lengths

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bptt._engine.lengths import within
 from bptt.insight.facts import KernelFacts
 from bptt.insight.flow import flow_of
 from bptt.insight.kernel import trajectories
@@ -148,7 +149,7 @@ def _facts(run: Run, part: Part, dsteps: Steps, notes: list[str]) -> dict[str, K
     rows = slice(0, max(1, min(run.B, MOST_BYTES // of_row)))
     lengths = None if run.lengths is None else run.lengths[rows]
     x = part.x[:, rows]
-    inside = np.arange(run.T)[:, np.newaxis] < (np.full(x.shape[1], run.T) if lengths is None else lengths)
+    inside = within(np.full(x.shape[1], run.T) if lengths is None else lengths, run.T)
     if not inside.any():
         notes.append(f"units of layer {part.number}, since no row has a step")
         return {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bptt._arrays import as_array, as_floats, check_shape, is_number, kind_of, shape_error
-from bptt._engine.call_options import as_lengths
+from bptt._engine.lengths import as_lengths, within
 from bptt._engine.packed import Shape
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.sequential import Sequential
@@ -134,7 +134,7 @@ class Run:
         where = self.where
         masks = []
         if self.lengths is not None and not self.reduces_time:
-            masks = [self.shown.given(np.arange(self.T)[:, np.newaxis] < self.lengths)]
+            masks = [self.shown.given(within(self.lengths, self.T))]
         result = self._loss(self.y, self.target, *masks)
         if not isinstance(result, (tuple, list)) or len(result) != 2 or not is_number(result[0]):
             has = f"returned {type(result).__name__}"

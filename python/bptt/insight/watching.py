@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bptt._engine.lengths import within
 from bptt.insight.facts import Record
 from bptt.insight.flow import norms_of
 from bptt.insight.kernel import trajectories
@@ -82,7 +83,7 @@ class Watch:
 
     def _record(self) -> Record:
         run = Run("watch", self._model, *self._batch)
-        inside = np.arange(run.T)[:, np.newaxis] < (np.full(run.B, run.T) if run.lengths is None else run.lengths)
+        inside = within(np.full(run.B, run.T) if run.lengths is None else run.lengths, run.T)
         saturation: dict[str, tuple[float, float]] = {}
         for part in run.parts:
             names = kernel_names(part.number, part.layer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bptt._arrays import check_bool, check_dtype, check_size
+from bptt._arrays import check_bool, check_dtype, check_seed, check_size
 from bptt._engine.stack import Stack
 from bptt._engine.structure import Structure
 from bptt.init import fill
@@ -132,11 +132,15 @@ class RecurrentBase(Layer):
             **{name: options[name] for name in shared},
         }
 
-    def _mask_state(self) -> int:
-        return self._stack.state_options.calls
+    def _mask_state(self) -> list[int]:
+        options = self._stack.state_options
+        return [options.seed, options.calls]
 
     def _set_mask_state(self, state: Any) -> None:
-        self._stack.state_options.calls = check_size(type(self).__name__, "calls", state, least=0)
+        where, options = type(self).__name__, self._stack.state_options
+        if not isinstance(state, list) or len(state) != 2:
+            raise ValueError(f"{where}: masks has type {type(state).__name__}, expected a seed and a number of calls")
+        options.seed, options.calls = check_seed(where, state[0]), check_size(where, "calls", state[1], least=0)
 
     def _text(self, arguments: str = "") -> str:
         """The `repr`, with more arguments of the layer."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from bptt._arrays import as_floats, as_integers, as_mask, brief, check_bool, check_shape, check_size, shape_error
-from bptt._engine.call_options import as_lengths
+from bptt._engine.lengths import as_lengths, within
 from bptt._engine.packed import Shape, as_packed, rows_like
 
 if TYPE_CHECKING:
@@ -93,5 +93,5 @@ def mask_of(lengths: ArrayIn, steps: int, batch_first: bool = False) -> Array:
         raise shape_error("mask_of", "lengths", counts, "(B,)")
     steps = check_size("mask_of", "steps", steps, least=0)
     counts = as_lengths("mask_of", counts, len(counts), steps)
-    inside: Array = np.arange(steps)[:, np.newaxis] < counts
+    inside = within(counts, steps)
     return np.ascontiguousarray(inside.T) if check_bool("mask_of", "batch_first", batch_first) else inside

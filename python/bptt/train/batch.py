@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bptt._arrays import as_array, as_mask, check_shape, shape_error
-from bptt._engine.call_options import as_lengths
+from bptt._engine.lengths import as_lengths, padded, within
 from bptt._engine.packed import Shape, as_packed, rows_like
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Steps:
 
     def _inside(self, lengths: Array, count: int) -> Array:
         """True within the lengths of rows of `count` steps: [T,B], or as x has it."""
-        inside = np.arange(count)[:, np.newaxis] < lengths
+        inside = within(lengths, count)
         if not self._batched:
             return inside[:, 0]
         return inside.T if self.axis else inside
@@ -268,11 +268,7 @@ def _pad(name: str, sequences: list[Array], lengths: list[int], batch_first: boo
     for b, (each, length) in enumerate(zip(sequences, lengths, strict=True)):
         if each.shape != (length, *features):
             raise shape_error("fit", f"{name} {b}", each, (length, *features))
-    T, B = max(lengths), len(sequences)
-    rows = np.zeros((B, T, *features), np.result_type(*sequences))
-    for row, each in zip(rows, sequences, strict=True):
-        row[: len(each)] = each
-    return rows if batch_first else np.ascontiguousarray(rows.swapaxes(0, 1))
+    return padded(sequences, batch_first)[0]
 
 
 def _check_not_empty(x: Array) -> None:

@@ -67,7 +67,8 @@ class StateFile:
         with task.model.params.edit() as p:
             for name in p:
                 p[name][...] = arrays[f"param.{name}"]
-        _set_random_states(task.model, _unfolded(config["random"], arrays))
+        for layer, masks in zip(task.model._layers, config["masks"], strict=True):
+            layer._set_mask_state(masks)
         position = _unfolded(config["position"], arrays)
         updates.position = Position(**position)
         updates.skipped = config["skipped"]
@@ -97,7 +98,7 @@ class StateFile:
             "settings": _settings(task),
             "position": described,
             "optimizer": _folded(task.optimizer.state_dict(), "optimizer", arrays),
-            "random": _folded(_random_states(task.model), "random", arrays),
+            "masks": [layer._mask_state() for layer in task.model._layers],
             "skipped": updates.skipped,
             "stop_reason": history.stop_reason,
             "metrics": [*history.metrics],
@@ -166,28 +167,6 @@ def _unfolded(value: Any, arrays: Mapping[str, Array]) -> Any:
     if "dict" in value:
         return {key: _unfolded(each, arrays) for key, each in value["dict"].items()}
     return {key: _unfolded(each, arrays) for key, each in value.items()}
-
-
-def _random_states(model: Any) -> list[Any]:
-    """What the masks of each layer are drawn from; None for a layer that draws none."""
-    states: list[Any] = []
-    for layer in model._layers:
-        if hasattr(layer, "_stack"):
-            options = layer._stack.state_options
-            states.append({"seed": options.seed, "calls": options.calls})
-        else:
-            states.append(layer._rng.bit_generator.state if hasattr(layer, "_rng") else None)
-    return states
-
-
-def _set_random_states(model: Any, states: list[Any]) -> None:
-    """Take what `_random_states` returned."""
-    for layer, state in zip(model._layers, states, strict=True):
-        if hasattr(layer, "_stack"):
-            options = layer._stack.state_options
-            options.seed, options.calls = state["seed"], state["calls"]
-        elif state is not None:
-            layer._rng.bit_generator.state = state
 
 
 def _columns(history: History) -> dict[str, list[Any]]:
