@@ -83,6 +83,16 @@ def test_wrong_lists_of_sequences_are_named(change: dict[str, Any], message: str
     assert len(str(caught.value)) < 200
 
 
+def test_lists_that_may_be_one_batch_or_several_are_refused() -> None:
+    """Two lists of two sequences would be two batches of wrong pairs."""
+    x, target, _ = sequences()
+    with pytest.raises(ValueError, match=r"^fit: batches has lists, .* expected Batch\(x, target\) or a list"):
+        fitted((x[:2], target[:2]))
+    one = [np.ones(5), np.ones(3)]  # without features
+    with pytest.raises(ValueError, match=r"^fit: x has shape \(5, 2\), expected \(T, B, features\)"):
+        fitted([(one, one)])
+
+
 def test_an_output_without_a_time_axis_has_one_target_a_row_and_no_mask_of_lengths() -> None:
     def loss(y: Any, target: Any) -> Any:  # a mask would be a third argument
         shapes.append((y.shape, target.shape))

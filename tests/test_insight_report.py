@@ -164,7 +164,7 @@ def test_each_rule_speaks_where_it_should() -> None:
     forgetful = rules_of(diagnosed(gru, normal(100, B, 2)))
     assert "remembers briefly" in forgetful["memory"]
     assert "gate z is saturated" in forgetful["saturated"]
-    assert "tbptt=" in forgetful["truncation"]
+    assert "Truncation to " in forgetful["truncation"]
     nothing = rules_of(bptt.diagnose(gru, normal(100, B, 2), None, lambda y, t: (0.0, 0 * y)))
     assert "no gradient" in nothing["finite"]
     assert "too small" in nothing["decay"]

@@ -289,7 +289,9 @@ def test_parameters_of_layers_without_a_text_are_compared(tmp_path: Path) -> Non
         return bptt.Sequential(bptt.GRU(3, 2, seed=0), Scale(*shape))
 
     task = Task(model_of(2), losses.mse, optim.SGD(0.1))
-    StateFile(tmp_path / "state", None, None).save(task, Updates(task), bptt.History(), [])
+    file = StateFile(tmp_path / "state", None, None)
+    assert not file.load(task, Updates(task), bptt.History(), [])
+    file.save(task, Updates(task), bptt.History(), [])
     other = task._replace(model=model_of(3))
     with pytest.raises(ValueError, match=r"^fit: model differs in 1.scale from that in .*, expected the same$"):
         StateFile(tmp_path / "state", None, None).load(other, Updates(other), bptt.History(), [])
@@ -306,3 +308,18 @@ def test_fewer_batches_than_before_are_named(tmp_path: Path) -> None:
     fitted(tmp_path / "state", data=Twice(DATA), max_steps=2)
     with pytest.raises(ValueError, match=r"^fit: batches has 1 in epoch 0, fewer than in the run that is continued"):
         fitted(tmp_path / "state", data=Twice(DATA[:1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": losses.mae}, "loss 'mae', expected 'mse'"),
+        ({"metric": lambda y, target: 0.0}, r"metrics \['metric'\], expected \[\]"),
+        ({"schedule": lambda step: 0.1}, "schedule 'a function', expected 'None'"),
+        ({"make": lambda: optim.Adam(0.1, weight_decay=0.5)}, "weight_decay of the optimizer 0.5, expected 0.0"),
+    ],
+)
+def test_another_call_than_that_of_the_saved_run_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    fitted(tmp_path / "state", max_steps=2)
+    with pytest.raises(ValueError, match=f"^fit: this run has {message} as in "):
+        fitted(tmp_path / "state", **change)

@@ -80,3 +80,11 @@ def test_an_exception_in_a_metric_leaves_whole_updates() -> None:
     with pytest.raises(LookupError):
         fitted(model=model, metric=metric)
     np.testing.assert_array_equal(model.params.flat, fitted(max_steps=2)[0].params.flat)
+
+
+def test_a_validation_loss_that_is_not_finite_is_named() -> None:
+    x, target = HELD[0]
+    with pytest.raises(
+        FloatingPointError, match=r"^fit: validation loss is nan after 3 updates, expected a finite one"
+    ):
+        fitted(validation=(np.full_like(x, np.nan), target))

@@ -58,7 +58,7 @@ class LayerStack final : public Stack<T> {
   Index memory(const OuterShape& outer, const std::vector<const CallOptions*>& options, bool training) const override {
     DryRun run;
     const std::shared_ptr<const Packed> weights = pack_all({}, training, nullptr);
-    // The states: those that are not given are one array of zeros, those that are returned an array each.
+    // A caller that gives no states has one array of zeros for all of them; each returned state has its own array.
     const Widths width = widths(*kernels_[0]);
     const Index rows = checked_mul(this->kernels(), outer.batch), given = checked_mul(rows, sizes_.hidden);
     const Index returned = checked_mul(rows, std::accumulate(width.begin(), width.end(), Index(0)));

@@ -111,7 +111,7 @@ class Schedule {
  private:
   using Runs = std::vector<std::unique_ptr<sequence::ResumableCall>>;
 
-  /// The same with the layers in parallel.
+  /// forward, with the layers in parallel.
   bool forward_in_parallel(LayerTape<T>& passes, const Packed& weights, const StackForward<T>& call, bool training,
                            Poll::Interrupted interrupted) const {
     std::atomic<bool> stop{false};
@@ -141,7 +141,7 @@ class Schedule {
     return {own.data(), output(), D_ == 1};
   }
 
-  /// The same with the layers in parallel.
+  /// backward, with the layers in parallel.
   bool backward_in_parallel(LayerTape<T>& passes, const StackBackward<T>& call,
                             const std::vector<BackwardCall<T>>& calls, Poll::Interrupted interrupted) const {
     std::atomic<bool> stop{false};

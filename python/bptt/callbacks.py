@@ -185,6 +185,11 @@ class ModelCheckpoint(_Monitor):
             super().on_train_begin(run)
         check_replaceable(self._path)
 
+    def on_validation(self, run: Run, validation: Validation) -> None:
+        """Look at the value."""
+        if self._best_only:
+            super().on_validation(run, validation)
+
     def on_epoch(self, run: Run) -> None:
         """Save, or look at the value."""
         if self._best_only:

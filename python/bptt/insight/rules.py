@@ -84,7 +84,7 @@ def _exponents(report: Figures) -> Iterator[str]:
 
 def _bounds(report: Figures) -> Iterator[str]:
     for name, facts in report.kernels.items():
-        if not facts.cell.startswith("rnn_"):
+        if not facts.cell.startswith("rnn_") or facts.shares is None:  # with zoneout or masks the bound does not hold
             continue
         matrix = facts.units.matrices["h"]
         if np.isnan(matrix.norm):
@@ -138,11 +138,11 @@ def _truncated(report: Figures) -> Iterator[str]:
         return
     if found.enough < report.steps:
         cosine = found.cosines[found.enough]
-        of = f"tbptt={found.enough} of {report.steps} steps"
-        yield f"Truncation: {of} gives a gradient whose cosine with the full one is {cosine:.4f}."
+        of = f"{found.enough} of {report.steps} steps"
+        yield f"Truncation to {of} gives a gradient whose cosine with the full one is {cosine:.4f}."
     else:
         best = max((k for k in found.cosines if k < report.steps), default=0)
-        less = f"; tbptt={best} gives {found.cosines[best]:.4f}" if best else ""
+        less = f"; truncation to {best} gives {found.cosines[best]:.4f}" if best else ""
         yield f"Truncation: only the whole sequence of {report.steps} steps gives a cosine of 0.99{less}."
 
 

@@ -29,9 +29,17 @@ FORMS = "(x, target), (x, target, mask) or bptt.Batch"
 
 
 def as_batches(given: Any) -> Any:
-    """An iterable of batches: a `Batch` and a tuple (x, target) or (x, target, mask) of arrays are one batch."""
-    one = isinstance(given, Batch) or (isinstance(given, tuple) and len(given) in (2, 3) and _is_array(given[0]))
-    return [given] if one else given
+    """An iterable of batches: a `Batch` and a tuple (x, target) or (x, target, mask) are one batch."""
+    if isinstance(given, Batch):
+        return [given]
+    # A tuple of batches has tuples, lists or `Batch`, whose x is an array or a list of sequences.
+    if isinstance(given, tuple) and len(given) in (2, 3) and not isinstance(given[0], (Batch, tuple)):
+        if _is_array(given[0]):
+            return [given]
+        if _is_sequences(given[0]):
+            what = "batches has lists, which may be sequences of one batch or batches"
+            raise ValueError(f"fit: {what}, expected Batch(x, target) or a list of batches")
+    return given
 
 
 class Batch(NamedTuple):
@@ -123,6 +131,8 @@ class Steps:
         mask = None if batch.mask is None else as_mask("fit", "mask", batch.mask)
         lengths = None
         if batch.lengths is not None:
+            if not self._batched and np.size(as_array("fit", "lengths", batch.lengths)) > 1:
+                raise shape_error("fit", "x", x, "(T, B, features), since there are lengths of several rows")
             lengths = as_lengths("fit", batch.lengths, lead[1 - self.axis] if self._batched else 1, self.count)
             if self._timed:
                 if mask is not None:

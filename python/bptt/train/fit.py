@@ -102,11 +102,14 @@ def fit(
         on_nonfinite: what happens where a loss or gradient is not finite. "raise" (default): FloatingPointError;
             "stop": the run ends without that update, `History.stop_reason` says why; "skip": the update is left out and
             counted in `History.skipped`, and the state goes on as it was before it. It changes nothing in any case.
+            With "raise", a validation loss that is not finite is an error too.
 
         Validation:
         validation: batches in the same forms, which are only evaluated. Default None. The validation loss is the mean
-            of the losses of all batches, weighted by their targets. With stateful, the state is carried from batch to
-            batch. An evaluation changes nothing: a run with validation has the bits of one without.
+            of the losses of all batches, weighted by the steps that lengths and mask let count: what a loss leaves out
+            by itself, as with ignore_index, counts here, so that such steps belong in the mask. With stateful, the
+            state is carried from batch to batch. An evaluation changes nothing: a run with validation has the bits of
+            one without.
         validate_every: updates from one validation to the next. Default None: one at the end of each epoch. In both
             cases there is one at the end of the run, unless it was stopped.
         metric: function of (y, target), or (y, target, mask) as the loss, that returns a number; or a dict of such
@@ -126,11 +129,12 @@ def fit(
 
         To continue a run that was interrupted:
         resume: path of a file that keeps the training state. Where it exists, the run goes on from it, with the bits of
-            a run that was never interrupted; a run that had ended returns at once, unless a limit is higher now.
-            The call must be the same: model, optimizer, tbptt, stateful, callbacks, and batches that come in the same
-            order in each process. Batches that are no list are gone through again up to the place where the run goes
-            on, so that sources which draw from a seed of their own are at that place, too. The file's learning rate and
-            parameters replace those of the arguments.
+            a run that was never interrupted; a run that had ended returns at once, unless a limit is higher now. The
+            call must be the same: model, loss, optimizer and its options, whether there is a schedule, metrics, tbptt,
+            stateful and callbacks, which are compared; and batches that come in the same order in each process, of
+            which the one in which the run goes on is compared. Batches that are no list are gone through again up to
+            the place where the run goes on, so that sources which draw from a seed of their own are at that place, too.
+            The file's learning rate and parameters replace those of the arguments.
         save_every: updates between two writes of that file, default None: time alone decides.
         save_every_s: seconds between two writes, default 30; None: no such rule. The end of a run is always written.
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -158,6 +159,9 @@ class Loop:
         batches: Iterable[Any] = self._plan.validation
         validation = self._updates.validate(islice(batches, self._plan.most_validation))
         self._history.validation.append(validation)
+        if self._task.on_nonfinite == "raise" and not math.isfinite(validation.loss):
+            what = f"validation loss is {validation.loss} after {validation.step} updates"
+            raise FloatingPointError(f"fit: {what}, expected a finite one: look at x and target of validation")
         self._call("on_validation", validation)
 
     def _call(self, event: str, *arguments: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of a `History`: losses, gradient norm and learning rate over the updates. The only user of matplotlib.
+"""The picture of a `History`: losses, gradient norm and learning rate over the updates.
 
 history.py imports this module, so that the history is Any here.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from itertools import accumulate
 from typing import Any
 
 from bptt._arrays import cut
@@ -88,9 +87,8 @@ def _label(axes: Any, name: str, values: list[float]) -> None:
 def _smoothed(values: list[float]) -> list[float]:
     """The mean of each value and its neighbours, as many on both sides; fewer near the ends."""
     half = max(1, round(len(values) * _SMOOTHING_SHARE / 2))
-    sums = [0.0, *accumulate(values)]
     means = []
     for k in range(len(values)):
         reach = min(half, k, len(values) - 1 - k)
-        means.append((sums[k + reach + 1] - sums[k - reach]) / (2 * reach + 1))
+        means.append(math.fsum(values[k - reach : k + reach + 1]) / (2 * reach + 1))
     return means

@@ -31,7 +31,7 @@ _STEP_COLUMNS = ("step", "epoch", "loss", "grad_norm", "clipped", "targets", "cl
 
 
 class StateFile:
-    """The file of one run: `load` continues from it, `save` replaces it, `save_if_due` does so now and then.
+    """The file of one run: `load` comes first and continues from it; `save` replaces it, `save_if_due` now and then.
 
     every_steps: updates between two saves, None for no such rule; every_s: seconds, likewise.
     """
@@ -39,18 +39,20 @@ class StateFile:
     def __init__(self, path: str | os.PathLike[str], every_steps: int | None, every_s: float | None) -> None:
         self._path, self._every_steps, self._every_s = path, every_steps, every_s
         self._last_s, self._last_number = time.monotonic(), 0
+        self._settings: dict[str, Any] = {}
 
     def load(self, task: Task, updates: Updates, history: History, callbacks: Sequence[Callback]) -> bool:
         """Take the state of the file into all of these; False where there is no file. Nothing changes on an error."""
         from bptt import checkpoint  # imported here, since safetensors takes as long to import as all of bptt
 
+        self._settings = _settings(task)  # now, since callbacks may change options during the run
         found = checkpoint.check_writable(self._path)
         if found is None:
             return False
         if found.get("training_state") != FORMAT:
             raise ValueError(f"fit: resume is {self._name}, which has no training state, expected another file")
         arrays, config = checkpoint.load(self._path)
-        ours, saved = _settings(task), config["settings"]
+        ours, saved = self._settings, config["settings"]
         for name in {**ours, **saved}:
             if ours.get(name) != saved.get(name):
                 has = f"{name} {brief(ours.get(name), 50)}"
@@ -95,7 +97,7 @@ class StateFile:
         position.checksum = 0  # which is for a continued run
         config = {
             "training_state": FORMAT,
-            "settings": _settings(task),
+            "settings": self._settings,
             "position": described,
             "optimizer": _folded(task.optimizer.state_dict(), "optimizer", arrays),
             "masks": [layer._mask_state() for layer in task.model._layers],
@@ -129,10 +131,20 @@ class StateFile:
 
 
 def _settings(task: Task) -> dict[str, Any]:
-    """What must be the same in the call that goes on."""
-    window = None if task.window is None else list(task.window)
-    layers = {f"layer {k}": _text(layer) for k, layer in enumerate(task.model._layers)}
-    return {"tbptt": window, "stateful": task.stateful, "optimizer": type(task.optimizer).__name__, **layers}
+    """What must be the same in the call that goes on; of the optimizer all but lr, which schedules change."""
+    state: Any = task.optimizer
+    options = {name: value for name, value in state.state_dict().get("options", {}).items() if name != "lr"}
+    loss: Any = getattr(task.loss, "func", task.loss)  # of a functools.partial
+    return {
+        "tbptt": None if task.window is None else list(task.window),
+        "stateful": task.stateful,
+        "schedule": "None" if task.schedule is None else "a function",
+        "loss": getattr(loss, "__name__", type(loss).__name__),
+        "metrics": [*task.metrics],
+        "optimizer": type(task.optimizer).__name__,
+        **{f"{name} of the optimizer": value for name, value in options.items()},
+        **{f"layer {k}": _text(layer) for k, layer in enumerate(task.model._layers)},
+    }
 
 
 def _text(layer: Any) -> str:
