@@ -113,7 +113,7 @@ def diagnose(model: Model, x: ArrayIn, target: Any, loss: Loss, lengths: ArrayIn
     rules behind `verdict`.
 
     Args: as of `gradient_flow`. The model stays as it is. Units and shares are measured on as many rows as
-        fit 64 MiB. It takes as long as some 50 training passes over the batch.
+        fit 64 MiB. It takes as long as some 40 to 90 training passes over the batch.
     Returns: `Report`, with `.verdict`, `str(report)`, `.to_dict()` and `.plot(path)`.
     Raises: TypeError and ValueError for arguments that do not fit; what the layers and the loss raise.
     Source: Pascanu et al. 2013; Engelken et al. 2020; Tallec & Ollivier 2018 (time constants).
