@@ -99,6 +99,7 @@ def test_stop_ends_with_the_last_good_weights_and_says_why() -> None:
         ({"clip_norm": 0.01}, lambda g: g * min(1, 0.01 / np.linalg.norm(g))),
         ({"clip_value": 0.005}, lambda g: np.clip(g, -0.005, 0.005)),
         ({"clip_norm": 0.05, "clip_value": 0.005}, lambda g: np.clip(g * 0.05 / np.linalg.norm(g), -0.005, 0.005)),
+        ({"clip_norm_per_parameter": 0.01}, lambda g: np.full(len(model_of().params), 0.01)),
     ],
 )
 def test_the_norm_after_clipping(clip: dict[str, float], after: Any) -> None:
@@ -111,16 +112,23 @@ def test_the_norm_after_clipping(clip: dict[str, float], after: Any) -> None:
     np.testing.assert_allclose(history.clipped_norm, np.linalg.norm(after(g)), rtol=rtol)
 
 
-def test_the_norm_after_clipping_of_another_kind_is_not_known() -> None:
+def test_the_norm_after_clipping_is_what_the_optimizer_says() -> None:
     class Other(optim.SGD):
-        clip_mean: float
+        """Of a user, who clips in another way."""
 
         def step(self, params: Any, grads: Any) -> Any:
-            return super().step(params, grads)._replace(clipped=True)
+            norm = super().step(params, grads).grad_norm
+            return optim.StepInfo(norm, True, norm / 3)
 
-    sgd = Other(0.1, clip_norm=1.0)
-    vars(sgd)["clip_mean"] = 3.0
-    assert all(map(math.isnan, fitted(optimizer=sgd)[1].clipped_norm))
+    class Older(optim.SGD):
+        def step(self, params: Any, grads: Any) -> Any:
+            return optim.StepInfo(*super().step(params, grads)[:2])
+
+    history = fitted(optimizer=Other(0.1))[1]
+    assert history.clipped_norm == [norm / 3 for norm in history.grad_norm]
+    history = fitted(optimizer=Older(0.1))[1]
+    assert history.clipped_norm == history.grad_norm
+    assert all(map(math.isnan, fitted(optimizer=Older(0.1, clip_norm=1e-3))[1].clipped_norm))
 
 
 def test_a_step_that_the_optimizer_left_out_counts_as_skipped() -> None:

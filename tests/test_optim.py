@@ -84,11 +84,12 @@ def test_float32_follows_float64(optimizer):
 def test_clipping_is_global_and_comes_before_the_values():
     params, grads = bptt.Params({"a": (1,), "b": (1,)}), bptt.Params({"a": (1,), "b": (1,)}, writable=True)
     grads["a"][:], grads["b"][:] = 3, 4
-    assert SGD(1.0, clip_norm=5.0).step(params, grads) == (5.0, False)
+    assert SGD(1.0, clip_norm=5.0).step(params, grads) == (5.0, False, 5.0)
     info = SGD(1.0, clip_norm=2.5).step(params, grads)
-    assert info == optim.StepInfo(grad_norm=5.0, clipped=True)
+    assert info == optim.StepInfo(grad_norm=5.0, clipped=True, clipped_norm=2.5)
     np.testing.assert_allclose(params.flat, [-3 - 1.5, -4 - 2], rtol=1e-6)
-    SGD(1.0, clip_norm=2.5, clip_value=1.75).step(params, grads)
+    info = SGD(1.0, clip_norm=2.5, clip_value=1.75).step(params, grads)
+    assert info == (5.0, True, math.hypot(1.5, 1.75))
     np.testing.assert_allclose(params.flat, [-4.5 - 1.5, -6 - 1.75], rtol=1e-6)
     assert grads.flat.tolist() == [3, 4]
 

@@ -79,7 +79,7 @@ def test_the_scale_of_clipping_may_be_below_the_dtype(dtype, size, limit):
 @pytest.mark.parametrize(("dtype", "size"), [(np.float64, 1e-320), (np.float32, 1e-40)])
 def test_subnormal_gradients_count_as_zero(dtype, size):
     params = params_of([0.0, 1.0], dtype)
-    assert SGD(1.0, clip_norm=1e-300).step(params, grads_of(params, size)) == (0.0, False)
+    assert SGD(1.0, clip_norm=1e-300).step(params, grads_of(params, size)) == (0.0, False, 0.0)
     assert params.flat.tolist() == [0.0, 1.0]
 
 

@@ -259,7 +259,7 @@ def test_the_native_step_checks_what_it_gets() -> None:
         "rule": "lion", "options": {"beta1": 0.9, "beta2": 0.99}, "params": w, "grads": g, "moments": [m],
         "spans": [(3, 1.0, 0.0)], "limits": no_limits, "known_small": True,
     }  # fmt: skip
-    assert core.optimizer_step(**good) == (math.sqrt(3), math.sqrt(3), False, -1, True)
+    assert core.optimizer_step(**good) == (math.sqrt(3), math.sqrt(3), math.sqrt(3), False, -1, True)
     for change, error, message in (
         ({"rule": "muon"}, ValueError, "there is no rule muon with 1 moments"),
         ({"moments": []}, ValueError, "there is no rule lion with 0 moments"),

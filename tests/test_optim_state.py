@@ -253,7 +253,7 @@ def test_a_schedule_and_other_parameters_reach_the_groups() -> None:
             sgd.step(params, grads)
         np.testing.assert_array_equal(params.flat, -2.0)
     empty = bptt.Params({})
-    assert SGD(1.0, clip_norm_per_parameter=1.0).step(empty, empty.zeros_like()) == (0.0, False)
+    assert SGD(1.0, clip_norm_per_parameter=1.0).step(empty, empty.zeros_like()) == (0.0, False, 0.0)
 
 
 # Clipping.
@@ -264,12 +264,13 @@ def test_each_parameter_is_clipped_to_its_norm_then_all() -> None:
     grads = params.zeros_like()
     grads.flat[:] = [3, 4, 0, -12]
     info = SGD(1.0, clip_norm_per_parameter=2.5).step(params, grads)
-    assert info == (13.0, True)
+    assert info == (13.0, True, pytest.approx(12.5**0.5, rel=1e-15))
     np.testing.assert_allclose(params.flat, [-1.5, -2, 0, 2.5], rtol=1e-15)
     assert not SGD(0.0, clip_norm_per_parameter=12.0).step(params, grads).clipped
     params["a"], params["c"] = [0, 0], [0]
-    SGD(1.0, clip_norm_per_parameter=2.5, clip_norm=2.5, clip_value=1.7).step(params, grads)
+    info = SGD(1.0, clip_norm_per_parameter=2.5, clip_norm=2.5, clip_value=1.7).step(params, grads)
     np.testing.assert_allclose(params.flat, [-1.5 / 2**0.5, -(2**0.5), 0, 1.7], rtol=1e-15)
+    assert info == (13.0, True, pytest.approx(np.linalg.norm(params.flat), rel=1e-15))
     grads["b"][:] = math.nan
     with pytest.raises(FloatingPointError, match=r"norm nan \(first in b\)"):
         SGD(1.0, clip_norm_per_parameter=1.0).step(params, grads)
@@ -281,8 +282,10 @@ def test_clipping_per_parameter_works_at_any_size(scale: float) -> None:
     grads = params.zeros_like()
     grads.flat[:] = [3 * scale, 4 * scale, 12 * scale]
     info = SGD(1.0, clip_norm_per_parameter=2.5 * scale).step(params, grads)
-    np.testing.assert_allclose(info.grad_norm, 13 * scale, rtol=1e-15)
+    np.testing.assert_allclose(info, (13 * scale, True, 12.5**0.5 * scale), rtol=1e-15)
     np.testing.assert_allclose(params.flat / scale, [-1.5, -2, -2.5], rtol=1e-15)
+    info = SGD(1.0, clip_value=4 * scale).step(params, grads)
+    np.testing.assert_allclose(info, (13 * scale, True, 41**0.5 * scale), rtol=1e-15)
 
 
 def test_adaptive_clipping_follows_the_running_mean() -> None:
@@ -294,13 +297,17 @@ def test_adaptive_clipping_follows_the_running_mean() -> None:
         limit = 2.0 * mean / weight if weight else math.inf
         info = sgd.step(params, grads)
         clipped = min(norm, limit)
-        assert info == (norm, norm > limit)
+        assert info == (norm, norm > limit, pytest.approx(clipped, rel=1e-14))
         position -= clipped
         np.testing.assert_allclose(params.flat, position, rtol=1e-14)
         if clipped:
             mean, weight = 0.98 * mean + 0.02 * clipped, 0.98 * weight + 0.02
     sgd.clip_norm = 0.5  # the smaller limit holds
-    assert sgd.step(params, grads).clipped
+    assert sgd.step(params, grads) == (1.0, True, 0.5)
+    before = sgd.state_dict()["scalars"]["norm_mean"]
+    sgd.clip_value = 0.25  # of elements, which the mean does not see
+    assert sgd.step(params, grads) == (1.0, True, 0.25)
+    assert sgd.state_dict()["scalars"]["norm_mean"] == 0.98 * before + (1 - 0.98) * 0.5
     with pytest.raises(ValueError, match=r"^SGD: clip_norm_adaptive has value 1.0, expected more than 1"):
         sgd.clip_norm_adaptive = 1
 

@@ -64,7 +64,8 @@ py::tuple optimizer_step(const std::string& rule, const py::dict& options, py::a
       const GilRelease release;
       result = entry->step(numbers.data(), arrays, setting);
     }
-    return py::make_tuple(result.norm, result.clipped_norm, result.clipped, result.overflow, result.small);
+    return py::make_tuple(result.norm, result.limited_norm, result.clipped_norm, result.clipped, result.overflow,
+                          result.small);
   });
 }
 

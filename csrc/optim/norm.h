@@ -27,26 +27,27 @@ inline int threads_for_pass(Index n) { return threads_for(0.6 * double(n)); }
 
 namespace detail {
 
-template <class T>
-double sum_of_squares(const T* g, Index n, double scale) {
+template <class T, class F>
+double sum_of_squares(const T* g, Index n, double scale, const F& of) {
+  const auto square = [&](T x) { return scale * of(x) * (scale * of(x)); };
   double lanes[8] = {};
   Index i = 0;
   for (; i + 8 <= n; i += 8) {
-    for (int l = 0; l < 8; ++l) lanes[l] += scale * double(g[i + l]) * (scale * double(g[i + l]));
+    for (int l = 0; l < 8; ++l) lanes[l] += square(g[i + l]);
   }
-  for (; i < n; ++i) lanes[0] += scale * double(g[i]) * (scale * double(g[i]));
+  for (; i < n; ++i) lanes[0] += square(g[i]);
   return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
 }
 
-/// The sum over i of (scale g[i])^2.
-template <class T>
-double scaled_sum(const T* g, Index n, double scale) {
+/// The sum over i of (scale of(g[i]))^2.
+template <class T, class F>
+double scaled_sum(const T* g, Index n, double scale, const F& of) {
   const Index blocks = ceil_div(n, kBlock);
   Buffer<double> sums(blocks);
   Pool::instance().run(threads_for_pass(n), [&](int thread, Barrier& barrier) {
     const Share share(blocks, thread, barrier.size());
     for (Index b = share.begin; b < share.end; ++b) {
-      sums[b] = sum_of_squares(g + b * kBlock, std::min(kBlock, n - b * kBlock), scale);
+      sums[b] = sum_of_squares(g + b * kBlock, std::min(kBlock, n - b * kBlock), scale, of);
     }
   });
   double total = 0;
@@ -56,15 +57,19 @@ double scaled_sum(const T* g, Index n, double scale) {
 
 }  // namespace detail
 
-/// Infinite only where an element or the norm itself is beyond double. A second pass is needed where squares leave the
-/// range of double; it scales by a power of two that brings the largest possible and the smallest normal squares into
-/// it.
-template <class T>
-double norm(const T* g, Index n) {
-  const double sum = detail::scaled_sum(g, n, 1.0);
+/// The norm of of(g[i]) over i, where `of` gives a double. Infinite only where an element or the norm itself is beyond
+/// double. A second pass is needed where squares leave the range of double; it scales by a power of two that brings the
+/// largest possible and the smallest normal squares into it.
+template <class T, class F>
+double norm(const T* g, Index n, const F& of) {
+  const double sum = detail::scaled_sum(g, n, 1.0, of);
   if (sum >= 0x1p-900 && std::isfinite(sum)) return std::sqrt(sum);
   const double scale = sum < 1 ? 0x1p600 : 0x1p-600;
-  return std::sqrt(detail::scaled_sum(g, n, scale)) / scale;
+  return std::sqrt(detail::scaled_sum(g, n, scale, of)) / scale;
+}
+template <class T>
+double norm(const T* g, Index n) {
+  return norm(g, n, [](T x) { return double(x); });
 }
 
 /// The bits of |x|, which order as |x| does; NaN comes above infinity. As integers, since compilers vectorize the

@@ -41,6 +41,26 @@ void for_spans(const std::vector<Span>& spans, Index begin, Index end, F&& f) {
   }
 }
 
+/// Whether an element is clamped, and the norm after that.
+template <class T, class Clipping>
+void measure_clamping(const Clipping& clipping, const Arrays<T>& arrays, const Setting& setting, StepResult& result) {
+  bool clamped = false;
+  for_spans(setting.spans, 0, arrays.n, [&](std::size_t s, Share part) {
+    const Magnitude<T> bits = largest_magnitude(arrays.grads + part.begin, part.end - part.begin);
+    T largest;
+    std::memcpy(&largest, &bits, sizeof bits);
+    clamped = clamped || clipping[s].scaled(largest) > clipping[s].value;
+  });
+  if (!clamped) return;
+  result.clipped = true;
+  result.clipped_norm = 0;
+  for_spans(setting.spans, 0, arrays.n, [&](std::size_t s, Share part) {
+    const auto clamp = [&](T g) { return double(clipping[s](g)); };
+    const double each = norm(arrays.grads + part.begin, part.end - part.begin, clamp);
+    result.clipped_norm = std::hypot(result.clipped_norm, each);
+  });
+}
+
 template <class A, class Optimizer, class T>
 void step(const Optimizer& optimizer, const std::vector<Clip>& clips, const Arrays<T>& arrays, const Setting& setting,
           StepResult& result) {
@@ -73,14 +93,7 @@ void step(const Optimizer& optimizer, const std::vector<Clip>& clips, const Arra
     assert(result.overflow >= 0);
     return;
   }
-  if (std::isfinite(setting.limits.value)) {
-    for_spans(setting.spans, 0, arrays.n, [&](std::size_t s, Share part) {
-      const Magnitude<T> bits = largest_magnitude(arrays.grads + part.begin, part.end - part.begin);
-      T largest;
-      std::memcpy(&largest, &bits, sizeof bits);
-      result.clipped = result.clipped || clipping[s].scaled(largest) > clipping[s].value;
-    });
-  }
+  if (std::isfinite(setting.limits.value)) measure_clamping<T>(clipping, arrays, setting, result);
   result.small = updated_all(std::true_type{}) <= magnitude(T(kSmall));
 }
 
@@ -114,14 +127,14 @@ template <class Optimizer, class T>
 StepResult step(const Optimizer& optimizer, const Arrays<T>& arrays, const Setting& setting) {
   const Limits& limits = setting.limits;
   const std::vector<double> norms = detail::norms(arrays, setting);
-  StepResult result{joint_norm(norms, std::numeric_limits<double>::infinity()), 0};
+  StepResult result{joint_norm(norms, std::numeric_limits<double>::infinity()), 0, 0};
   if (!std::isfinite(result.norm)) return result;
   const double after_spans = joint_norm(norms, limits.span_norm);
   const double rest = after_spans > limits.norm ? limits.norm / after_spans : 1;
-  result.clipped_norm = std::min(after_spans, limits.norm);
+  result.limited_norm = result.clipped_norm = std::min(after_spans, limits.norm);
   result.clipped = after_spans > limits.norm;
   std::vector<Clip> clips;
-  bool plain = std::min(result.clipped_norm, limits.value) <= kSmall;
+  bool plain = std::min(result.limited_norm, limits.value) <= kSmall;
   for (std::size_t s = 0; s < setting.spans.size(); ++s) {
     const double norm = norms[norms.size() == 1 ? 0 : s];
     // Without limits of spans exactly the limit: the same bits as if there were no spans.

@@ -34,7 +34,8 @@ struct Setting {
 
 struct StepResult {
   double norm;          // before clipping
-  double clipped_norm;  // after the norms are clipped
+  double limited_norm;  // after the norms are clipped, before the elements are
+  double clipped_norm;  // after all clipping
   bool clipped = false;
   Index overflow = -1;  // the first element whose parameter or moment would not be finite; nothing changed then
   bool small = false;   // whether no magnitude in the values is above kSmall

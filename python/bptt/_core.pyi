@@ -316,12 +316,12 @@ def optimizer_step(
     spans: list[tuple[int, float, float]],
     limits: tuple[float, float, float],
     known_small: bool,
-) -> tuple[float, float, bool, int, bool]:
+) -> tuple[float, float, float, bool, int, bool]:
     """One step of a rule of csrc/optim/rules.h: updates the flat params and moments [n].
 
     spans: (end, lr, weight_decay) of consecutive parts of [n]. limits, infinity for none: of the norm of all, of the
-    norm of each span, of each element. Returns (norm before clipping, norm after the norms are clipped, clipped,
-    overflow, small).
+    norm of each span, of each element. Returns (norm before clipping, norm after the norms are clipped,
+    norm after all clipping, clipped, overflow, small).
     overflow: the first element whose parameter or moment would not be finite, else -1. Nothing changes in that case,
     nor where the norm is not finite. small: whether all parameters and moments are now at most 2^60 in magnitude. If
     nothing has changed them since, the next step gets it as known_small; with known_small=False it checks.

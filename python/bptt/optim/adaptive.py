@@ -182,9 +182,9 @@ class NAdam(Optimizer):
             "decoupled": self.decoupled_weight_decay,
         }
 
-    def _taken(self, clipped_norm: float) -> None:
+    def _taken(self, limited_norm: float) -> None:
         self._mu_product *= self._mu(self.steps + 1)
-        super()._taken(clipped_norm)
+        super()._taken(limited_norm)
 
 
 class RMSprop(Optimizer):

@@ -38,10 +38,14 @@ NOT_MATRICES = ("bias*", "weight_norm*", "weight_peephole*", "initial_*")
 
 
 class StepInfo(NamedTuple):
-    """The norm of the whole gradient before clipping, and whether anything was clipped."""
+    """The norm of the whole gradient before clipping, whether anything was clipped, and the norm after all clipping.
+
+    An optimizer of a user may leave out the last; it is NaN then.
+    """
 
     grad_norm: float
     clipped: bool
+    clipped_norm: float = math.nan
 
 
 class _Plan(NamedTuple):
@@ -134,7 +138,7 @@ class Optimizer:
         """Change `params` by one update.
 
         Args: params of a layer or a `Sequential`, the same for all steps; grads, as `backward` returned them.
-        Returns: StepInfo(grad_norm, clipped).
+        Returns: StepInfo(grad_norm, clipped, clipped_norm).
         Raises: FloatingPointError for a gradient that is not finite, or whose norm is beyond float64, unless
             nonfinite="skip"; and for a step after which a parameter or a moment would not be finite; nothing changes
             then. ValueError for gradients or parameters of other names or shapes and for a pattern of `groups` that
@@ -146,7 +150,7 @@ class Optimizer:
         >>> grads = linear.params.zeros_like()
         >>> grads["weight"][:] = [[3, 4]]
         >>> SGD(lr=0.5).step(linear.params, grads)
-        StepInfo(grad_norm=5.0, clipped=False)
+        StepInfo(grad_norm=5.0, clipped=False, clipped_norm=5.0)
         >>> linear.params["weight"].tolist()
         [[-1.5, -2.0]]
         """
@@ -165,7 +169,7 @@ class Optimizer:
             mean = self._norm_mean / self._norm_weight
             limits = (min(limits[0], self.clip_norm_adaptive * mean), *limits[1:])
         known_small = self._small == (params, params.version)
-        norm, clipped_norm, clipped, overflow, small = params.update(
+        norm, limited_norm, clipped_norm, clipped, overflow, small = params.update(
             lambda flat: core.optimizer_step(
                 self._rule, numbers, flat, grads.flat, plan.buffers, plan.spans, limits, known_small
             )
@@ -182,23 +186,23 @@ class Optimizer:
         if own["_plan"] is not plan:
             own.update(_plan=plan, _moments=plan.moments, _seen=(plan.layout, plan.dtype))
         own["_small"] = (params, params.version) if small else None
-        self._taken(clipped_norm)
-        return StepInfo(norm, clipped)
+        self._taken(limited_norm)
+        return StepInfo(norm, clipped, clipped_norm)
 
     def _refused(self, where: str, norm: float, grads: Params) -> StepInfo:
         """Skip the step of a gradient that is not finite, or raise."""
         if self.nonfinite == "skip":
             self.skipped += 1
-            return StepInfo(norm, False)
+            return StepInfo(norm, False, norm)
         guilty = next((name for name, g in grads.items() if not np.isfinite(g).all()), None)
         has = "a norm beyond float64" if guilty is None else f"norm {norm} (first in {guilty})"
         raise FloatingPointError(f"{where}: gradient has {has}, expected a finite one; nothing changed")
 
-    def _taken(self, clipped_norm: float) -> None:
-        """Count a step that was taken."""
+    def _taken(self, limited_norm: float) -> None:
+        """Count a step that was taken, with this norm after the norms are clipped and before the elements are."""
         self.__dict__["steps"] += 1
-        if self.clip_norm_adaptive is not None and clipped_norm > 0:  # a gradient of zeros says nothing
-            self._norm_mean = MEAN_FACTOR * self._norm_mean + (1 - MEAN_FACTOR) * clipped_norm
+        if self.clip_norm_adaptive is not None and limited_norm > 0:  # a gradient of zeros says nothing
+            self._norm_mean = MEAN_FACTOR * self._norm_mean + (1 - MEAN_FACTOR) * limited_norm
             self._norm_weight = MEAN_FACTOR * self._norm_weight + (1 - MEAN_FACTOR)
 
     def _numbers(self) -> dict[str, float]:

@@ -24,7 +24,7 @@ class Step(NamedTuple):
     """One update: its number from 0, its epoch from 0, the loss, the gradient's norm, whether it was clipped.
 
     `targets` is the number of targets in the loss, one for each step of a row that counts (one for each row where the
-    model's output has no time axis). `clipped_norm` is the gradient's norm after clipping, `lr` the learning rate,
+    model's output has no time axis). `clipped_norm` is the gradient's norm after all clipping, `lr` the learning rate,
     `time_s` the seconds from the forward pass to the update, without the making of batches; `metrics` has the values of
     fit's `metric`.
     """

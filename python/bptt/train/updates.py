@@ -207,7 +207,7 @@ class Updates:
         norm, clipped = info.grad_norm, info.clipped
         if not math.isfinite(norm):  # the optimizer left the step out by itself
             return None, None
-        clipped_norm = _clipped_norm(self._optimizer, self._grads.flat, norm) if clipped else norm
+        clipped_norm = info.clipped_norm if clipped else norm
         time_s = time.perf_counter() - start_s
         number, epoch = position.number, position.epoch
         return Step(number, epoch, value, norm, clipped, targets, clipped_norm, lr, time_s, metrics), after
@@ -247,17 +247,3 @@ class Updates:
             expected = f"expected finite {self._model.params.dtype} numbers; nothing changed"
             return FloatingPointError(f"fit: {found} in update {number}, {expected}")
         return FloatingPointError(f"fit: {error} (update {number}; x, target and parameters are finite)")
-
-
-def _clipped_norm(optimizer: Any, gradient: Array, norm: float) -> float:
-    """The norm of the whole gradient after clip_norm and clip_value; NaN where it was clipped in another way."""
-    given = getattr(optimizer, "__dict__", {})
-    options = {name: value for name, value in given.items() if name.startswith("clip_") and value is not None}
-    limit, each = options.pop("clip_norm", None), options.pop("clip_value", None)
-    if options or (limit is None and each is None):
-        return math.nan
-    if each is None:
-        return min(float(limit), norm)
-    scale = 1.0 if limit is None or norm <= limit else limit / norm
-    clipped = np.clip(gradient * np.float64(scale), -each, each)
-    return float(np.sqrt(np.square(clipped).sum()))
