@@ -54,7 +54,7 @@ CELLS_STANDARD_HEADERS = {"cmath", "type_traits"}
 ADAPTERS = {"torch", "jax", "onnx", "sklearn"}
 # Python library -> the modules of bptt that may import it
 PYTHON_LIBRARIES = {
-    "matplotlib": {"insight", "train"},
+    "matplotlib": {"_pictures"},
     "narwhals": {"data"},
     "safetensors": {"checkpoint"},
     "threadpoolctl": {"_threads"},
@@ -68,7 +68,7 @@ FLOORS: tuple[set[str], ...] = (
     {"_core", "_cpu"},
     {"_arrays", "_atomic_file", "_dispatch", "_locks", "_signature", "_startup", "_threads", "_views"},
     {"_engine"},
-    {"_runtime", "checkpoint", "params", "textdata"},
+    {"_pictures", "_runtime", "checkpoint", "params", "textdata"},
     {"init", "losses", "optim"},
     {"layers"},
     {"saving", "train"},

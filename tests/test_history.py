@@ -146,6 +146,18 @@ def test_the_picture(tmp_path: Path) -> None:
     bptt.History.read(tmp_path / "log").plot()
 
 
+def test_a_picture_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    history, path = run(), tmp_path / "a.png"
+    path.write_text("mine")
+    history.loss[0] = None  # type: ignore[call-overload]  # nothing that matplotlib can draw
+    with pytest.raises(TypeError):
+        history.plot(path)
+    with pytest.raises(ValueError, match=r"^History.plot: path has the ending .gif, expected one of .png, .svg, .pdf$"):
+        run().plot(tmp_path / "a.gif")
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("a.png", "mine")]
+
+
 def test_a_picture_of_nothing_and_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"^History.plot: history has no updates, expected at least one$"):
         bptt.History().plot()

@@ -3,43 +3,38 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bptt._arrays import cut
-from bptt._atomic_file import check_replaceable, replace_file
+from bptt._pictures import COLOURS, INK, PALE, clean, figure, legend, written
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bptt._arrays import Array
     from bptt.insight.facts import Figures, FlowFigures, Record
 
-COLOURS = ("#1982c4", "#c1121f", "#2a9d8f", "#6a4c93", "#ee964b", "#8d99ae")
-INK, PALE = "#333333", "#bbbbbb"
-KINDS = ("png", "svg", "pdf")
-DPI = 120
 MOST_LINES = 6  # of a panel: more could not be told apart
 WIDTH = 185  # characters of a line of the verdict
 
 
 def flow_picture(flow: FlowFigures, path: str | Path | None) -> Any:
     """Norms over time, and by lag."""
-    figure = _figure(10, 3.6)
-    left, right = figure.subplots(1, 2)
+    page = figure("GradientFlow.plot", 10, 3.6)
+    left, right = page.subplots(1, 2)
     _norms(left, flow)
     _by_lag(right, flow)
-    return _written(figure, path)
+    return written("GradientFlow.plot", page, path)
 
 
 def report_picture(report: Figures, path: str | Path | None) -> Any:
     """The report as one page: six panels, and the verdict below them."""
     lines = [line for each in report.findings for line in textwrap.wrap(each.text, WIDTH, subsequent_indent="   ")]
     text_height = 0.3 + 0.18 * len(lines)
-    figure = _figure(13, 7.4 + text_height)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[7.4, text_height])
+    page = figure("Report.plot", 13, 7.4 + text_height)
+    upper, lower = page.subfigures(2, 1, height_ratios=[7.4, text_height])
     upper.suptitle(f"Diagnosis over {report.steps} steps, loss {report.flow.loss:.4g}", fontsize=12)
     panels = upper.subplots(2, 3)
     _norms(panels[0, 0], report.flow)
@@ -49,64 +44,28 @@ def report_picture(report: Figures, path: str | Path | None) -> Any:
     _truncation(panels[1, 1], report)
     _units(panels[1, 2], report)
     lower.text(0.015, 0.97, "\n".join(lines), va="top", ha="left", fontsize=9, color=INK, linespacing=1.35)
-    return _written(figure, path)
+    return written("Report.plot", page, path)
 
 
 def watch_picture(records: list[Record], path: str | Path | None) -> Any:
     """The loss, the norms over updates and steps of each state, and the saturated shares of each gate."""
     names = list(records[0].norms)[:MOST_LINES]
     updates = np.array([record.update for record in records])
-    figure = _figure(5 * (len(names) + 1), 3.6)
-    panels = np.atleast_1d(figure.subplots(1, len(names) + 1))
+    page = figure("Watch.plot", 5 * (len(names) + 1), 3.6)
+    panels = np.atleast_1d(page.subplots(1, len(names) + 1))
     for axis, name in zip(panels, names, strict=False):
         values = np.array([record.norms[name] for record in records])
-        _map(figure, axis, updates, values)
+        _map(page, axis, updates, values)
         layer, _, state = name.rpartition(".")
         axis.set(title=f"ln |dL/d{state}|, layer {layer}", xlabel="update", ylabel="time step")
-        _clean(axis)
+        clean(axis)
     axis = panels[-1]
     for gate, colour in zip(list(records[0].saturation)[:MOST_LINES], COLOURS, strict=False):
         shares = np.array([sum(record.saturation[gate]) for record in records])
         axis.plot(updates, shares, color=colour, label=gate, lw=1.4)
     axis.set(title="saturated share of each gate", xlabel="update", ylim=(-0.02, 1.02))
-    _legend(axis)
-    return _written(figure, path)
-
-
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "plot: matplotlib is not installed, expected the extra: pip install 'bptt[plot]'"
-        ) from error
-    return Figure(figsize=(width, height), layout="constrained", dpi=DPI, facecolor="white")
-
-
-def _written(figure: Any, path: str | Path | None) -> Any:
-    if path is not None:
-        kind = Path(path).suffix[1:].lower() or "png"
-        if kind not in KINDS:
-            raise ValueError(f"plot: path has the ending {cut('.' + kind, 40)}, expected one of .{', .'.join(KINDS)}")
-        check_replaceable(path)  # before the time for drawing is spent
-        contents = io.BytesIO()
-        figure.savefig(contents, format=kind)
-        replace_file(path, contents.getvalue())
-    return figure
-
-
-def _clean(axis: Any) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(which="both", labelsize=8)
-    axis.title.set_fontsize(10)
-    axis.xaxis.label.set_fontsize(9)
-    axis.yaxis.label.set_fontsize(9)
-
-
-def _legend(axis: Any) -> None:
-    _clean(axis)
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7.5, frameon=False)
+    legend(axis)
+    return written("Watch.plot", page, path)
 
 
 def _nothing(axis: Any, title: str, why: str) -> None:
@@ -114,7 +73,7 @@ def _nothing(axis: Any, title: str, why: str) -> None:
     axis.text(0.5, 0.5, why, ha="center", va="center", color=PALE, transform=axis.transAxes, fontsize=9)
     axis.set_xticks([])
     axis.set_yticks([])
-    _clean(axis)
+    clean(axis)
 
 
 def _positive(values: Array) -> Array:
@@ -126,7 +85,7 @@ def _norms(axis: Any, flow: FlowFigures) -> None:
     for (name, norm), colour in zip(list(flow.norms.items())[:MOST_LINES], COLOURS, strict=False):
         axis.plot(_positive(norm), color=colour, label=name, lw=1.4, marker="." if len(norm) < 3 else "")
     axis.set(title="gradient of each state, |dL/ds_t|", xlabel="time step t", yscale="log")
-    _legend(axis)
+    legend(axis)
 
 
 def _by_lag(axis: Any, flow: FlowFigures) -> None:
@@ -145,7 +104,7 @@ def _by_lag(axis: Any, flow: FlowFigures) -> None:
         axis.plot(_positive(line), color=COLOURS[1], lw=1, ls="--", label=f"{decay:.4g} per step")
     axis.set(title=title, xlabel="lag k", yscale="log")
     axis.axhline(1, color=PALE, lw=0.8, zorder=0)
-    _legend(axis)
+    legend(axis)
 
 
 def _exponents(axis: Any, report: Figures) -> None:
@@ -163,7 +122,7 @@ def _exponents(axis: Any, report: Figures) -> None:
                       label=label)  # fmt: skip
     axis.axhline(0, color=INK, lw=0.8)
     axis.set(title=title, xlabel="number")
-    _legend(axis)
+    legend(axis)
 
 
 def _shares(axis: Any, report: Figures) -> None:
@@ -176,7 +135,7 @@ def _shares(axis: Any, report: Figures) -> None:
         axis.plot(values, color=colour, lw=1.2, label=f"layer {name}")
     axis.axhline(1 / report.steps, color=PALE, lw=0.8, ls="--", zorder=0)
     axis.set(title=title, xlabel="time step t")
-    _legend(axis)
+    legend(axis)
 
 
 def _truncation(axis: Any, report: Figures) -> None:
@@ -189,7 +148,7 @@ def _truncation(axis: Any, report: Figures) -> None:
     axis.axhline(0.99, color=PALE, lw=0.8, ls="--", zorder=0)
     axis.axvline(found.enough, color=COLOURS[1], lw=1, ls="--", label=f"k = {found.enough}")
     axis.set(title=title, xlabel="k", xscale="log")
-    _legend(axis)
+    legend(axis)
 
 
 def _units(axis: Any, report: Figures) -> None:
@@ -202,7 +161,7 @@ def _units(axis: Any, report: Figures) -> None:
                       label=f"layer {name}")  # fmt: skip
         axis.axhline(report.steps, color=INK, lw=0.8, ls=":", label=f"T = {report.steps}")
         axis.set(title="time constants of units, in steps", xlabel="share of units below", yscale="log")
-        _legend(axis)
+        legend(axis)
         return
     bars = [(name, *shares) for name, f in report.kernels.items() for shares in f.units.saturation.values()][:12]
     if not bars:
@@ -214,11 +173,11 @@ def _units(axis: Any, report: Figures) -> None:
     axis.barh(range(len(bars)), high, left=low, color=COLOURS[1], label="high end")
     axis.set_yticks(range(len(bars)), names)
     axis.set(title="share of saturated values of h", xlim=(0, 1))
-    _legend(axis)
+    legend(axis)
 
 
-def _map(figure: Any, axis: Any, updates: Array, values: Array) -> None:
+def _map(page: Any, axis: Any, updates: Array, values: Array) -> None:
     """Norms [updates,T] as colours."""
     logs = np.log(_positive(values))
     mesh = axis.pcolormesh(updates, np.arange(values.shape[1]), logs.T, shading="nearest", cmap="viridis")
-    figure.colorbar(mesh, ax=axis).ax.tick_params(labelsize=8)
+    page.colorbar(mesh, ax=axis).ax.tick_params(labelsize=8)

@@ -212,9 +212,10 @@ class History:
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """Draw loss, validation, gradient norm and learning rate over the updates.
 
-        Args: path of a picture to write (its ending chooses the format); default None: nothing is written.
+        Args: path of a picture to write, .png, .svg or .pdf; default None: nothing is written.
         Returns: the matplotlib `Figure`, which notebooks show.
-        Raises: ImportError without matplotlib; ValueError for a history without updates.
+        Raises: ModuleNotFoundError without matplotlib, which the extra `plot` installs; ValueError for a history
+            without updates and for another ending; OSError where the file cannot be written.
         """
         from bptt.train.plot import draw  # imported here, since matplotlib is an extra
 

@@ -11,10 +11,11 @@ import os
 from typing import Any
 
 from bptt._arrays import cut
+from bptt._pictures import COLOURS, clean, figure, legend, written
 
 __all__ = ["draw"]
 
-_OURS, _VALIDATION, _LIMIT = "#1f5fa8", "#d1495b", "#999999"
+_OURS, _VALIDATION, _LIMIT = COLOURS[0], COLOURS[1], COLOURS[5]
 _SMOOTHING_SHARE = 0.05  # of all updates, in the running mean
 
 
@@ -22,13 +23,8 @@ def draw(history: Any, path: str | os.PathLike[str] | None) -> Any:
     """The picture, as `History.plot` describes it."""
     if not len(history):
         raise ValueError("History.plot: history has no updates, expected at least one")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        what = "matplotlib is not installed, expected it: pip install 'bptt[plot]'"
-        raise ImportError(f"History.plot: {what}") from error
-    figure = Figure(figsize=(8, 7.5), layout="constrained")  # not by pyplot: it would open windows and keep figures
-    loss, norm, rate = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [2.2, 1, 0.8]})
+    page = figure("History.plot", 8, 7.5)
+    loss, norm, rate = page.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [2.2, 1, 0.8]})
     steps = [number + 1 for number in history.step]
     _draw_loss(loss, history, steps)
     _draw_norm(norm, history, steps)
@@ -39,10 +35,8 @@ def draw(history: Any, path: str | os.PathLike[str] | None) -> Any:
     rate.set_xlabel("updates")
     for axes in (loss, norm, rate):
         axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    if path is not None:
-        figure.savefig(path, dpi=120)
-    return figure
+        clean(axes)
+    return written("History.plot", page, path)
 
 
 def _draw_loss(axes: Any, history: Any, steps: list[int]) -> None:
@@ -61,7 +55,7 @@ def _draw_loss(axes: Any, history: Any, steps: list[int]) -> None:
     axes.margins(y=0.12)
     title = repr(history)[len("History(") : -1].replace(", stopped: ", "\nstopped: ")
     axes.set_title("\n".join(cut(line, 100) for line in title.splitlines()), fontsize=10, loc="left")
-    axes.legend(frameon=False)
+    legend(axes)
 
 
 def _draw_norm(axes: Any, history: Any, steps: list[int]) -> None:
@@ -72,7 +66,7 @@ def _draw_norm(axes: Any, history: Any, steps: list[int]) -> None:
         )
     axes.plot(steps, history.grad_norm, color=_OURS, label="before clipping")
     if clipped:
-        axes.legend(frameon=False)
+        legend(axes)
     _label(axes, "gradient norm", history.grad_norm)
 
 
