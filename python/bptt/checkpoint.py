@@ -15,7 +15,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from safetensors.numpy import save as serialize
 from bptt._arrays import brief
 from bptt._atomic_file import check_replaceable, replace_file
 
-__all__ = ["check_writable", "load", "save"]
+__all__ = ["check_writable", "load", "put_together", "save", "taken_apart"]
 
 FORMAT = "bptt"  # the metadata's key
 FORMAT_VERSION = 2
 DTYPES = "bool, int8 to int64, uint8 to uint64, float16, float32 or float64"
+_ARRAY = "$array"  # the key of what stands for an array in a configuration
 MAX_DEPTH = 100  # of lists and objects in a configuration, since JSON readers have a limit
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -63,7 +64,7 @@ def save(path: str | os.PathLike[str], arrays: Arrays, config: Mapping[str, Any]
     for name, value in (("arrays", arrays), ("config", config)):
         if not isinstance(value, Mapping):
             raise TypeError(f"save: {name} has type {type(value).__name__}, expected a mapping")
-    settings = plain(config, "config")
+    settings = _plain(config, "config")
     snapshot = {_checked_name(name): _snapshot(name, array) for name, array in arrays.items()}
     metadata = {"format_version": FORMAT_VERSION, "config": settings, "crc32": _checksum(snapshot, settings)}
     try:
@@ -131,17 +132,54 @@ def check_writable(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         ) from error
 
 
-def plain(value: Any, where: str, depth: int = 0) -> Any:
-    """Return a copy of a configuration in JSON's types; TypeError or ValueError names an entry that has none."""
+def taken_apart(value: Any, name: str) -> tuple[Any, dict[str, NDArray[Any]]]:
+    """Return a nested value in JSON's types, and its arrays, whose names are "name.0", "name.1" and so on.
+
+    {"$array": its name} stands in the place of an array. A tuple becomes a list, a scalar of NumPy one of Python.
+    TypeError or ValueError names an entry that no file can hold. `put_together` is the inverse.
+
+    >>> taken_apart({"mean": np.ones(2), "of": ["sun", 3]}, "extra")
+    ({'mean': {'$array': 'extra.0'}, 'of': ['sun', 3]}, {'extra.0': array([1., 1.])})
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+
+    def place(array: NDArray[Any]) -> dict[str, str]:
+        arrays[f"{name}.{len(arrays)}"] = array
+        return {_ARRAY: f"{name}.{len(arrays) - 1}"}
+
+    return _plain(value, name, place), arrays
+
+
+def put_together(value: Any, arrays: Mapping[str, Any]) -> Any:
+    """Return the value that `taken_apart` took apart; KeyError or TypeError where an array is missing."""
+    if isinstance(value, dict):
+        if _ARRAY in value:
+            return arrays[value[_ARRAY]]
+        return {key: put_together(each, arrays) for key, each in value.items()}
+    if isinstance(value, list):
+        return [put_together(each, arrays) for each in value]
+    return value
+
+
+def _plain(value: Any, where: str, place: Callable[[NDArray[Any]], Any] | None = None, depth: int = 0) -> Any:
+    """A copy in JSON's types; TypeError or ValueError names an entry that has none. place: returns what stands for an
+    array; None where there may be no array.
+    """
     if depth > MAX_DEPTH:
         raise ValueError(f"save: config is nested more than {MAX_DEPTH} levels deep, expected less")
+    if place is not None and isinstance(value, np.ndarray):
+        return place(value)
+    if place is not None and isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"save: {where} has the key {brief(key)}, expected str keys")
-        return {key: plain(each, _entry(where, key), depth + 1) for key, each in value.items()}
+            if place is not None and key == _ARRAY:
+                raise ValueError(f"save: {where} has the key {_ARRAY!r}, expected another: it stands for an array")
+        return {key: _plain(each, _entry(where, key), place, depth + 1) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(each, _entry(where, i), depth + 1) for i, each in enumerate(value)]
+        return [_plain(each, _entry(where, i), place, depth + 1) for i, each in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"save: {where} has value {value}, expected a finite number")
     if value is not None and not isinstance(value, (str, int, float)):

@@ -34,7 +34,6 @@ _LAYERS: dict[str, Any] = {
     if isinstance(each := getattr(layers, name), type) and issubclass(each, Layer) and each not in _BASES
 }
 _EXTRA = "extra."  # names of its arrays begin so, those of parameters never do
-_ARRAY = "$array"
 _UNKNOWN = "which this bptt does not know; a newer one may"
 
 
@@ -50,7 +49,7 @@ def save(model: Layer, path: str | os.PathLike[str], extra: Mapping[str, Any] | 
         path: of the file, usually *.safetensors.
         extra: what belongs to the model, such as the state of a scaler: a mapping with str keys; dict, list, str, int,
             finite float, bool, None and arrays (bool, integers, float16, float32 or float64), nested as needed. A tuple
-            becomes a list.
+            becomes a list, a scalar of NumPy one of Python.
 
     Raises: TypeError for a model with a layer that is not of bptt (a file holds no code) and for an `extra` that cannot
         be stored; FloatingPointError for a parameter that is NaN or infinite; OSError where the file cannot be written.
@@ -71,9 +70,8 @@ def save(model: Layer, path: str | os.PathLike[str], extra: Mapping[str, Any] | 
     if extra is not None:
         if not isinstance(extra, Mapping):
             raise TypeError(f"save: extra has type {type(extra).__name__}, expected a mapping")
-        apart: list[Array] = []
-        config["extra"] = checkpoint.plain(_without_arrays(extra, apart), "extra")
-        arrays.update((f"{_EXTRA}{k}", array) for k, array in enumerate(apart))
+        config["extra"], apart = checkpoint.taken_apart(extra, "extra")
+        arrays.update(apart)
     checkpoint.save(path, arrays, config)
 
 
@@ -114,7 +112,7 @@ def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     arrays, config = checkpoint.load(path)
     try:
-        extra: dict[str, Any] = _with_arrays(config.get("extra", {}), arrays)
+        extra: dict[str, Any] = checkpoint.put_together(config.get("extra", {}), arrays)
     except (KeyError, RecursionError, TypeError) as error:
         has = f"{os.fspath(path)!r} has an extra without its arrays"
         raise ValueError(f"{has}, expected a file from bptt.save") from error
@@ -175,29 +173,3 @@ def _layer(structure: dict[str, Any], weights: dict[str, Array]) -> Any:
     layer = _LAYERS[kind](**options, **stored)
     layer._set_mask_state(structure.get("masks"))
     return layer
-
-
-def _without_arrays(value: Any, apart: list[Array], depth: int = 0) -> Any:
-    """`value` with each array moved to the end of `apart`; what has no place in a file is left to `checkpoint`."""
-    if isinstance(value, np.ndarray):
-        apart.append(value)
-        return {_ARRAY: f"{_EXTRA}{len(apart) - 1}"}
-    if depth > checkpoint.MAX_DEPTH:
-        return value
-    if isinstance(value, Mapping):
-        if _ARRAY in value:
-            raise ValueError(f"save: extra has the key {_ARRAY!r}, expected another: it stands for an array")
-        return {key: _without_arrays(each, apart, depth + 1) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_arrays(each, apart, depth + 1) for each in value]
-    return value
-
-
-def _with_arrays(value: Any, arrays: Mapping[str, Array]) -> Any:
-    if isinstance(value, dict):
-        if _ARRAY in value:
-            return arrays[value[_ARRAY]]
-        return {key: _with_arrays(each, arrays) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_with_arrays(each, arrays) for each in value]
-    return value

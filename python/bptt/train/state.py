@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StateFile"]
 
-FORMAT = 1
+FORMAT = 2
 _STEP_COLUMNS = ("step", "epoch", "loss", "grad_norm", "clipped", "targets", "clipped_norm", "lr", "time_s")
 
 
@@ -50,7 +50,8 @@ class StateFile:
         if found is None:
             return False
         if found.get("training_state") != FORMAT:
-            raise ValueError(f"fit: resume is {self._name}, which has no training state, expected another file")
+            has = f"resume is {self._name}, which has no training state of this version of bptt"
+            raise ValueError(f"fit: {has}, expected another file")
         arrays, config = checkpoint.load(self._path)
         ours, saved = self._settings, config["settings"]
         for name in {**ours, **saved}:
@@ -63,16 +64,16 @@ class StateFile:
         if [type(each).__name__ for each in stateful] != kinds:
             raise ValueError(f"fit: callbacks differ from those in {self._name}, expected {', '.join(kinds) or 'none'}")
         optimizer: Any = task.optimizer
-        optimizer.load_state_dict(_unfolded(config["optimizer"], arrays))
+        optimizer.load_state_dict(checkpoint.put_together(config["optimizer"], arrays))
         for callback, entry in zip(stateful, config["callbacks"], strict=True):
-            callback.load_state_dict(_unfolded(entry["state"], arrays))
+            callback.load_state_dict(checkpoint.put_together(entry["state"], arrays))
         with task.model.params.edit() as p:
             for name in p:
                 p[name][...] = arrays[f"param.{name}"]
         for layer, masks in zip(task.model._layers, config["masks"], strict=True):
             layer._set_mask_state(masks)
-        position = _unfolded(config["position"], arrays)
-        updates.position = Position(**position)
+        carried = _tuples(checkpoint.put_together(config["carried"], arrays))
+        updates.position = Position(**{**config["position"], "state": carried})
         updates.skipped = config["skipped"]
         _fill(history, arrays, config)
         self._last_number = updates.position.number
@@ -93,20 +94,27 @@ class StateFile:
         position = updates.position
         if position.start and updates.batch is not None:
             position.checksum = updates.batch.checksum()
-        described = {**asdict(position), "state": _folded(position.state, "carried", arrays)}
+        place = asdict(replace(position, state=None))
         position.checksum = 0  # which is for a continued run
+
+        def apart(value: Any, name: str) -> Any:
+            plain, found = checkpoint.taken_apart(value, name)
+            arrays.update(found)
+            return plain
+
         config = {
             "training_state": FORMAT,
             "settings": self._settings,
-            "position": described,
-            "optimizer": _folded(task.optimizer.state_dict(), "optimizer", arrays),
+            "position": place,
+            "carried": apart(position.state, "carried"),
+            "optimizer": apart(task.optimizer.state_dict(), "optimizer"),
             "masks": [layer._mask_state() for layer in task.model._layers],
             "skipped": updates.skipped,
             "stop_reason": history.stop_reason,
             "metrics": [*history.metrics],
             "validation_metrics": [*history.validation[0].metrics] if history.validation else [],
             "callbacks": [
-                {"type": type(callback).__name__, "state": _folded(state, f"callback.{k}", arrays)}
+                {"type": type(callback).__name__, "state": apart(state, f"callback.{k}")}
                 for k, (callback, state) in enumerate((each, each.state_dict()) for each in callbacks)
                 if state
             ],
@@ -153,32 +161,9 @@ def _text(layer: Any) -> str:
     return type(layer).__name__ if own is object.__repr__ else repr(layer)
 
 
-def _folded(value: Any, name: str, arrays: dict[str, Array]) -> Any:
-    """A nested value as JSON, whose arrays are put into `arrays` under names that start with `name`."""
-    if isinstance(value, np.ndarray):
-        arrays[name] = value
-        return {"array": name}
-    if isinstance(value, Mapping):
-        return {"dict": {key: _folded(each, f"{name}.{key}", arrays) for key, each in value.items()}}
-    if isinstance(value, (tuple, list)):
-        kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_folded(each, f"{name}.{k}", arrays) for k, each in enumerate(value)]}
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _unfolded(value: Any, arrays: Mapping[str, Array]) -> Any:
-    """The inverse of `_folded`."""
-    if not isinstance(value, dict):
-        return value
-    if "array" in value:
-        return arrays[value["array"]]
-    if "tuple" in value:
-        return tuple(_unfolded(each, arrays) for each in value["tuple"])
-    if "list" in value:
-        return [_unfolded(each, arrays) for each in value["list"]]
-    if "dict" in value:
-        return {key: _unfolded(each, arrays) for key, each in value["dict"].items()}
-    return {key: _unfolded(each, arrays) for key, each in value.items()}
+def _tuples(value: Any) -> Any:
+    """The carried state, whose tuples a file keeps as lists."""
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
 def _columns(history: History) -> dict[str, list[Any]]:
