@@ -132,6 +132,12 @@ def test_ids_packed_rows_and_regression() -> None:
     [
         ((bptt.Linear(2, 2), (X, X), losses.mse), {}, TypeError, "check: model has type Linear, expected a Sequential"),
         (
+            (bptt.Sequential(bptt.GRUCell(3, 2)), (X, X), losses.mse),
+            {},
+            TypeError,
+            "check: model has cells, which take one step",
+        ),
+        (
             (classifier(), (X, X), "mse"),
             {},
             TypeError,

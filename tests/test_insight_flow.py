@@ -227,6 +227,7 @@ mse = bptt.losses.mse
         ((bptt.Sequential(bptt.GRUCell(2, 3)), X[0], Y[0], mse), TypeError, "model has cells"),
         ((RNN, X, Y, 3), TypeError, "loss has type int"),
         ((RNN, X, Y, lambda y, t: 3.0), TypeError, "loss returned float"),
+        ((RNN, X, Y, lambda y, t: ("3", y)), TypeError, "loss returned a value of type str"),
         ((RNN, X, Y, lambda y, t: (3.0, y[:2])), ValueError, r"dy has shape \(2, 2, 3\), expected \(5, 2, 3\)"),
         ((RNN, X[:0], Y[:0], mse), ValueError, r"x has shape \(0, 2, 2\)"),
         ((RNN, 3.0, Y, mse), ValueError, r"x has shape \(\)"),

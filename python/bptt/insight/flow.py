@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from bptt._arrays import Array, ArrayIn
     from bptt.insight.propagation import ByLag
-    from bptt.insight.run import Loss, Model, Steps
+    from bptt.insight.run import Steps
+    from bptt.train.model_and_loss import Loss, Model
 
 STARTS = 4  # steps t* of each row
 

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from bptt.insight.facts import Finding
     from bptt.insight.flow import GradientFlow
     from bptt.insight.lyapunov import LyapunovSpectrum
-    from bptt.insight.run import Loss, Model, Part, Steps
+    from bptt.insight.run import Part, Steps
     from bptt.insight.weights import Truncation
+    from bptt.train.model_and_loss import Loss, Model
 
 MOST_BYTES = 64 << 20  # for what one layer does, in float64
 MOST_ROWS, MOST_STEPS, MOST_EXPONENTS = 2, 1000, 8  # of the Lyapunov exponents

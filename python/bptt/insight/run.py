@@ -12,23 +12,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bptt._arrays import as_array, as_floats, check_shape, is_number, kind_of, shape_error
+from bptt._arrays import as_array, as_floats, check_shape, shape_error
 from bptt._engine.lengths import as_lengths, within
 from bptt._engine.packed import Shape
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.sequential import Sequential
+from bptt.train.model_and_loss import check_loss, check_model, loss_and_gradient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import TypeAlias
 
     from bptt._arrays import Array, ArrayIn
     from bptt._engine.stack import State, StateIn
     from bptt._engine.tape import RecurrentTape
     from bptt.params import Params
+    from bptt.train.model_and_loss import Loss, Model
 
-    Model: TypeAlias = Sequential | Recurrent
-    Loss: TypeAlias = Callable[..., tuple[float, Array]]
     Steps: TypeAlias = dict[str, tuple[Array, ...]]  # by kernel, of each state: [T,B,R], then [T,B,H]
 
 
@@ -132,16 +131,13 @@ class Run:
 
     def _value_and_gradient(self) -> tuple[float, Array]:
         where = self.where
-        masks = []
+        mask = None
         if self.lengths is not None and not self.reduces_time:
-            masks = [self.shown.given(within(self.lengths, self.T))]
-        result = self._loss(self.y, self.target, *masks)
-        if not isinstance(result, (tuple, list)) or len(result) != 2 or not is_number(result[0]):
-            has = f"returned {type(result).__name__}"
-            raise TypeError(f"{where}: loss {has}, expected (value, gradient with respect to y)")
-        dy = as_floats(where, "dy", result[1], self.model.params.dtype)
+            mask = self.shown.given(within(self.lengths, self.T))
+        value, gradient = loss_and_gradient(where, self._loss, self.y, self.target, mask)
+        dy = as_floats(where, "dy", gradient, self.model.params.dtype)
         check_shape(where, "dy", dy, self.y.shape)
-        return float(result[0]), dy
+        return value, dy
 
     @property
     def finite(self) -> bool:
@@ -179,14 +175,9 @@ class Run:
 
 
 def _check(where: str, model: Any, x: Any, loss: Any) -> None:
-    if not isinstance(model, (Sequential, Recurrent)):
-        raise TypeError(f"{where}: model {kind_of(model)}, expected a Sequential or a recurrent layer")
-    if model._one_step:
-        raise TypeError(f"{where}: model has cells, which take one step, expected layers over time")
+    check_model(where, model)
     if not any(isinstance(layer, Recurrent) for layer in model._layers):
         raise ValueError(f"{where}: model has no recurrent layer, expected at least one such as bptt.LSTM")
     if hasattr(x, "batch_sizes"):
         raise ValueError(f"{where}: x has packed rows, expected an array and lengths")
-    if not callable(loss):
-        expected = "a function such as bptt.losses.mse"
-        raise TypeError(f"{where}: loss has type {type(loss).__name__}, expected {expected}")
+    check_loss(where, loss)

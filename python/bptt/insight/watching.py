@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bptt._arrays import ArrayIn
-    from bptt.insight.run import Loss, Model
+    from bptt.train.model_and_loss import Loss, Model
 
 SHARE = 0.03  # of the time that `fit` takes
 

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bptt._arrays import as_array, check_size, kind_of
-from bptt.layers.recurrent import Recurrent
-from bptt.layers.sequential import Sequential
+from bptt._arrays import as_array, check_size
 from bptt.optim import Adam
 from bptt.train.batch import Batch, Steps
+from bptt.train.model_and_loss import check_loss, check_model
 from bptt.train.updates import Task, Updates
 
 if TYPE_CHECKING:
     from bptt._arrays import Array
-    from bptt.train.updates import Loss
+    from bptt.layers.recurrent import Recurrent
+    from bptt.layers.sequential import Sequential
+    from bptt.train.model_and_loss import Loss
 
 __all__ = ["Check", "Finding", "check"]
 
@@ -84,10 +85,8 @@ def check(model: Sequential | Recurrent, batch: Any, loss: Loss, *, steps: int =
     LOOK  inputs: feature 1 of 3 is constant: it tells the model nothing; scale or remove it
     ok    overfitting: the loss of this batch fell from ... to ... in 100 updates
     """
-    if not isinstance(model, (Sequential, Recurrent)):
-        raise TypeError(f"check: model {kind_of(model)}, expected a Sequential or a recurrent layer")
-    if not callable(loss):
-        raise TypeError(f"check: loss has type {type(loss).__name__}, expected a function such as bptt.losses.mse")
+    check_model("check", model)
+    check_loss("check", loss)
     count = check_size("check", "steps", steps)
     twin = copy.deepcopy(model)
     parts = Steps(batch, twin, cut=False)

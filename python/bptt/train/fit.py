@@ -9,19 +9,20 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bptt._arrays import brief, check_bool, check_number, check_size, check_tuple, kind_of
-from bptt.layers.recurrent import Recurrent
-from bptt.layers.sequential import Sequential
 from bptt.train.batch import Batch, as_batches
 from bptt.train.history import History, Step
 from bptt.train.hooks import Callback
 from bptt.train.loop import Loop, Plan
+from bptt.train.model_and_loss import check_loss, check_model
 from bptt.train.outputs import JSONLLogger, Log, OnStep, Progress
 from bptt.train.updates import Task
 
 if TYPE_CHECKING:
+    from bptt.layers.recurrent import Recurrent
+    from bptt.layers.sequential import Sequential
     from bptt.optim import Optimizer
+    from bptt.train.model_and_loss import Loss
     from bptt.train.state import StateFile
-    from bptt.train.updates import Loss
 
     BatchIn: TypeAlias = Batch | tuple[Any, ...] | list[Any]
     Metric: TypeAlias = Callable[..., float]
@@ -189,14 +190,9 @@ def fit(
 
 
 def _check_arguments(model: Any, batches: Any, loss: Any, optimizer: Any, on_step: Any, **flags: Any) -> None:
-    if not isinstance(model, (Sequential, Recurrent)):
-        raise TypeError(f"fit: model {kind_of(model)}, expected a Sequential or a recurrent layer")
-    if model._one_step:
-        raise TypeError("fit: model has cells, which take one step, expected layers over time")
+    check_model("fit", model)
     _check_iterable("batches", batches)
-    if not callable(loss):
-        expected = "a function such as bptt.losses.mse"
-        raise TypeError(f"fit: loss has type {type(loss).__name__}, expected {expected}")
+    check_loss("fit", loss)
     if isinstance(optimizer, type) or not hasattr(optimizer, "step"):
         raise TypeError(f"fit: optimizer {kind_of(optimizer)}, expected an object such as bptt.optim.Adam(lr=1e-3)")
     for name, value in flags.items():

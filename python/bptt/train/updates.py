@@ -19,14 +19,14 @@ import numpy as np
 from bptt._arrays import is_number
 from bptt.train.batch import Batch, Steps
 from bptt.train.history import Step, Validation
+from bptt.train.model_and_loss import loss_and_gradient
 
 if TYPE_CHECKING:
-    from bptt._arrays import Array
     from bptt.layers.recurrent import Recurrent
     from bptt.layers.sequential import Sequential
     from bptt.optim import Optimizer
+    from bptt.train.model_and_loss import Loss
 
-    Loss: TypeAlias = Callable[..., tuple[float, Array]]
     Metrics: TypeAlias = Mapping[str, Callable[..., float]]
 
 __all__ = ["NotFinite", "Position", "Task", "Updates"]
@@ -214,13 +214,7 @@ class Updates:
 
     def scored(self, y: Any, new: Batch) -> tuple[float, Any]:
         """The loss of y and its gradient."""
-        result = self._loss(y, new.target) if new.mask is None else self._loss(y, new.target, new.mask)
-        if not isinstance(result, (tuple, list)) or len(result) != 2:
-            raise TypeError(f"fit: loss returned {type(result).__name__}, expected (value, gradient with respect to y)")
-        value, dy = result
-        if not is_number(value):
-            raise TypeError(f"fit: loss returned a value of type {type(value).__name__}, expected a number")
-        return float(value), dy
+        return loss_and_gradient("fit", self._loss, y, new.target, new.mask)
 
     def _measured(self, y: Any, new: Batch) -> dict[str, float]:
         """The metrics of y."""
