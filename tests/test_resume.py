@@ -22,6 +22,7 @@ import resumed_run
 from bptt import checkpoint, losses, optim
 from bptt.callbacks import Callback, EarlyStopping
 from bptt.layers import Stateless
+from bptt.train.source import Source
 from bptt.train.state import StateFile
 from bptt.train.updates import Task, Updates
 
@@ -246,8 +247,7 @@ def test_what_does_not_belong_to_the_file_is_named(
         fitted(path, **{"model": model, **change})
     assert len(str(caught.value)) < 200
     assert path.read_bytes() == before
-    if "data" not in change:
-        np.testing.assert_array_equal(model.params.flat, weights)
+    np.testing.assert_array_equal(model.params.flat, weights)
 
 
 def test_files_and_objects_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -290,24 +290,75 @@ def test_parameters_of_layers_without_a_text_are_compared(tmp_path: Path) -> Non
 
     task = Task(model_of(2), losses.mse, optim.SGD(0.1))
     file = StateFile(tmp_path / "state", None, None)
-    assert not file.load(task, Updates(task), bptt.History(), [])
-    file.save(task, Updates(task), bptt.History(), [])
+    assert not file.load(task, Updates(task, Source([])), bptt.History(), [])
+    file.save(task, Updates(task, Source([])), bptt.History(), [])
     other = task._replace(model=model_of(3))
     with pytest.raises(ValueError, match=r"^fit: model differs in 1.scale from that in .*, expected the same$"):
-        StateFile(tmp_path / "state", None, None).load(other, Updates(other), bptt.History(), [])
+        StateFile(tmp_path / "state", None, None).load(other, Updates(other, Source([])), bptt.History(), [])
 
 
 def test_fewer_batches_than_before_are_named(tmp_path: Path) -> None:
-    class Twice:  # no list: it is gone through again
-        def __init__(self, data: Any) -> None:
-            self.data = data
-
-        def __iter__(self) -> Any:
-            return iter(self.data)
-
     fitted(tmp_path / "state", data=Twice(DATA), max_steps=2)
     with pytest.raises(ValueError, match=r"^fit: batches has 1 in epoch 0, fewer than in the run that is continued"):
         fitted(tmp_path / "state", data=Twice(DATA[:1]))
+
+
+class Twice:  # no list: it is gone through again
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __iter__(self) -> Any:
+        return iter(self.data)
+
+
+def changed(**parts: Any) -> list[Any]:
+    """The data with another part of the first batch."""
+    return [bptt.Batch(*DATA[0])._replace(**parts), DATA[1]]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DATA[::-1],
+        changed(x=X * 2),
+        changed(target=2 * X[:, :, :2]),
+        changed(mask=np.arange(24).reshape(6, 4) > 3),
+        changed(lengths=[6, 6, 6, 5]),
+        changed(resets=np.arange(24).reshape(6, 4) == 7),
+    ],
+)
+@pytest.mark.parametrize(("kind", "end"), [(list, {"epochs": 2}), (list, {"max_steps": 2}), (Twice, {"epochs": 2})])
+def test_other_data_are_named_wherever_the_run_ended(tmp_path: Path, data: Any, kind: Any, end: Any) -> None:
+    fitted(tmp_path / "state", data=DATA, **end)
+    fitted(tmp_path / "state", data=kind([bptt.Batch(*each) for each in DATA]), **end)  # the same data
+    with pytest.raises(ValueError, match=r"^fit: batch 0 of epoch 0 differs from that of the run that is continued"):
+        fitted(tmp_path / "state", data=kind(data), **end)
+
+
+@pytest.mark.parametrize("cuts", [[1], [4], [7, 8, 21], [20, 40]])
+def test_batches_that_know_their_place_are_put_there(tmp_path: Path, cuts: list[int]) -> None:
+    """20 is the end of an epoch, of 5 batches with 4 updates each."""
+    x, taken = np.random.default_rng(1).standard_normal((8, 10, 3)), []
+
+    class Counted(bptt.data.Batches):
+        def _rest(self, epoch: int, first: int) -> Any:
+            for batch in super()._rest(epoch, first):
+                taken.append(epoch)
+                yield batch
+
+    def feed(seed: int) -> Any:
+        made = bptt.data.batches(x, x[:, :, :2], 2, shuffle=True, seed=seed)
+        return Counted(made._source, 2, seed, shuffle=True, bucket_by_length=False, drop_last=False)
+
+    options: dict[str, Any] = {"tbptt": 2, "stateful": True, "epochs": 3}
+    whole, expected, _ = fitted(None, data=feed(3), **options)
+    for cut in cuts:
+        fitted(tmp_path / "state", data=feed(3), max_steps=cut, **options)
+    taken.clear()
+    model, history, _ = fitted(tmp_path / "state", data=feed(4), **options)  # the file's seed holds
+    np.testing.assert_array_equal(model.params.flat, whole.params.flat)
+    assert history.loss == expected.loss
+    assert taken.count(0) <= 1 + 5 * (cuts[-1] < 20)  # past epochs are not gone through again, but for the first batch
 
 
 @pytest.mark.parametrize(

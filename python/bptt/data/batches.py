@@ -53,7 +53,11 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         """The batches of the next epoch, or the rest of the one that `restore` is in."""
         epoch, first = self._next_epoch
-        self._next_epoch, self._position = (epoch + 1, 0), (epoch, first)
+        self._next_epoch, self._position = (epoch + 1, 0), (epoch, first)  # now, so that `state` is right at once
+        return self._rest(epoch, first)
+
+    def _rest(self, epoch: int, first: int) -> Iterator[Batch]:
+        """The batches of an epoch, from batch `first` on."""
         for k, rows in enumerate(self._order(epoch)):
             if k >= first:
                 batch = self._source.take(rows)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from bptt.layers.sequential import Sequential
     from bptt.params import Params
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "Steps", "as_batch", "as_batches", "is_sequences"]
 
 FORMS = "(x, target), (x, target, mask) or bptt.Batch"
 
@@ -36,7 +35,7 @@ def as_batches(given: Any) -> Any:
     if isinstance(given, tuple) and len(given) in (2, 3) and not isinstance(given[0], (Batch, tuple)):
         if _is_array(given[0]):
             return [given]
-        if _is_sequences(given[0]):
+        if is_sequences(given[0]):
             what = "batches has lists, which may be sequences of one batch or batches"
             raise ValueError(f"fit: {what}, expected Batch(x, target) or a list of batches")
     return given
@@ -85,14 +84,14 @@ class Steps:
     """
 
     def __init__(self, given: Any, model: Sequential | Recurrent, *, cut: bool) -> None:
-        batch = _named(given)
+        batch = as_batch(given)
         self.axis = 0  # of time
         self._batched = True
         self._timed = not model._reduces_time  # whether y and target have a time axis
         if cut and not self._timed:
             what = "model has one output for each row (Last), which tbptt cannot cut"
             raise ValueError(f"fit: {what}, expected tbptt=None")
-        if _is_sequences(batch.x):
+        if is_sequences(batch.x):
             batch = _padded(batch, batch_first=model.batch_first, timed=self._timed)
         if hasattr(batch.x, "batch_sizes"):
             if cut:
@@ -203,16 +202,6 @@ class Steps:
             return x[self._inside(np.asarray(part.lengths), x.shape[self.axis])]
         return x.reshape(-1, *x.shape[1 + self._batched :])
 
-    def checksum(self) -> int:
-        """The CRC-32 of x and target, by which a continued run knows its batch again."""
-        crc = 0
-        for part in (self._whole.x, self._whole.target):
-            with contextlib.suppress(TypeError, ValueError):  # a target may be anything that the loss takes
-                array = as_array("fit", "batch", part.data if hasattr(part, "batch_sizes") else part)
-                crc = zlib.crc32(f"{array.dtype.str} {array.shape}".encode(), crc)
-                crc = zlib.crc32(b"" if array.dtype.hasobject else array.tobytes(), crc)
-        return crc
-
     def not_finite(self, seen: Any, new: Any, params: Params) -> str:
         """Name the first value that is not finite in x of `seen`, target of `new` or the parameters; "" if none."""
         x, target = _floats(seen.x.data if hasattr(seen.x, "batch_sizes") else seen.x), _floats(new.target)
@@ -232,7 +221,7 @@ class Steps:
         return ""
 
 
-def _named(given: Any) -> Batch:
+def as_batch(given: Any) -> Batch:
     """A batch in one of FORMS as a `Batch`."""
     if isinstance(given, Batch):
         return given
@@ -247,7 +236,7 @@ def _is_array(value: Any) -> bool:
     return any(hasattr(value, name) for name in ("__array__", "__dlpack__", "batch_sizes"))
 
 
-def _is_sequences(value: Any) -> bool:
+def is_sequences(value: Any) -> bool:
     """Whether x is a list of arrays, one for each row; nested lists of numbers are one array."""
     if not isinstance(value, (list, tuple)) or hasattr(value, "batch_sizes") or not value:
         return False

@@ -13,6 +13,7 @@ from bptt._arrays import as_array, check_size
 from bptt.optim import Adam
 from bptt.train.batch import Batch, Steps
 from bptt.train.model_and_loss import check_loss, check_model
+from bptt.train.source import Source
 from bptt.train.updates import Task, Updates
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def check(model: Sequential | Recurrent, batch: Any, loss: Loss, *, steps: int =
     found = parts.not_finite(whole, whole, twin.params)
     if found:
         return Check((Finding("values", False, f"{found}, expected finite {twin.params.dtype} numbers"),))
-    updates = Updates(Task(twin, loss, Adam(_RATE, clip_norm=1.0)))
+    updates = Updates(Task(twin, loss, Adam(_RATE, clip_norm=1.0)), Source([whole]))
     y, dx, value, finite = _first_pass(twin, whole, updates)
     if not math.isfinite(value) or not finite:
         what = f"the loss is {value}" if not math.isfinite(value) else "the gradient is not finite"
@@ -104,7 +105,7 @@ def check(model: Sequential | Recurrent, batch: Any, loss: Loss, *, steps: int =
     findings = [Finding("values", True, "all finite"), _initial_loss(value, y, whole.target)]
     inputs = _inputs(parts.inside(whole), None if dx is None else parts.inside(whole._replace(x=dx)))
     findings += [] if inputs is None else [inputs]
-    return Check((*findings, _overfitting(updates, whole, count)))
+    return Check((*findings, _overfitting(updates, count)))
 
 
 def _first_pass(model: Any, whole: Batch, updates: Updates) -> tuple[Any, Any, float, bool]:
@@ -154,11 +155,11 @@ def _listed(features: Array, count: int) -> str:
     return f"feature {shown} of {count} is" if features.size == 1 else f"features {shown} of {count} are"
 
 
-def _overfitting(updates: Updates, whole: Batch, count: int) -> Finding:
+def _overfitting(updates: Updates, count: int) -> Finding:
     name, losses = "overfitting", []
     try:
         for _ in range(count):
-            losses += [step.loss for step in updates.of_epoch([whole])]
+            losses += [step.loss for step in updates.of_epoch()]
             updates.next_epoch()
     except FloatingPointError as error:
         return Finding(name, False, f"after {len(losses)} updates: {error}")

@@ -133,8 +133,10 @@ def fit(
             a run that was never interrupted; a run that had ended returns at once, unless a limit is higher now. The
             call must be the same: model, loss, optimizer and its options, whether there is a schedule, metrics, tbptt,
             stateful and callbacks, which are compared; and batches that come in the same order in each process, of
-            which the one in which the run goes on is compared. Batches that are no list are gone through again up to
-            the place where the run goes on, so that sources which draw from a seed of their own are at that place, too.
+            which the first one and the one in which the run goes on are compared. A source with `state()`, the place
+            of its next batch in JSON's types, and `restore(state)`, such as `bptt.data.batches` makes, is put where the
+            run goes on. Another one that is no list is gone through again up to there, so that sources which draw from
+            a seed of their own are at that place, too; for a run that had ended in its first epoch it is not compared.
             The file's learning rate and parameters replace those of the arguments.
         save_every: updates between two writes of that file, default None: time alone decides.
         save_every_s: seconds between two writes, default 30; None: no such rule. The end of a run is always written.

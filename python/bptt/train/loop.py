@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bptt.train.history import History
 from bptt.train.hooks import Run, StopTraining
+from bptt.train.source import Source
 from bptt.train.updates import NotFinite, Task, Updates
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Loop:
 
     def __init__(self, task: Task, plan: Plan, state_file: StateFile | None = None) -> None:
         self._task, self._plan, self._file = task, plan, state_file
-        self._updates = Updates(task)
+        self._updates = Updates(task, Source(plan.batches, plan.most, kept=state_file is not None))
         self._callbacks: Sequence[Callback] = ()
         names = ["loss", *task.metrics]
         if plan.validation is not None:
@@ -100,11 +101,11 @@ class Loop:
     def _train(self, end_s: float | None, continued: bool) -> None:
         plan, updates = self._plan, self._updates
         if continued:
-            self._replay()
+            updates.source.replay(updates.position.epoch)
         while plan.epochs is None or updates.position.epoch < plan.epochs:
             if self._ended(None):
                 return
-            for step in updates.of_epoch(islice(plan.batches, plan.most) if plan.most else plan.batches):
+            for step in updates.of_epoch():
                 self._history.append(step)
                 self._history.skipped = updates.skipped
                 if self._callbacks:
@@ -129,14 +130,6 @@ class Loop:
         if max_steps is not None and self._updates.position.number >= max_steps:
             return True
         return end_s is not None and time.monotonic() >= end_s
-
-    def _replay(self) -> None:
-        """Go through the batches of past epochs, which sources that draw at random need to continue as they would."""
-        if isinstance(self._plan.batches, (list, tuple)):
-            return
-        for _ in range(self._updates.position.epoch):
-            for _ in islice(self._plan.batches, self._plan.most):
-                pass
 
     def _stop_reason(self, part: Callable[[], None]) -> str:
         """Do a part of the run; return why it was stopped, "" if it was not."""

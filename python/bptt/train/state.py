@@ -63,6 +63,10 @@ class StateFile:
         kinds = [each["type"] for each in config["callbacks"]]
         if [type(each).__name__ for each in stateful] != kinds:
             raise ValueError(f"fit: callbacks differ from those in {self._name}, expected {', '.join(kinds) or 'none'}")
+        carried = _tuples(checkpoint.put_together(config["carried"], arrays))
+        position = Position(**{**config["position"], "state": carried})
+        place = checkpoint.put_together(config["batches"], arrays)
+        updates.source.load(place, position.batch, inside=position.start > 0)
         optimizer: Any = task.optimizer
         optimizer.load_state_dict(checkpoint.put_together(config["optimizer"], arrays))
         for callback, entry in zip(stateful, config["callbacks"], strict=True):
@@ -72,8 +76,7 @@ class StateFile:
                 p[name][...] = arrays[f"param.{name}"]
         for layer, masks in zip(task.model._layers, config["masks"], strict=True):
             layer._set_mask_state(masks)
-        carried = _tuples(checkpoint.put_together(config["carried"], arrays))
-        updates.position = Position(**{**config["position"], "state": carried})
+        updates.position = position
         updates.skipped = config["skipped"]
         _fill(history, arrays, config)
         self._last_number = updates.position.number
@@ -92,10 +95,6 @@ class StateFile:
 
         arrays: dict[str, Array] = {f"param.{name}": array for name, array in task.model.params.items()}
         position = updates.position
-        if position.start and updates.batch is not None:
-            position.checksum = updates.batch.checksum()
-        place = asdict(replace(position, state=None))
-        position.checksum = 0  # which is for a continued run
 
         def apart(value: Any, name: str) -> Any:
             plain, found = checkpoint.taken_apart(value, name)
@@ -105,7 +104,8 @@ class StateFile:
         config = {
             "training_state": FORMAT,
             "settings": self._settings,
-            "position": place,
+            "position": asdict(replace(position, state=None)),
+            "batches": apart(updates.source.saved(inside=position.start > 0), "batches"),
             "carried": apart(position.state, "carried"),
             "optimizer": apart(task.optimizer.state_dict(), "optimizer"),
             "masks": [layer._mask_state() for layer in task.model._layers],

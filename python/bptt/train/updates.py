@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bptt.layers.sequential import Sequential
     from bptt.optim import Optimizer
     from bptt.train.model_and_loss import Loss
+    from bptt.train.source import Source
 
     Metrics: TypeAlias = Mapping[str, Callable[..., float]]
 
@@ -50,7 +51,7 @@ class Position:
     """Where a run goes on: after `number` updates, at step `start` of batch `batch` of this epoch.
 
     state: that of the model before step `at` of this batch, None for the initial one.
-    made, skipped: updates made and left out in this epoch. checksum: of the last batch, 0 without.
+    made, skipped: updates made and left out in this epoch.
     """
 
     number: int = 0
@@ -60,7 +61,6 @@ class Position:
     at: int = 0
     made: int = 0
     skipped: int = 0
-    checksum: int = 0
     state: Any = None
 
 
@@ -69,29 +69,26 @@ class NotFinite(Exception):  # noqa: N818 (a request, like StopIteration)
 
 
 class Updates:
-    """The updates of one run, from `position` on."""
+    """The updates of one run, from `position` on, with the batches of `source`."""
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
+    def __init__(self, task: Task, source: Source) -> None:
+        self._task, self.source = task, source
         self._model, self._loss, self._optimizer = task.model, task.loss, task.optimizer
         self._grads = task.model.params.zeros_like()  # shared by all updates: new memory each time costs page faults
         self.position = Position()
         self.batch: Steps | None = None  # the present one
         self.skipped = 0  # in all epochs
 
-    def of_epoch(self, batches: Iterable[Any]) -> Iterator[Step]:
+    def of_epoch(self) -> Iterator[Step]:
         """Make the updates of the present epoch that are still to be made."""
         position = self.position
-        batch, empty = 0, True
-        for batch, given in enumerate(batches):
-            empty = False
+        batch = -1
+        for batch, given in self.source.epoch(position.epoch):
             if batch < position.batch:  # a continued run has learned it before
                 continue
             self.batch = Steps(given, self._model, cut=self._task.window is not None)
-            if position.checksum:
-                self._check_batch(self.batch, batch)
             yield from self._of_batch(self.batch)
-        if empty:
+        if batch < 0:
             raise ValueError(f"fit: batches has no batch in epoch {position.epoch}, expected at least one")
         if position.start:
             what = f"batches has {batch + 1} in epoch {position.epoch}, fewer than in the run that is continued"
@@ -225,14 +222,6 @@ class Updates:
                 raise TypeError(f"fit: metric {name} returned {type(value).__name__}, expected a number")
             values[name] = float(value)
         return values
-
-    def _check_batch(self, steps: Steps, batch: int) -> None:
-        """Raise unless this is the batch that the continued run saw last."""
-        position = self.position
-        if steps.checksum() != position.checksum:
-            what = f"batch {batch} of epoch {position.epoch} differs from that of the run that is continued"
-            raise ValueError(f"fit: {what}, expected the same batches in the same order")
-        position.checksum = 0
 
     def _blamed(self, error: FloatingPointError, found: str) -> FloatingPointError:
         """The error of an update; `found` says what is not finite in x, target or the parameters."""
