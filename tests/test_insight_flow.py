@@ -150,10 +150,6 @@ def test_a_model_that_gives_one_output_for_a_sequence() -> None:
     flow = bptt.gradient_flow(last, normal(30, 4, 2), np.zeros((4, 1)), bptt.losses.mse)
     assert flow.decay == pytest.approx(0.8, rel=1e-12)
     assert flow.by_lag[3].rows == 4
-    report = bptt.diagnose(last, normal(30, 4, 2), np.zeros((4, 1)), bptt.losses.mse)
-    assert report.truncation is not None
-    assert report.truncation.enough is not None
-    assert report.truncation.cosines[30] == pytest.approx(1)
 
 
 def test_the_model_stays_as_it_was() -> None:

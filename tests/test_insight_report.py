@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import subprocess
@@ -142,6 +143,11 @@ def test_each_rule_speaks_where_it_should() -> None:
     vanishing = rules_of(diagnosed(rnn(0.5 * eye), normal(200, B, 2)))
     assert vanishing["decay"].startswith("The gradient vanishes: it changes by a factor of 0.")
     assert "must vanish" in vanishing["bounds"]
+    assert "is a simple RNN" in vanishing["memory"]
+    assert "identity()" in vanishing["memory"]
+    orthogonal = rules_of(diagnosed(rnn(eye), 0.01 * normal(20, B, 2)))
+    assert "cannot grow, whatever the input, since the largest singular value of weight_hh is 1" in orthogonal["bounds"]
+    assert "memory" not in orthogonal
     assert "is stable" in vanishing["exponents"]
     assert "finite" not in vanishing
     assert diagnosed(rnn(0.9 * eye, "linear"), normal(20, B, 2)).verdict.startswith("The gradient fades")
@@ -179,6 +185,22 @@ def test_each_rule_speaks_where_it_should() -> None:
     )
 
 
+def test_shares_beyond_the_whole_are_said_in_words() -> None:
+    report = diagnosed(bptt.GRU(2, 3, bidirectional=True, seed=0))
+
+    def said(name: str, *ends: float) -> str:
+        shares = np.full(T, (1 - sum(ends)) / (T - 6))
+        shares[:3], shares[-3:] = ends[0] / 3, ends[1] / 3
+        facts = dataclasses.replace(report.kernels[name], shares=shares)
+        return rules_of(dataclasses.replace(report, kernels={name: facts})).get("recent", "")
+
+    forward, reverse = report.kernels
+    assert said(forward, 0, 0.95) == f"Layer {forward}: 95% of the weights' gradient comes from the last 3 of 30 steps."
+    assert said(forward, 0, 1.01).endswith("comes from the last 3 of 30 steps; the others together work against it.")
+    assert said(reverse, 1.0, 0).endswith("100% of the weights' gradient comes from the first 3 of 30 steps.")
+    assert said(reverse, 0, 1.01) == said(forward, 1.01, 0) == ""
+
+
 def test_the_docs_have_the_table_of_rules() -> None:
     text = (Path(__file__).parent.parent / "docs" / "insight.md").read_text("utf-8")
     table = [
@@ -194,6 +216,9 @@ def test_what_is_not_measured_is_said() -> None:
     assert report.truncation is None
     assert report.kernels["0"].shares is None
     assert report.kernels["0"].spectrum is None
+    last = bptt.Sequential(bptt.GRU(2, 3, seed=0), bptt.Last())
+    (note,) = bptt.diagnose(last, normal(20, 2, 2), np.zeros((2, 3)), mse).notes  # as fit refuses it
+    assert note == "truncation, since a model with one output for each row (Last) has no loss in each chunk"
     short = diagnosed(bptt.GRU(2, 3, seed=0), normal(1, 1, 2))
     assert short.verdict.startswith("The sequence of 1 steps is too short")
     assert "fewer than 10 steps" in short.notes[0]

@@ -94,21 +94,34 @@ def _bounds(report: Figures) -> Iterator[str]:
                 f"Layer {name}: gradients must vanish whatever the input, since the largest singular value of "
                 f"weight_hh is {matrix.norm:.4g} < 1 (they shrink at least by that factor per step)."
             )
+        elif matrix.norm <= 1 + ROUNDING:
+            yield (
+                f"Layer {name}: gradients cannot grow, whatever the input, since the largest singular value of "
+                f"weight_hh is 1; spectral radius {matrix.radius:.4g}."
+            )
         else:
             yield (
-                f"Layer {name}: the largest singular value of weight_hh is {matrix.norm:.4g} >= 1, so that gradients "
+                f"Layer {name}: the largest singular value of weight_hh is {matrix.norm:.4g} > 1, so that gradients "
                 f"may grow, by at most that factor per step; spectral radius {matrix.radius:.4g}."
             )
 
 
 def _memory(report: Figures) -> Iterator[str]:
+    whole = report.flow.whole
+    vanishes = whole.decay_interval[1] < 1 and whole.decay ** (report.steps - 1) < VANISHED
     for name, facts in report.kernels.items():
         constants = facts.units.time_constants
         if constants is None:
+            if facts.cell.startswith("rnn_") and vanishes:
+                yield (
+                    f"Layer {name} is a simple RNN, which multiplies the gradient by weight_hh and by the derivative "
+                    "of its nonlinearity at each step. An LSTM or a GRU has a direct path that can keep it, and so has "
+                    "a ReLU RNN with init={'weight_hh': bptt.init.identity()}."
+                )
             continue
         middle, long = np.quantile(constants, (0.5, 0.9), method="lower")
         has = f"time constants of its gates: median {middle:.3g}, 90 % quantile {long:.3g} of {report.steps} steps"
-        if long < SHORT * report.steps and report.flow.whole.decay_interval[1] < 1:
+        if long < SHORT * report.steps and whole.decay_interval[1] < 1:
             gate = "f" if "f" in facts.units.matrices else "z"
             yield f"Layer {name} remembers briefly ({has}); a larger bias of gate {gate} would lengthen its memory."
 
@@ -150,10 +163,15 @@ def _recent(report: Figures) -> Iterator[str]:
     for name, facts in report.kernels.items():
         if facts.shares is None or not np.isfinite(facts.shares).all():
             continue
-        n = max(1, round(RECENT * len(facts.shares)))
-        share = float(facts.shares[:n].sum() if name.endswith("_reverse") else facts.shares[-n:].sum())
-        if share > RECENT_SHARE and len(facts.shares) >= 10:
-            yield f"Layer {name}: {share:.0%} of the weights' gradient comes from the last {n} of {report.steps} steps."
+        n, reverse = max(1, round(RECENT * len(facts.shares))), name.endswith("_reverse")
+        share = float(facts.shares[:n].sum() if reverse else facts.shares[-n:].sum())
+        if share <= RECENT_SHARE or len(facts.shares) < 10:
+            continue
+        where = f"the {'first' if reverse else 'last'} {n} of {report.steps} steps"
+        if share <= 1:
+            yield f"Layer {name}: {share:.0%} of the weights' gradient comes from {where}."
+        else:
+            yield f"Layer {name}: the weights' gradient comes from {where}; the others together work against it."
 
 
 RULES: dict[str, Callable[[Figures], Iterator[str]]] = {

@@ -101,8 +101,8 @@ def why_no_truncation(run: Run) -> str:
         return "a bidirectional layer needs the whole sequence"
     if run.random:
         return "random masks would differ from pass to pass"
-    if run.reduces_time and run.lengths is not None:
-        return "rows of different lengths end in different chunks"
+    if run.reduces_time:
+        return "a model with one output for each row (Last) has no loss in each chunk"
     return ""
 
 
@@ -112,18 +112,13 @@ def _truncated(run: Run, x: Array, k: int) -> Array:
     end = run.grads.span(names[0], names[-1])[1]
     total = np.zeros(end)
     state: Any = None
-    bounds = [(0, run.T - k), (run.T - k, run.T)] if run.reduces_time else [(t, t + k) for t in range(0, run.T, k)]
-    for start, stop in bounds:
-        piece = run.shown.given(x[start:stop])
-        size = len(x[start:stop])
-        if not size:
-            continue
+    for start in range(0, run.T, k):
+        stop = min(start + k, run.T)
+        piece, size = run.shown.given(x[start:stop]), stop - start
         lengths = None if run.lengths is None else np.clip(run.lengths - start, 0, size)
         _, after, tape = run.model.forward(piece, state, lengths)
         state = after
-        if run.reduces_time and stop < run.T:
-            continue
-        dy = run.dy if run.reduces_time else run.shown.given(run.in_time(run.dy)[start:stop])
+        dy = run.shown.given(run.in_time(run.dy)[start:stop])
         run.model.backward(tape, dy, grads=run.grads)
         total += run.grads.flat[:end]
     return total
