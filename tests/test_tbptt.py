@@ -214,3 +214,18 @@ def test_masked_steps_move_the_state_and_make_no_update(tbptt: Any) -> None:
 def test_wrong_windows_are_named(tbptt: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^fit: {message}"):
         fitted(model_of(), batches(), 0.1, tbptt=tbptt)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_carried_states_need_as_many_rows_in_each_batch(packed: bool) -> None:
+    def batch(rows: int) -> Any:
+        x = np.ones((T, rows, I))
+        return (bptt.Packed(x.reshape(-1, I), [rows] * T), np.ones((T * rows, 1))) if packed else (x, x[:, :, :1])
+
+    data = [batch(rows) for rows in (3, 3, 2)]
+    many = "and the batch before has 3, expected as many: stateful carries the state of each row$"
+    with pytest.raises(ValueError, match=f"^fit: batch 2 of epoch 0 has 2 rows {many}"):
+        fitted(model_of(), data, 0.1, stateful=True)
+    with pytest.raises(ValueError, match=f"^fit: batch 1 of validation has 2 rows {many}"):
+        fitted(model_of(), data[:2], 0.1, stateful=True, validation=data[1:])
+    assert len(fitted(model_of(), data, 0.1)[1]) == 3

@@ -77,7 +77,7 @@ class Batch(NamedTuple):
 
 
 class Steps:
-    """One batch, checked: it has `count` steps, and `cut` returns some of them as a `Batch`.
+    """One batch, checked: it has `count` steps of `rows` rows, and `cut` returns some of them as a `Batch`.
 
     The mask of a part is None where all its steps count.
     Args: given, in one of FORMS; model; cut, whether it will be cut along time, which needs a time axis in all arrays.
@@ -112,7 +112,7 @@ class Steps:
             target, mask = (rows_like("fit", name, part, shown) for name, part in (("target", target), ("mask", mask)))
         mask = None if mask is None else as_mask("fit", "mask", mask)
         rows: Any = shown.packed(x)
-        self.count = len(rows.batch_sizes)
+        self.count, self.rows = len(rows.batch_sizes), int(rows.batch_sizes[0])
         self._whole: Any = batch._replace(x=rows, target=target, mask=mask)
 
     def _take_arrays(self, batch: Batch, model: Sequential | Recurrent) -> None:
@@ -122,7 +122,7 @@ class Steps:
         features = bool(layers[0]._has_features)  # others take ids
         self._batched = x.ndim > 1 + features
         self.axis = int(model.batch_first and self._batched)
-        self.count = x.shape[self.axis]
+        self.count, self.rows = x.shape[self.axis], x.shape[1 - self.axis] if self._batched else 1
         lead = x.shape[: 1 + self._batched]
         for name, part in (("target", batch.target), ("mask", batch.mask)):
             if hasattr(part, "batch_sizes"):
@@ -132,7 +132,7 @@ class Steps:
         if batch.lengths is not None:
             if not self._batched and np.size(as_array("fit", "lengths", batch.lengths)) > 1:
                 raise shape_error("fit", "x", x, "(T, B, features), since there are lengths of several rows")
-            lengths = as_lengths("fit", batch.lengths, lead[1 - self.axis] if self._batched else 1, self.count)
+            lengths = as_lengths("fit", batch.lengths, self.rows, self.count)
             if self._timed:
                 if mask is not None:
                     check_shape("fit", "mask", mask, lead)
@@ -188,9 +188,9 @@ class Steps:
         if part.mask is not None:
             return int(np.count_nonzero(np.asarray(part.mask)))
         if hasattr(part.x, "batch_sizes"):
-            return len(part.x.data) if self._timed else int(part.x.batch_sizes[0])
+            return len(part.x.data) if self._timed else self.rows
         if not self._timed:
-            return int(part.x.shape[1 - self.axis]) if self._batched else 1
+            return self.rows
         return math.prod(part.x.shape[: 1 + self._batched])
 
     def inside(self, part: Batch) -> Array:

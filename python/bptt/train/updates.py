@@ -51,6 +51,7 @@ class Position:
     """Where a run goes on: after `number` updates, at step `start` of batch `batch` of this epoch.
 
     state: that of the model before step `at` of this batch, None for the initial one.
+    rows: of the batches of this epoch, where the state is carried from one to the next; 0 before the first.
     made, skipped: updates made and left out in this epoch.
     """
 
@@ -59,6 +60,7 @@ class Position:
     batch: int = 0
     start: int = 0
     at: int = 0
+    rows: int = 0
     made: int = 0
     skipped: int = 0
     state: Any = None
@@ -87,6 +89,8 @@ class Updates:
             if batch < position.batch:  # a continued run has learned it before
                 continue
             self.batch = Steps(given, self._model, cut=self._task.window is not None)
+            if self._task.stateful:
+                position.rows = _same_rows(f"batch {batch} of epoch {position.epoch}", self.batch.rows, position.rows)
             yield from self._of_batch(self.batch)
         if batch < 0:
             raise ValueError(f"fit: batches has no batch in epoch {position.epoch}, expected at least one")
@@ -114,9 +118,13 @@ class Updates:
         totals: dict[str, float] = {}
         count = 0
         state: Any = None
-        for given in batches:
+        rows = 0
+        for batch, given in enumerate(batches):
             steps = Steps(given, self._model, cut=self._task.window is not None)
-            state = state if self._task.stateful else None
+            if self._task.stateful:
+                rows = _same_rows(f"batch {batch} of validation", steps.rows, rows)
+            else:
+                state = None
             k = self._task.window[0] if self._task.window else steps.count
             for start in range(0, steps.count, k):
                 part = steps.cut(start, min(start + k, steps.count))
@@ -230,3 +238,11 @@ class Updates:
             expected = f"expected finite {self._model.params.dtype} numbers; nothing changed"
             return FloatingPointError(f"fit: {found} in update {number}, {expected}")
         return FloatingPointError(f"fit: {error} (update {number}; x, target and parameters are finite)")
+
+
+def _same_rows(where: str, rows: int, before: int) -> int:
+    """The number of rows of a batch; the state of those before must fit it. before: 0 for none."""
+    if before and rows != before:
+        what = f"{where} has {rows} rows and the batch before has {before}"
+        raise ValueError(f"fit: {what}, expected as many: stateful carries the state of each row")
+    return rows
