@@ -328,15 +328,18 @@ def test_a_watch_takes_three_percent_of_the_time(monkeypatch: Any) -> None:
         return mse(y, t)
 
     watched = bptt.watch(model, x, target, costly)
-    step = bptt.train.Step(1, 0, 0.0, 0.0, False, 1)
+    run, step = None, bptt.train.Step(1, 0, 0.0, 0.0, False, 1)
+    watched.on_train_begin(run)
     for _ in range(1000):
         clock.now += 0.5
-        watched(step)
+        watched.on_step(run, step)
         assert watched.spent_s <= 0.03 * max(watched.watched_s, 1e-9) + 1e-9
     assert 12 <= len(watched.records) - 1 <= 15  # of some 500 s
     clock.now += 1e6  # the user has lunch between two runs of fit
-    watched.on_step(step._replace(number=0))
-    assert watched.watched_s < 600
+    watched.on_train_begin(run)
+    clock.now += 0.5
+    watched.on_step(run, step)
+    assert watched.watched_s == 1001 * 0.5 + len(watched.records) - 1  # the first record was before the run
     assert [record.update for record in watched.records] == sorted({record.update for record in watched.records})
 
 
@@ -346,7 +349,8 @@ def test_a_watch_does_not_disturb_training() -> None:
     def trained(watched: bool) -> tuple[Any, Any]:
         model = bptt.Sequential(bptt.LSTM(2, 4, 2, dropout=0.3, seed=0), bptt.Linear(4, 1, seed=0))
         watch = bptt.watch(model, x, target, mse) if watched else None
-        bptt.fit(model, [(x, target)], loss=mse, optimizer=bptt.optim.Adam(), epochs=30, on_step=watch)
+        callbacks = [] if watch is None else [watch]
+        bptt.fit(model, [(x, target)], loss=mse, optimizer=bptt.optim.Adam(), epochs=30, callbacks=callbacks)
         return copy.deepcopy(model.params.flat), watch
 
     flat, watched = trained(True)

@@ -14,18 +14,21 @@ from bptt.insight.flow import norms_of
 from bptt.insight.kernel import trajectories
 from bptt.insight.run import Run, kernel_names
 from bptt.insight.units import saturation_of
+from bptt.train.hooks import Callback
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bptt._arrays import ArrayIn
+    from bptt.train.history import Step
+    from bptt.train.hooks import Run as Fit
     from bptt.train.model_and_loss import Loss, Model
 
 SHARE = 0.03  # of the time that `fit` takes
 
 
-class Watch:
-    """What `watch` returns: a function of a `Step`, for `fit(..., on_step=watch)`, that keeps `records`."""
+class Watch(Callback):
+    """What `watch` returns: a callback of `fit` that keeps `records`."""
 
     def __init__(self, model: Model, x: ArrayIn, target: Any, loss: Loss, lengths: ArrayIn | None) -> None:
         self._model, self._batch = model, (x, target, loss, lengths)
@@ -33,27 +36,28 @@ class Watch:
         self.spent_s = 0.0  # inside calls of a `fit`
         self.watched_s = 0.0  # that such runs took
         self._updates = 0
-        self._last: float | None = None
+        self._last = 0.0  # when `fit` began, or made its last update
         self._longest_s = 0.0
         for _ in range(2):  # the first one includes imports and new memory
             begin = perf_counter()
             self.records = [self._record()]
             self._longest_s = perf_counter() - begin
 
-    def __call__(self, step: Any) -> None:
-        """After an update of `fit`: a new record, if there is time for it."""
+    def on_train_begin(self, run: Fit) -> None:
+        """The time between two runs is not counted."""
+        self._last = perf_counter()
+
+    def on_step(self, run: Fit, step: Step) -> None:
+        """A new record, if there is time for it."""
         now = perf_counter()
         self._updates += 1
-        if self._last is not None and step.number > 0:  # the time between two runs is not counted
-            self.watched_s += now - self._last
+        self.watched_s += now - self._last
         if self.spent_s + self._longest_s <= SHARE * self.watched_s:
             self.records.append(self._record())
             taken = perf_counter() - now
             self.spent_s += taken
             self._longest_s = max(self._longest_s, taken)
         self._last = now
-
-    on_step = __call__
 
     def to_dict(self) -> dict[str, Any]:
         """All records as plain values of Python."""
@@ -94,7 +98,7 @@ class Watch:
 
 
 def watch(model: Model, x: ArrayIn, target: Any, loss: Loss, lengths: ArrayIn | None = None) -> Watch:
-    """Watch gradients and gates while `fit` trains a model: `fit(..., on_step=watch(model, x, target, loss))`.
+    """Watch gradients and gates while `fit` trains a model: `fit(..., callbacks=[watch(model, x, target, loss)])`.
 
     It runs the model on one batch from time to time, on a copy, and keeps the norm of every state's gradient at every
     time step and the saturated share of every gate. A record is made before training, and then whenever it takes less
@@ -108,8 +112,8 @@ def watch(model: Model, x: ArrayIn, target: Any, loss: Loss, lengths: ArrayIn | 
     >>> model = bptt.Sequential(bptt.GRU(2, 4, seed=0), bptt.Linear(4, 1, seed=0))
     >>> x = np.random.default_rng(0).standard_normal((20, 4, 2))
     >>> watched = watch(model, x, x[:, :, :1], bptt.losses.mse)
-    >>> adam = bptt.optim.Adam(1e-2)
-    >>> history = bptt.fit(model, [(x, x[:, :, :1])], loss=bptt.losses.mse, optimizer=adam, epochs=20, on_step=watched)
+    >>> options = {"loss": bptt.losses.mse, "optimizer": bptt.optim.Adam(1e-2), "epochs": 20}
+    >>> history = bptt.fit(model, [(x, x[:, :, :1])], **options, callbacks=[watched])
     >>> watched.records[0].update, watched.records[0].norms["0.h"].shape, sorted(watched.records[0].saturation)
     (0, (20,), ['0.n', '0.r', '0.z'])
     """
