@@ -75,6 +75,15 @@ def test_skip_inside_a_batch_goes_on_behind_the_chunk(tbptt: Any, stateful: bool
     assert np.isfinite(model.params.flat).all()
 
 
+@pytest.mark.parametrize("on_nonfinite", ["raise", "stop"])
+def test_an_optimizer_that_skips_what_fit_must_not_is_refused(on_nonfinite: str) -> None:
+    skipping = optim.SGD(0.1, nonfinite="skip")
+    both = f"optimizer has nonfinite='skip' and fit on_nonfinite='{on_nonfinite}', expected on_nonfinite='skip'"
+    with pytest.raises(ValueError, match=f"^fit: {both}"):
+        fitted(optimizer=skipping, on_nonfinite=on_nonfinite)
+    assert fitted(broken(1), optimizer=skipping, on_nonfinite="skip")[1].skipped == 1
+
+
 def test_skip_of_everything_is_an_error() -> None:
     data = [tuple(each * np.nan for each in batch) for batch in DATA]
     model = model_of()

@@ -103,14 +103,15 @@ def fit(
         on_nonfinite: what happens where a loss or gradient is not finite. "raise" (default): FloatingPointError;
             "stop": the run ends without that update, `History.stop_reason` says why; "skip": the update is left out and
             counted in `History.skipped`, and the state goes on as it was before it. It changes nothing in any case.
-            With "raise", a validation loss that is not finite is an error too.
+            With "raise", a validation loss that is not finite is an error too. An optimizer with nonfinite="skip" needs
+            "skip" here too.
 
         Validation:
         validation: batches in the same forms, which are only evaluated. Default None. The validation loss is the mean
             of the losses of all batches, weighted by the steps that lengths and mask let count: what a loss leaves out
-            by itself, as with ignore_index, counts here, so that such steps belong in the mask. With stateful, the
-            state is carried from batch to batch. An evaluation changes nothing: a run with validation has the bits of
-            one without.
+            or weighs by itself, as with ignore_index and class_weights, is not seen here, so that steps to be left out
+            belong in the mask. With stateful, the state is carried from batch to batch. An evaluation changes nothing:
+            a run with validation has the bits of one without.
         validate_every: updates from one validation to the next. Default None: one at the end of each epoch. In both
             cases there is one at the end of the run, unless it was stopped.
         metric: function of (y, target), or (y, target, mask) as the loss, that returns a number; or a dict of such
@@ -172,6 +173,9 @@ def fit(
     _check_arguments(model, batches, loss, optimizer, on_step, stateful=stateful, progress=progress)
     if on_nonfinite not in _NONFINITE:
         raise ValueError(f"fit: on_nonfinite has value {brief(on_nonfinite)}, expected 'raise', 'skip' or 'stop'")
+    if getattr(optimizer, "nonfinite", "raise") == "skip" and on_nonfinite != "skip":
+        both = f"optimizer has nonfinite='skip' and fit on_nonfinite={on_nonfinite!r}"
+        raise ValueError(f"fit: {both}, expected on_nonfinite='skip', which also skips a loss that is not finite")
     window = _window(tbptt)
     _check_direction(model, window, stateful)
     task = Task(model, loss, optimizer, window, stateful, _schedule(schedule), _metrics(metric), on_nonfinite)
