@@ -80,9 +80,9 @@ def test_memory_held_stays_near_the_peak_when_lengths_fall() -> None:
     """Each call needs blocks of another size; those of earlier calls are used again or go back to the system."""
     layer = bptt.LSTM(64, 64, seed=0)
     bptt.release_memory()
-    before, peak = core.memory_held(), layer.estimate_memory(2000, 32)
-    for T in range(2000, 99, -50):
-        x = np.zeros((T, 32, 64), np.float32)
+    before, peak = core.memory_held(), layer.estimate_memory(2000, 16)
+    for T in range(2000, 99, -100):
+        x = np.zeros((T, 16, 64), np.float32)
         y, _, tape = layer.forward(x)
         layer.backward(tape, y)
         assert core.memory_held() - before < 1.25 * peak + 2**24, T
@@ -99,12 +99,12 @@ import numpy as np, bptt
 from bptt._dispatch import core
 layer = bptt.LSTM(64, 64, seed=0)
 def call(T):
-    x = np.zeros((T, 32, 64), np.float32)
+    x = np.zeros((T, 16, 64), np.float32)
     y, _, tape = layer.forward(x)
     layer.backward(tape, y)
 call(10)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-limit = used + int(2.0 * layer.estimate_memory(6000, 32))
+limit = used + int(2.0 * layer.estimate_memory(6000, 16))
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for T in (600, 1300, 2700, 6000):
     call(T)

@@ -167,7 +167,9 @@ import numpy as np, bptt
 bptt.set_num_threads(1)  # one layer after the other
 layer = bptt.LSTM(64, 128, num_layers=2, seed=0)
 x = np.random.default_rng(0).standard_normal((16000, 8, 64)).astype(np.float32)
+begin = time.perf_counter()
 old = layer(x)[0]
+taken = time.perf_counter() - begin
 changed = []
 def change(*_):
     if not changed:
@@ -176,12 +178,11 @@ def change(*_):
             p.flat[:] *= 0.5
         layer(x[:1])  # packs the new weights
 signal.signal(signal.SIGALRM, change)
-begin = time.perf_counter(); layer(x); taken = time.perf_counter() - begin
 signal.setitimer(signal.ITIMER_REAL, 0.25 * taken)
 y = layer(x)[0]
 while not changed:
     time.sleep(0.01)
-print(bool((y == old).all()), bool((layer(x)[0] == old).all()))
+print(bool((y == old).all()), bool((layer(x[:9])[0] == old[:9]).all()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "True False\n", done.stderr

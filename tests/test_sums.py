@@ -24,9 +24,9 @@ def bound(rows: int) -> float:
     return EPS / 2 * (128 + 64 + rows / 8192)
 
 
-def test_two_to_the_25_ones_are_counted() -> None:
+def test_more_than_two_to_the_24_ones_are_counted() -> None:
     """In one chain the sum stops at 2^24, where another 1 is below its last digit."""
-    n = 2**25
+    n = 2**24 + 2**20
     rnn = bptt.RNN(1, 1, init="zeros")
     x = np.ones((n, 1, 1), np.float32)
     tape = rnn.forward(x)[2]
@@ -122,7 +122,7 @@ def test_segments_on_changing_numbers_of_threads_change_no_bit(rows: int) -> Non
         other = threading.Thread(target=others)
         other.start()
         try:
-            assert all(gradient() == expected for _ in range(100))
+            assert all(gradient() == expected for _ in range(40))
         finally:
             done.set()
             other.join()
