@@ -335,6 +335,18 @@ def test_other_data_are_named_wherever_the_run_ended(tmp_path: Path, data: Any, 
         fitted(tmp_path / "state", data=kind(data), **end)
 
 
+def test_batches_of_another_size_are_refused_before_anything_changes(tmp_path: Path) -> None:
+    def feed(size: int) -> Any:
+        return bptt.data.batches(X, X[:, :, :2], size, shuffle=True, seed=0)
+
+    fitted(tmp_path / "state", data=feed(2), max_steps=3)
+    model = bptt.GRU(3, 2, seed=7, dtype="float64")
+    weights = model.params.flat.copy()
+    with pytest.raises(ValueError, match=r"^Batches.restore: state has batch_size 2, expected 1, as these"):
+        fitted(tmp_path / "state", data=feed(1), model=model)
+    np.testing.assert_array_equal(model.params.flat, weights)
+
+
 @pytest.mark.parametrize("cuts", [[1], [4], [7, 8, 21], [20, 40]])
 def test_batches_that_know_their_place_are_put_there(tmp_path: Path, cuts: list[int]) -> None:
     """20 is the end of an epoch, of 5 batches with 4 updates each."""
