@@ -148,9 +148,15 @@ def test_each_rule_speaks_where_it_should() -> None:
     orthogonal = rules_of(diagnosed(rnn(eye), 0.01 * normal(20, B, 2)))
     assert "cannot grow, whatever the input, since the largest singular value of weight_hh is 1" in orthogonal["bounds"]
     assert "memory" not in orthogonal
+    alternating = rnn(np.eye(8), "relu")  # each unit is inactive at some step: no step forgets all, all together do
+    alternating.params["weight_ih_l0"] = np.where(np.arange(8)[:, None] < 4, [1.0, -2.0], [-2.0, 1.0])
+    steps = np.zeros((40, B, 2))
+    steps[::2, :, 0], steps[1::2, :, 1] = 1, 1
+    assert "forgets its state entirely within" in rules_of(diagnosed(alternating, steps))["exponents"]
     assert "is stable" in vanishing["exponents"]
     assert "finite" not in vanishing
     assert diagnosed(rnn(0.9 * eye, "linear"), normal(20, B, 2)).verdict.startswith("The gradient fades")
+    assert "is at the edge of chaos" in rules_of(diagnosed(rnn(np.eye(8), "linear")))["exponents"]
     exploding = rules_of(diagnosed(rnn(1.5 * eye, "linear")))
     assert "explodes" in exploding["decay"]
     assert "is chaotic" in exploding["exponents"]

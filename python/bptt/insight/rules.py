@@ -21,7 +21,7 @@ VANISHED, EXPLODED = 1e-3, 1e3  # what is left of a gradient after the whole seq
 SHORT = 0.1  # of T: a memory shorter than that
 MOSTLY = 0.5  # of the values of a gate
 RECENT, RECENT_SHARE = 0.1, 0.9  # this part of the steps has that share of dW
-ROUNDING = 1e-5  # a matrix that is orthogonal but for rounding has norm 1
+ROUNDING = 1e-5  # a matrix that is orthogonal but for rounding has norm 1, and exponents of 0
 SURE = 2.0  # standard errors from zero
 
 
@@ -67,16 +67,17 @@ def _exponents(report: Figures) -> Iterator[str]:
         if spectrum is None:
             continue
         first, error = float(spectrum.exponents[0]), float(spectrum.error[0])
+        zero = max(SURE * error, ROUNDING)
         has = f"largest Lyapunov exponent {first:.4g} +- {error:.2g} per step"
         if np.isnan(first):
             continue  # the rule `finite` speaks
         if not np.isfinite(first):
-            yield f"Layer {name}: every step forgets the state entirely (all Lyapunov exponents are minus infinity)."
+            yield f"Layer {name} forgets its state entirely within the sequence (all Lyapunov exponents are -inf)."
         elif not spectrum.converged_each[0]:
             yield f"Layer {name}: the {has} has not converged; longer sequences would help."
-        elif first > SURE * error and first > 0:
+        elif first > zero:
             yield f"Layer {name} is chaotic: {has}; small differences grow, and gradients with them."
-        elif first < -SURE * error:
+        elif first < -zero:
             yield f"Layer {name} is stable: {has}; it forgets its state within about {-1 / first:.3g} steps."
         else:
             yield f"Layer {name} is at the edge of chaos: {has}."
