@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The terminal of the command line: streams, progress on stderr, Ctrl-C as a request instead of an exception.
 
-Used by cli.py only; knows nothing of models.
+Used by the command line only; knows nothing of models.
 """
 
 from __future__ import annotations
