@@ -60,7 +60,8 @@ def test_memory_needed_is_a_lower_bound(cell, layers):
         ({"layers": -1}, ValueError, "layers has value -1, expected an integer >= 1"),
         ({"embedding": 2.0}, TypeError, "embedding has type float, expected an integer"),
         ({"hidden": True}, TypeError, "hidden has type bool, expected an integer"),
-        ({"cell": "transformer"}, ValueError, "cell has 'transformer', expected one of lstm, gru, rnn"),
+        ({"dropout": 1.0}, ValueError, "dropout has value 1.0, expected 0 <= dropout < 1"),
+        ({"cell": "transformer"}, ValueError, "cell has 'transformer', expected one of lstm, gru, rnn, slstm, peephole"),
     ],
 )
 def test_sizes_that_no_layer_takes_are_named(sizes, error, message):

@@ -139,7 +139,7 @@ def test_type_checkers_see_the_modules_and_nothing_else(tmp_path):
     errors = [line for line in done.stdout.splitlines() if "error:" in line]
     assert len(errors) == 1, done.stdout
     assert 'Module has no attribute "LSMT"' in errors[0]
-    assert "def (lm: bptt.charlm.CharLM" in done.stdout
+    assert "def (lm: bptt.charlm.model.CharLM" in done.stdout
 
 
 # The names in /proc/cpuinfo of the features that the psABI requires for each level; abm is lzcnt, pni is SSE3.

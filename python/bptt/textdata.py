@@ -13,9 +13,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ HELD_OUT = 0.1  # the share of a text, at its end, that only validation sees
 CHUNK = 2**20  # characters numbered at a time: the arrays for this stay small compared with the text
 
 Ids = NDArray[np.unsignedinteger[Any]]
+Watch: TypeAlias = Callable[[Any], Iterator[Any]]
 
 
 def default_text() -> str:
@@ -114,10 +115,10 @@ class Vocabulary:
         self._dtype = np.min_scalar_type(len(codes) - 1)
 
     @classmethod
-    def of(cls, text: str) -> Vocabulary:
-        """Return the characters that occur in `text`, sorted by code point."""
+    def of(cls, text: str, watch: Watch = iter) -> Vocabulary:
+        """Return the characters that occur in `text`, sorted by code point; `watch` as of `encode`."""
         seen = np.zeros(sys.maxunicode + 1, bool)
-        for _, codes in _chunks(text):
+        for _, codes in _chunks(text, watch):
             seen[codes] = True
         return cls("".join(map(chr, np.flatnonzero(seen).tolist())))
 
@@ -125,10 +126,13 @@ class Vocabulary:
         """Return V."""
         return len(self.characters)
 
-    def encode(self, text: str, name: str = "text") -> Ids:
-        """Return the ids [N] of N characters; ValueError (about `name`) lists those that are not in the vocabulary."""
+    def encode(self, text: str, name: str = "text", watch: Watch = iter) -> Ids:
+        """Return the ids [N] of N characters; ValueError (about `name`) lists those that are not in the vocabulary.
+
+        - `watch`: what goes through the pieces of the text, and may show how far it is; such as `tqdm.tqdm`.
+        """
         ids = np.empty(len(text), self._dtype)
-        for start, codes in _chunks(text):
+        for start, codes in _chunks(text, watch):
             found = np.where(codes < len(self._table), self._table[np.minimum(codes, len(self._table) - 1)], -1)
             if (found < 0).any():
                 unknown = " ".join(map(repr, sorted({chr(code) for code in codes[found < 0].tolist()})[:10]))
@@ -202,8 +206,8 @@ def _time_major(rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     return np.ascontiguousarray(rows.T, dtype=np.int64)
 
 
-def _chunks(text: str) -> Iterator[tuple[int, NDArray[np.uint32]]]:
-    for start in range(0, len(text), CHUNK):
+def _chunks(text: str, watch: Watch = iter) -> Iterator[tuple[int, NDArray[np.uint32]]]:
+    for start in watch(range(0, len(text), CHUNK)):
         yield start, _code_points(text[start : start + CHUNK])
 
 

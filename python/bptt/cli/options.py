@@ -11,10 +11,12 @@ from typing import Any
 __all__ = ["number", "one_of", "option", "whole"]
 
 
-def option(parser: Any, name: str, kind: Callable[[str], Any], default: Any, text: str) -> None:
+def option(
+    parser: Any, name: str, kind: Callable[[str], Any], default: Any, text: str, metavar: str | None = None
+) -> None:
     """Add an option of one value; its default is shown in the help."""
     shown = "" if default is None else " (default: %(default)s)"
-    parser.add_argument(name, type=kind, default=default, help=text + shown)
+    parser.add_argument(name, type=kind, default=default, help=text + shown, metavar=metavar)
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

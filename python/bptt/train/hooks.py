@@ -19,6 +19,9 @@ __all__ = ["Callback", "Run", "StopTraining"]
 class StopTraining(Exception):  # noqa: N818 (a request, like StopIteration)
     """Raised by a callback or `on_step` to end `fit` after the update it was called for; its text is the reason.
 
+    Args: the reason. pause: whether a run that keeps its state in a file (fit's `resume`) goes on from here when it is
+        started again, as after a signal; default False: it has ended.
+
     >>> import numpy as np, bptt
     >>> def on_step(step):
     ...     if step.number == 2:
@@ -28,6 +31,10 @@ class StopTraining(Exception):  # noqa: N818 (a request, like StopIteration)
     >>> len(history), history.stopped, history.stop_reason
     (3, True, 'three updates are enough')
     """
+
+    def __init__(self, *reason: object, pause: bool = False) -> None:
+        super().__init__(*reason)
+        self.pause = pause
 
 
 @dataclass

@@ -53,6 +53,7 @@ class Loop:
         if plan.validation is not None:
             names += [f"validation_{name}" for name in names]
         self._history = History()
+        self._paused = False  # stopped by a callback, but to be continued
         self._view = Run(
             task.model,
             task.optimizer,
@@ -75,9 +76,11 @@ class Loop:
             reason = self._stop_reason(lambda: self._call("on_train_begin"))
             history.stop_reason = history.stop_reason or reason
             if not history.stopped:
-                history.stop_reason = self._stop_reason(lambda: self._train(end_s, continued))
+                reason = self._stop_reason(lambda: self._train(end_s, continued))
                 if self._file is not None:
+                    history.stop_reason = "" if self._paused else reason
                     self._file.save(self._task, self._updates, history, callbacks)
+                history.stop_reason = reason
             if not history.stopped:
                 history.stop_reason = self._stop_reason(self._validate_last)
             with suppress(_Stop):
@@ -166,6 +169,7 @@ class Loop:
             except StopTraining as error:
                 request = request or error
         if request is not None:
+            self._paused = request.pause
             raise _Stop(str(request) or "StopTraining")
 
     def _batches_count(self) -> int | None:

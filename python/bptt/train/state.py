@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,10 +25,33 @@ if TYPE_CHECKING:
     from bptt.train.hooks import Callback
     from bptt.train.updates import Task, Updates
 
-__all__ = ["StateFile"]
+__all__ = ["SavedRun", "StateFile", "saved_run"]
 
 FORMAT = 2
 _STEP_COLUMNS = ("step", "epoch", "loss", "grad_norm", "clipped", "targets", "clipped_norm", "lr", "time_s")
+
+
+class SavedRun(NamedTuple):
+    """What a training state says of its run: updates, the reason if it was stopped, what callbacks keep by their types.
+
+    Arrays that callbacks keep are None here.
+    """
+
+    updates: int
+    stop_reason: str
+    callbacks: dict[str, dict[str, Any]]
+
+
+def saved_run(path: str | os.PathLike[str], config: Mapping[str, Any]) -> SavedRun:
+    """The run of a training state, from the configuration of its file alone; ValueError where that is none."""
+    from bptt import checkpoint
+
+    if config.get("training_state") != FORMAT:
+        has = f"resume is {brief(os.fspath(path))}, which has no training state of this version of bptt"
+        raise ValueError(f"fit: {has}, expected another file")
+    no_arrays: Mapping[str, Any] = defaultdict(lambda: None)
+    callbacks = {each["type"]: checkpoint.put_together(each["state"], no_arrays) for each in config["callbacks"]}
+    return SavedRun(config["position"]["number"], config["stop_reason"], callbacks)
 
 
 class StateFile:
@@ -49,9 +73,7 @@ class StateFile:
         found = checkpoint.check_writable(self._path)
         if found is None:
             return False
-        if found.get("training_state") != FORMAT:
-            has = f"resume is {self._name}, which has no training state of this version of bptt"
-            raise ValueError(f"fit: {has}, expected another file")
+        saved_run(self._path, found)
         arrays, config = checkpoint.load(self._path)
         ours, saved = self._settings, config["settings"]
         for name in {**ours, **saved}:
