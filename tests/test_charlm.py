@@ -61,7 +61,11 @@ def test_memory_needed_is_a_lower_bound(cell, layers):
         ({"embedding": 2.0}, TypeError, "embedding has type float, expected an integer"),
         ({"hidden": True}, TypeError, "hidden has type bool, expected an integer"),
         ({"dropout": 1.0}, ValueError, "dropout has value 1.0, expected 0 <= dropout < 1"),
-        ({"cell": "transformer"}, ValueError, "cell has 'transformer', expected one of lstm, gru, rnn, slstm, peephole"),
+        (
+            {"cell": "transformer"},
+            ValueError,
+            "cell has 'transformer', expected one of lstm, gru, rnn, slstm, peephole",
+        ),
     ],
 )
 def test_sizes_that_no_layer_takes_are_named(sizes, error, message):
@@ -114,9 +118,11 @@ def test_train_ends_inside_a_pass_or_where_on_step_stops_it(lm):
     assert not np.array_equal(stopped.model.params.flat, short.model.params.flat)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-@pytest.mark.parametrize("cell", charlm.CELLS)
-def test_every_cell_learns_with_every_optimizer(cell, optimizer):
+@pytest.mark.parametrize(
+    ("cell", "optimizer"),
+    [*((cell, "adam") for cell in charlm.CELLS), *(("lstm", each) for each in charlm.OPTIMIZERS if each != "adam")],
+)
+def test_every_cell_and_every_optimizer_learn(cell, optimizer):
     vocabulary = textdata.Vocabulary.of(TEXT)
     lm = charlm.CharLM.create(charlm.Architecture(cell, hidden=16), vocabulary, seed=0)
     streams = textdata.Streams(vocabulary.encode(TEXT), batch_size=8, seq_len=16)
@@ -124,6 +130,63 @@ def test_every_cell_learns_with_every_optimizer(cell, optimizer):
     charlm.train(lm, streams, charlm.Settings(steps=80, optimizer=optimizer))
     assert before == pytest.approx(np.log(len(vocabulary)), rel=0.1)  # small random weights: close to guessing
     assert charlm.evaluate(lm, vocabulary.encode(TEXT)) < 0.7 * before
+
+
+@pytest.mark.parametrize(
+    ("schedule", "first", "middle", "last"),
+    [
+        ("cosine", 1.0, 0.5, 0.0),
+        ("linear", 1.0, 0.5, 0.0),
+        ("constant", 1.0, 1.0, 1.0),
+        ("exponential", 1.0, 0.1, 0.01),
+        ("one-cycle", 0.04, None, 0.0),
+    ],
+)
+def test_the_learning_rate_follows_the_schedule(lm, schedule, first, middle, last):
+    streams = textdata.Streams(lm.vocabulary.encode(TEXT)[:300], batch_size=3, seq_len=40)
+    again = charlm.CharLM.create(lm.architecture, lm.vocabulary)
+    history = charlm.train(again, streams, charlm.Settings(steps=20, lr=0.01, schedule=schedule))
+    rates = [lr / 0.01 for lr in history.lr]
+    assert rates[0] == pytest.approx(first)
+    assert rates[10] == pytest.approx(max(rates) / 2 if middle is None else middle, rel=0.5)
+    # a step before the end, at most a twentieth of the way from it but for the exponential, whose steps are equal
+    assert rates[-1] == pytest.approx(last, abs=0.06)
+    assert max(rates) <= 1
+
+
+def test_the_weights_do_not_depend_on_the_dropout_beside_them(tmp_path):
+    vocabulary = textdata.Vocabulary.of(TEXT)
+    plain, dropping = (
+        charlm.CharLM.create(charlm.Architecture(hidden=8, layers=2, embedding=4, dropout=p), vocabulary, seed=3)
+        for p in (0.0, 0.5)
+    )
+    np.testing.assert_array_equal(plain.model.params.flat, dropping.model.params.flat)
+    assert [type(each).__name__ for each in dropping.model.layers] == [
+        *("Embedding", "LSTM", "Dropout", "LSTM", "Dropout", "Linear")
+    ]
+    dropping.save(tmp_path / "dropping")
+    again = charlm.CharLM.load(tmp_path / "dropping")
+    assert again.architecture.dropout == 0.5
+    ids = vocabulary.encode("what").astype(np.int64)[:, None]
+    np.testing.assert_array_equal(again.model(ids)[0], plain.model(ids)[0])  # at inference nothing is dropped
+
+
+def test_files_of_versions_without_dropout_are_those_of_models_without_it(path):
+    _, config = checkpoint.load(path)
+    assert config["architecture"] == {"cell": "lstm", "hidden": 8, "layers": 1, "embedding": 4}
+    assert charlm.CharLM.load(path).architecture.dropout == 0.0
+
+
+def test_training_ends_with_the_best_weights_when_patience_does(lm):
+    streams = textdata.Streams(lm.vocabulary.encode(TEXT), batch_size=4, seq_len=16)
+    held_out = lm.vocabulary.encode("we is a drop, what don't ocean know.\n" * 20)
+    again = charlm.CharLM.create(lm.architecture, lm.vocabulary)
+    settings = charlm.Settings(steps=2000, lr=0.1, schedule="constant", validate_every=5, patience=2)
+    history = charlm.train(again, streams, settings, held_out=held_out)
+    losses = [each.loss for each in history.validation]
+    assert history.stop_reason == "EarlyStopping: validation_loss has not improved for 2 values"
+    assert len(losses) < 400
+    assert charlm.evaluate(again, held_out) == min(losses) == losses[-3]
 
 
 def test_evaluate_carries_the_state_and_counts_every_character(lm):

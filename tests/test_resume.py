@@ -109,6 +109,18 @@ def test_a_run_that_an_exception_ended_goes_on_from_the_last_save(tmp_path: Path
     assert_same(tmp_path, np.array(model.params.flat), history, whole)
 
 
+def test_a_run_that_paused_goes_on_and_one_that_stopped_does_not(tmp_path: Path, whole: Result) -> None:
+    def pausing(step: Any) -> None:
+        if step.number == 9:
+            raise bptt.StopTraining("SIGTERM", pause=True)
+
+    _, history = resumed_run.run(tmp_path, on_step=pausing)
+    assert (len(history), history.stop_reason) == (10, "SIGTERM")
+    model, history = resumed_run.run(tmp_path)
+    assert_same(tmp_path, np.array(model.params.flat), history, whole)
+    assert len(resumed_run.run(tmp_path)[1]) == len(history)  # EarlyStopping has ended it
+
+
 X = np.random.default_rng(0).standard_normal((6, 4, 3))
 DATA = [(X, X[:, :, :2]), (X[::-1], X[:, :, 1:])]
 

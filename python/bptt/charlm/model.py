@@ -144,7 +144,7 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     Raises: TypeError or ValueError for any other configuration.
 
     >>> architecture_of({"kind": "charlm", "architecture": {"cell": "gru", "hidden": 8, "layers": 1, "embedding": 4}})
-    Architecture(cell='gru', hidden=8, layers=1, embedding=4)
+    Architecture(cell='gru', hidden=8, layers=1, embedding=4, dropout=0.0)
     """
     if config.get("kind") != KIND:
         raise ValueError(f"its kind is {reprlib.repr(config.get('kind'))}, expected {KIND!r}")

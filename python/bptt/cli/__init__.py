@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from bptt._startup import set_interrupt_handler
 from bptt._terminal import flush_streams, open_missing_streams
-from bptt.cli import info, sample, train
+from bptt.cli import diagnose, info, sample, train
 from bptt.cli.output import CLOSED, INTERRUPTED, OK, WRONG, complain
 
 __all__ = ["main"]
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="bptt",
         allow_abbrev=False,
-        description="Train a small character-level language model on the CPU and let it write.",
+        description="Train a small character-level language model on the CPU, let it write, and look into models.",
         epilog="Start with 'bptt train'. 'bptt COMMAND --help' lists a command's options.",
     )
     parser.add_argument("--version", action="version", version=f"bptt {__version__}")
@@ -96,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, module, text in (
         ("train", train, "learn a text"),
         ("sample", sample, "write like the text"),
-        ("info", info, "version, compiler and processor"),
+        ("info", info, "what a model holds; without one: version, compiler and processor"),
+        ("diagnose", diagnose, "why a model does not learn"),
     ):
         module.add(commands.add_parser(name, help=text, description=module.DESCRIPTION, allow_abbrev=False))
     return parser

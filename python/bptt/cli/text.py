@@ -8,34 +8,49 @@ import os
 from typing import TYPE_CHECKING
 
 from bptt._memory import memory_limit
+from bptt._terminal import watched
 from bptt.cli.output import count
 
 if TYPE_CHECKING:
     from bptt.textdata import Ids, Vocabulary
 
-__all__ = ["read_ids", "require_memory"]
+__all__ = ["read_ids", "read_text", "require_memory"]
 
 
-def read_ids(file: str | None, batch_size: int, seq_len: int) -> tuple[str, Vocabulary, Ids]:
-    """Return the name, the characters and the ids [N] of the text; ValueError where it is too short or too long."""
-    from bptt.textdata import HELD_OUT, Streams, Vocabulary, default_text, read_text
+def read_text(file: str | None) -> tuple[str, str]:
+    """Return the name and the characters of a text, for None of the default one; ValueError where it is too long."""
+    from bptt import textdata
 
     name = "the manual of this Python" if file is None else file
     # in memory at once: the file's bytes and the text, which takes 2 bytes for a character of up to 3
     require_memory(0, 0 if file is None else _size(file) * 5 // 3, name)
     try:
-        text = default_text() if file is None else read_text(file)
-        # the text without the held-out part must fill the streams once; 20 leaves two characters for validation
-        shortest = max(20, math.ceil((Streams.shortest(batch_size, seq_len) + 0.5) / (1 - HELD_OUT)))
-        if len(text) < shortest:
-            raise ValueError(
-                f"{name} has {count(len(text), 'character')}, expected at least {shortest:,} "
-                f"for --batch-size {batch_size} and --seq-len {seq_len}"
-            )
-        vocabulary = Vocabulary.of(text)
-        return name, vocabulary, vocabulary.encode(text)
+        return name, textdata.default_text() if file is None else textdata.read_text(file)
     except MemoryError:
-        raise ValueError(f"{name} takes more memory than this process may use, expected a shorter text") from None
+        raise _too_long(name) from None
+
+
+def read_ids(file: str | None, batch_size: int, seq_len: int) -> tuple[str, Vocabulary, Ids]:
+    """Return the name, the characters and the ids [N] of the text; ValueError where it is too short or too long."""
+    from bptt.textdata import HELD_OUT, Streams, Vocabulary
+
+    name, text = read_text(file)
+    # the text without the held-out part must fill the streams once; 20 leaves two characters for validation
+    shortest = max(20, math.ceil((Streams.shortest(batch_size, seq_len) + 0.5) / (1 - HELD_OUT)))
+    if len(text) < shortest:
+        raise ValueError(
+            f"{name} has {count(len(text), 'character')}, expected at least {shortest:,} "
+            f"for --batch-size {batch_size} and --seq-len {seq_len}"
+        )
+    try:
+        vocabulary = Vocabulary.of(text, watched("characters"))
+        return name, vocabulary, vocabulary.encode(text, watch=watched("encoding"))
+    except MemoryError:
+        raise _too_long(name) from None
+
+
+def _too_long(name: str) -> ValueError:
+    return ValueError(f"{name} takes more memory than this process may use, expected a shorter text")
 
 
 def _size(path: str) -> int:
