@@ -53,7 +53,7 @@ class Loop:
         if plan.validation is not None:
             names += [f"validation_{name}" for name in names]
         self._history = History()
-        self._paused = False  # stopped by a callback, but to be continued
+        self._pause = ""  # why the run ends after the present update and its validation, to be continued
         self._view = Run(
             task.model,
             task.optimizer,
@@ -76,11 +76,10 @@ class Loop:
             reason = self._stop_reason(lambda: self._call("on_train_begin"))
             history.stop_reason = history.stop_reason or reason
             if not history.stopped:
-                reason = self._stop_reason(lambda: self._train(end_s, continued))
+                history.stop_reason = self._stop_reason(lambda: self._train(end_s, continued))
                 if self._file is not None:
-                    history.stop_reason = "" if self._paused else reason
                     self._file.save(self._task, self._updates, history, callbacks)
-                history.stop_reason = reason
+                history.stop_reason = history.stop_reason or self._pause
             if not history.stopped:
                 history.stop_reason = self._stop_reason(self._validate_last)
             with suppress(_Stop):
@@ -128,7 +127,9 @@ class Loop:
                 self._file.save_if_due(self._task, updates, self._history, self._callbacks)
 
     def _ended(self, end_s: float | None) -> bool:
-        """Whether the run has made all its updates or used its time."""
+        """Whether the run has made all its updates, used its time or been paused."""
+        if self._pause:
+            return True
         max_steps = self._plan.max_steps
         if max_steps is not None and self._updates.position.number >= max_steps:
             return True
@@ -167,9 +168,11 @@ class Loop:
             try:
                 getattr(callback, event)(self._view, *arguments)
             except StopTraining as error:
-                request = request or error
+                if error.pause:
+                    self._pause = self._pause or str(error) or "StopTraining"
+                else:
+                    request = request or error
         if request is not None:
-            self._paused = request.pause
             raise _Stop(str(request) or "StopTraining")
 
     def _batches_count(self) -> int | None:
