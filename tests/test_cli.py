@@ -8,6 +8,7 @@ import math
 import os
 import re
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -306,6 +307,14 @@ def test_sample_refuses_what_is_no_model(folder):
     save_file({"weight": np.zeros((2, 2), np.float32)}, folder / "foreign")
     for name in ("missing", ".", "text.txt", "short", "changed", "empty", "foreign"):
         assert_refused(run("sample", name, cwd=folder), "sample", name, "model")
+
+
+def test_the_page_names_every_option(tmp_path):
+    page = (Path(__file__).parent.parent / "docs/command_line.md").read_text("utf-8")
+    for command in ("train", "sample", "info", "diagnose"):
+        assert f"## bptt {command}\n" in page
+        for option in re.findall(r"^  (--[a-z-]+)", run(command, "--help", cwd=tmp_path).stdout, re.MULTILINE):
+            assert f"`{option}" in page or f" {option} " in page, (command, option)
 
 
 def test_help_and_version(tmp_path):

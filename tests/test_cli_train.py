@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`bptt train`: the training state and its kills, the log, the picture, and what is refused of these."""
 
-import fcntl
 import os
 import re
 import signal
@@ -16,6 +15,7 @@ from bptt import checkpoint, cli
 from bptt.cli import files
 from command import COMMAND, SMALL, TEXT, assert_refused, interrupt, run, snapshot
 
+fcntl = pytest.importorskip("fcntl", reason="pipes of POSIX")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills and pipes of POSIX")
 
 DROPPING = [*SMALL, "--layers", "2", "--dropout", "0.2", "--threads", "1"]

@@ -138,12 +138,12 @@ class Progress:
 def watched(what: str) -> Callable[[Any], Iterator[Any]]:
     """A function that goes through something of known length and shows how far it is, once that has taken a second.
 
-    On a terminal it is a bar that goes away at the end, otherwise a line every minute.
+    On a terminal it is a bar that goes away at the end, otherwise a line after ten seconds and then every minute.
     """
 
     def go_through(parts: Any) -> Iterator[Any]:
         total, start = len(parts), time.perf_counter()
-        shown, bar = start - 59, None
+        shown, bar = start - 50, None
         for done, part in enumerate(parts):
             now = time.perf_counter()
             with suppress(OSError):

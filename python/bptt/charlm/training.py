@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -15,7 +15,6 @@ from bptt import losses, optim
 from bptt._arrays import brief, check_size
 from bptt._dispatch import core
 from bptt.charlm.model import KERNELS
-from bptt.optim import schedules
 from bptt.textdata import Streams
 from bptt.train import History, Step, fit
 
@@ -29,8 +28,7 @@ __all__ = ["OPTIMIZERS", "SCHEDULES", "VALIDATED", "Settings", "evaluate", "memo
 VALIDATED = 2**16  # characters of the held-out text that a validation during training reads at most
 
 
-@dataclass(frozen=True)
-class _Method:
+class _Method(NamedTuple):
     """An optimizer: how it is made, its default learning rate, and how many arrays it keeps for each weight."""
 
     make: Callable[..., optim.Optimizer]
@@ -45,16 +43,16 @@ OPTIMIZERS = {
     "nadam": _Method(optim.NAdam, 6e-3, 2),
     "rmsprop": _Method(optim.RMSprop, 4e-3, 1),
     "adagrad": _Method(optim.Adagrad, 5e-2, 1),
-    "lion": _Method(optim.Lion, 1e-3, 1),
+    "lion": _Method(optim.Lion, 3e-3, 1),
     "sgd": _Method(partial(optim.SGD, momentum=0.9, nesterov=True), 1.0, 1),
 }
-# name -> schedule of (lr, steps)
+# name -> schedule of (lr, steps); optim.schedules is imported when it is first asked for
 SCHEDULES: dict[str, Callable[[float, int], Callable[[int], float]]] = {
-    "cosine": schedules.cosine,
-    "constant": lambda lr, _: schedules.constant(lr),
-    "linear": schedules.linear,
-    "exponential": lambda lr, steps: schedules.exponential(lr, 0.01 ** (1 / steps)),
-    "one-cycle": schedules.one_cycle,
+    "cosine": lambda lr, steps: optim.schedules.cosine(lr, steps),
+    "constant": lambda lr, _: optim.schedules.constant(lr),
+    "linear": lambda lr, steps: optim.schedules.linear(lr, steps),
+    "exponential": lambda lr, steps: optim.schedules.exponential(lr, 0.01 ** (1 / steps)),
+    "one-cycle": lambda lr, steps: optim.schedules.one_cycle(lr, steps),
 }
 
 

@@ -56,7 +56,10 @@ def check_log(path: str | None) -> None:
         return
     check_replaceable(path)
     if os.path.exists(path):
-        with open(path, "rb") as file:
-            start = file.read(10)
+        try:
+            with open(path, "rb") as file:
+                start = file.read(10)
+        except OSError as error:
+            raise type(error)(f"cannot read {path!r} ({error.strerror}), expected a log of a run") from error
         if start and not start.startswith(b'{"event":'):
             raise ValueError(f"--log has {path!r}, which exists and is no log of a run, expected another name")

@@ -43,8 +43,8 @@ def read_ids(file: str | None, batch_size: int, seq_len: int) -> tuple[str, Voca
             f"for --batch-size {batch_size} and --seq-len {seq_len}"
         )
     try:
-        vocabulary = Vocabulary.of(text, watched("characters"))
-        return name, vocabulary, vocabulary.encode(text, watch=watched("encoding"))
+        vocabulary = Vocabulary.of(text, watched("reading the text"))
+        return name, vocabulary, vocabulary.encode(text, watch=watched("encoding the text"))
     except MemoryError:
         raise _too_long(name) from None
 

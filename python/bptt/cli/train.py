@@ -122,13 +122,13 @@ def _run(args: argparse.Namespace) -> int:
         )
         history = _learn(lm, streams, settings, stop, args, tail, options)
         say(f"Model written to {args.out}")
-        if args.plot is not None:
-            write_picture(args.plot, history.plot())
-            say(f"Picture written to {args.plot}")
         nats = charlm.evaluate(lm, tail, watch=watched("validation"))
         say(f"Validation loss on the held-out text: {nats:.3f} nats = {nats / math.log(2):.3f} bits per character")
         if nats > math.log(len(vocabulary)):
             say("That is worse than guessing. A smaller --lr may help.")
+        if args.plot is not None:
+            write_picture(args.plot, history.plot())
+            say(f"Picture written to {args.plot}")
         if stop.asked:
             if args.resume:
                 say("To go on, give the same command again.")
