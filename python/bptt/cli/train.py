@@ -40,7 +40,7 @@ DESCRIPTION = (
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     from bptt._runtime import MAX_THREADS
-    from bptt.charlm import CELLS, Architecture, Settings
+    from bptt.charlm import CELLS, VALIDATED, Architecture, Settings
 
     parser.add_argument(
         "file", nargs="?", metavar="FILE", help="a UTF-8 text (default: the manual shipped with Python)"
@@ -54,7 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     option(model, "--dropout", number(0, 0.99), Architecture.dropout, what)
     option(model, "--seed", whole(0, 2**63 - 1), 0, "the same seed gives the same model")
     _add_training(parser.add_argument_group("training"))
-    validation = parser.add_argument_group("validation, on up to 65,536 characters of the held-out text")
+    validation = parser.add_argument_group(f"validation, on up to {VALIDATED:,} characters of the held-out text")
     what = "updates from one to the next (default: a tenth of the run)"
     option(validation, "--validate-every", whole(1, 10**9), Settings.validate_every, what)
     what = "end the run, with the best weights, after this many without a better one"
