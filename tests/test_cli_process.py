@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `bptt` command among other processes: signals, closed and full streams, memory limits, files that it replaces."""
 
+import itertools
 import os
 import re
 import signal
@@ -112,6 +113,16 @@ def test_other_programs_keep_their_handler(tmp_path):
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert done.stdout == "default_int_handler\n"
+
+
+def test_work_of_minutes_shows_how_far_it_is_and_that_of_seconds_does_not(monkeypatch, capsys):
+    now_s = itertools.count(0, 8)
+    monkeypatch.setattr(_terminal.time, "perf_counter", lambda: next(now_s))
+    assert list(_terminal.watched("validation")(range(20))) == list(range(20))
+    # 8 s for each: after more than 10 s, then more than 60 s later
+    assert capsys.readouterr().err == "validation: 5%\nvalidation: 45%\nvalidation: 85%\n"
+    assert list(_terminal.watched("validation")(range(1))) == [0]
+    assert capsys.readouterr().err == ""
 
 
 COMMANDS = {
