@@ -74,13 +74,13 @@ FLOORS: tuple[set[str], ...] = (
     {"saving", "train"},
     {"data"},
     {"callbacks", "insight"},
-    {"charlm", "_memory", *ADAPTERS},
+    {"charlm", "forecasting", "_memory", *ADAPTERS},
     {"_terminal", ""},
     {"cli"},
     {"__main__"},
 )
 # The command line and what only it uses: the library must not know of them.
-APPLICATION = {"__main__", "cli", "_memory", "_terminal", "charlm"}
+APPLICATION = {"__main__", "cli", "_memory", "_terminal", "charlm", "forecasting"}
 
 # What only one file of the library may use, since others would get it wrong; the file says why.
 ONE_FILE = {

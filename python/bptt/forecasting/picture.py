@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The picture of a forecast: the end of the series, what was forecast of the held-out part, and what comes."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from bptt.forecasting.dates import Dates
+from bptt.forecasting.training import Parts
+
+if TYPE_CHECKING:
+    from bptt._arrays import Array
+
+__all__ = ["KINDS", "MARK", "draw", "has_matplotlib"]
+
+KINDS = ("png", "svg", "pdf")
+MARK = "bptt forecast"  # in the file, so that only such a picture is replaced
+SERIES, HELD_OUT, FUTURE = "#333333", "#1f5fa8", "#d1495b"
+SHOWN = 4  # horizons of the past, or the held-out part where that is longer, but at most MOST rows
+MOST = 400
+
+
+def has_matplotlib() -> bool:
+    """Whether a picture can be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def draw(
+    kind: str,
+    name: str,
+    values: Array,
+    dates: Dates,
+    future: Array,
+    interval: Array | None = None,
+    parts: Parts | None = None,
+    held_out: Array | None = None,
+) -> bytes:
+    """Return the picture as the contents of a file.
+
+    Args: kind: one of KINDS. name: of the series `values` [T]. future: the forecast [H] from its end. interval: [H,2],
+        its lower and upper bounds. parts, held_out: the forecasts [N,H] of the held-out part from `parts.origins`, of
+        which those of every H-th origin are shown, up to the end.
+    """
+    from matplotlib.figure import Figure
+
+    T, H = len(values), len(future)
+    past = max(SHOWN * H, 0 if parts is None else round(1.3 * (T - parts.test)))
+    first = max(0, T - min(past, max(MOST, SHOWN * H)))
+    x: list[Any] = [dates.value(k) for k in range(first, T + H)]
+    figure = Figure(figsize=(9, 4), layout="constrained")  # not by pyplot: it would open windows and keep figures
+    axes = figure.subplots()
+    axes.plot(x[: T - first], values[first:], color=SERIES, linewidth=1.1, label=name)
+    if parts is not None and held_out is not None:
+        _draw_held_out(axes, x, first, values, parts, held_out)
+    if interval is not None:
+        bounds = interval.T
+        axes.fill_between(x[T - first :], *bounds, color=FUTURE, alpha=0.18, linewidth=0, label="80 % of past errors")
+    axes.plot(x[T - first - 1 :], [values[-1], *future], color=FUTURE, linewidth=1.8, label=f"forecast, {H} steps")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel(dates.column or "row")
+    axes.set_xmargin(0.01)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=9)
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, dpi=110, metadata={"Software" if kind == "png" else "Creator": MARK})
+    return file.getvalue()
+
+
+def _draw_held_out(axes: Any, x: list[Any], first: int, values: Array, parts: Parts, held_out: Array) -> None:
+    """The forecasts of every H-th origin of the held-out part, ending with the series; and where that part begins."""
+    T, H = parts.T, parts.horizon
+    chosen = [k for k in range(len(held_out) - 1, -1, -H) if parts.origins[k] >= first]
+    for number, k in enumerate(chosen):
+        origin = parts.origins[k]
+        label = "forecasts of the held-out part" if number == 0 else None
+        steps = slice(origin - first, origin - first + H + 1)
+        axes.plot(x[steps], [values[origin], *held_out[k]], color=HELD_OUT, linewidth=1.3, alpha=0.85, label=label)
+    if first < parts.test < T:
+        axes.axvline(x[parts.test - first], color="#999999", linewidth=0.8, linestyle=(0, (4, 3)))
