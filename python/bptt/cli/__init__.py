@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from bptt._startup import set_interrupt_handler
 from bptt._terminal import flush_streams, open_missing_streams
-from bptt.cli import diagnose, info, sample, train
+from bptt.cli import diagnose, forecast, info, sample, train
 from bptt.cli.output import CLOSED, INTERRUPTED, OK, WRONG, complain
 
 __all__ = ["main"]
@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, module, text in (
         ("train", train, "learn a text"),
         ("sample", sample, "write like the text"),
+        ("forecast", forecast, "continue a column of a CSV file"),
         ("info", info, "what a model holds; without one: version, compiler and processor"),
         ("diagnose", diagnose, "why a model does not learn"),
     ):

@@ -40,16 +40,23 @@ class Batch(NamedTuple):
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("model", metavar="MODEL", help="a file of 'bptt train' or bptt.save")
+    parser.add_argument("model", metavar="MODEL", help="a file of 'bptt train', 'bptt forecast' or bptt.save")
     what = (
         "for a character model a UTF-8 text, of which the last tenth is used (default: the manual shipped with Python);"
+        " for a forecaster a CSV file with its column;"
         " for another model an .npz file of the arrays x and target, and lengths where rows have them"
     )
     parser.add_argument("--data", metavar="FILE", help=what)
     what = f"loss of a model that is no character model: {', '.join(LOSSES)}"
     option(parser, "--loss", one_of(*LOSSES), None, f"{what} (default: cross_entropy for integer targets, else mse)")
     option(parser, "--steps", whole(2, 10**6), None, f"time steps of a text (default: {STEPS})")
-    option(parser, "--rows", whole(1, 10**6), None, f"places of the text read in parallel (default: {ROWS})")
+    option(
+        parser,
+        "--rows",
+        whole(1, 10**6),
+        None,
+        f"places of the text read in parallel, or windows of a series (default: {ROWS})",
+    )
     option(parser, "--plot", str, None, "draw the report as one page (.png, .pdf or .svg)", "PATH")
     parser.set_defaults(run=_run, parser=parser)
 
@@ -120,5 +127,30 @@ def _of_arrays(file: ModelFile, args: argparse.Namespace) -> Batch:
     return Batch(bptt.load(file.path), found["x"], target, getattr(bptt.losses, loss), found.get("lengths"), text)
 
 
+def _of_series(file: ModelFile, args: argparse.Namespace) -> Batch:
+    """Windows of a column of a CSV file, for a forecaster; arrays are taken as for any model."""
+    import numpy as np
+
+    from bptt import losses
+    from bptt.forecasting import Forecaster, read_table, windows_of
+
+    if args.data is not None and args.data.endswith(".npz"):
+        return _of_arrays(file, args)
+    if args.data is None:
+        raise ValueError(f"{file.path!r} is a forecaster, expected --data FILE.csv with the series")
+    if args.steps is not None or args.loss not in (None, "mse"):
+        raise ValueError("--steps or --loss is given for a forecaster, expected neither: it was trained with its own")
+    forecaster = Forecaster.load(file.path)
+    values, filled = read_table(args.data).numbers(forecaster.column, "previous")
+    least = forecaster.rows + forecaster.network.horizon
+    if len(values) < least:
+        raise ValueError(f"{args.data} has {len(values):,} rows, expected at least {least:,}, a window and its targets")
+    x, target = windows_of(forecaster, values)
+    chosen = np.unique(np.linspace(0, x.shape[1] - 1, args.rows or ROWS).round().astype(int))
+    text = f"{args.data}, column {forecaster.column!r}, {len(chosen)} windows of {len(x)} steps, loss mse"
+    text += f", {filled:,} missing values filled with the previous one" if filled else ""
+    return Batch(forecaster.model, x[:, chosen], target[:, chosen], losses.mse, None, text)
+
+
 # The batch of each kind of model.
-BATCHES = {CHARACTERS: _of_text, MODEL: _of_arrays, FORECASTER: _of_arrays}
+BATCHES = {CHARACTERS: _of_text, MODEL: _of_arrays, FORECASTER: _of_series}

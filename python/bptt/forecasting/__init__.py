@@ -10,7 +10,7 @@ from bptt.forecasting.dates import Dates, dates_of
 from bptt.forecasting.model import CELLS, Forecaster, Network, facts_of
 from bptt.forecasting.peers import season_of
 from bptt.forecasting.table import Table, read_table
-from bptt.forecasting.training import Judgement, Parts, Settings, divide, judge, train
+from bptt.forecasting.training import Judgement, Parts, Settings, divide, judge, train, training_rows, windows_of
 
 __all__ = [
     "CELLS",
@@ -28,4 +28,6 @@ __all__ = [
     "read_table",
     "season_of",
     "train",
+    "training_rows",
+    "windows_of",
 ]

@@ -5,7 +5,7 @@ It reads the last L values of a series and predicts the next H at once (direct m
 predicts is relative, so that a trend carries on beyond the range of the training part. With z the values on the scale
 of the training part, at step t of a window it
 
-    reads       z_t - m, the level, m the mean of the s values before the window, and z_t - z_(t-1), the change
+    reads       z_t - z_0, the level since the window's first value, and z_t - z_(t-1), the change
     predicts    z_(t+h) - base_(t,h),   base_(t,h) = z_t + share_h (z_(t+h-s) - z_t),   h = 1 to H
 
 where s is the season (for h > s the last multiple of it that is known) and share_h, from 0 to 1, is what least squares
@@ -135,7 +135,7 @@ class Forecaster:
     def inputs(self, z: Array) -> Array:
         """What the network reads, [L,N,2] float32, of windows [s + L,N] of scaled values."""
         s = self.season
-        level = z[s:] - z[:s].mean(axis=0)
+        level = z[s:] - z[s : s + 1]
         change = np.diff(z[s - 1 :], axis=0) / self.change_scale
         return np.stack([level, change], axis=-1).astype(np.float32)
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 from bptt.forecasting.dates import Dates
@@ -12,26 +11,14 @@ from bptt.forecasting.training import Parts
 if TYPE_CHECKING:
     from bptt._arrays import Array
 
-__all__ = ["KINDS", "MARK", "draw", "has_matplotlib"]
+__all__ = ["draw"]
 
-KINDS = ("png", "svg", "pdf")
-MARK = "bptt forecast"  # in the file, so that only such a picture is replaced
 SERIES, HELD_OUT, FUTURE = "#333333", "#1f5fa8", "#d1495b"
 SHOWN = 4  # horizons of the past, or the held-out part where that is longer, but at most MOST rows
 MOST = 400
 
 
-def has_matplotlib() -> bool:
-    """Whether a picture can be drawn."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def draw(
-    kind: str,
     name: str,
     values: Array,
     dates: Dates,
@@ -39,10 +26,10 @@ def draw(
     interval: Array | None = None,
     parts: Parts | None = None,
     held_out: Array | None = None,
-) -> bytes:
-    """Return the picture as the contents of a file.
+) -> Any:
+    """Return the picture, a figure of matplotlib.
 
-    Args: kind: one of KINDS. name: of the series `values` [T]. future: the forecast [H] from its end. interval: [H,2],
+    Args: name: of the series `values` [T]. future: the forecast [H] from its end. interval: [H,2],
         its lower and upper bounds. parts, held_out: the forecasts [N,H] of the held-out part from `parts.origins`, of
         which those of every H-th origin are shown, up to the end.
     """
@@ -66,9 +53,7 @@ def draw(
     axes.set_xlabel(dates.column or "row")
     axes.set_xmargin(0.01)
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=9)
-    file = io.BytesIO()
-    figure.savefig(file, format=kind, dpi=110, metadata={"Software" if kind == "png" else "Creator": MARK})
-    return file.getvalue()
+    return figure
 
 
 def _draw_held_out(axes: Any, x: list[Any], first: int, values: Array, parts: Parts, held_out: Array) -> None:

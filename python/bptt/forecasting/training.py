@@ -27,7 +27,7 @@ from bptt.train import History, Step, fit
 if TYPE_CHECKING:
     from bptt._arrays import Array
 
-__all__ = ["Judgement", "Parts", "Settings", "divide", "judge", "train"]
+__all__ = ["Judgement", "Parts", "Settings", "divide", "judge", "train", "training_rows", "windows_of"]
 
 LEAST_WINDOWS = 8  # to train on
 MOST_STEPS = 30_000  # of all windows of an epoch: neighbouring windows of a long series differ little
@@ -61,6 +61,9 @@ class Settings:
     patience: int = 15
     batch_size: int = 32
     clip_norm: float = 1.0
+    weight_decay: float = (
+        2.0  # that much since series are short: sunspots 0.88 +- 0.05 of the peer, 0.98 +- 0.20 without
+    )
     seed: int = 0
 
 
@@ -96,8 +99,14 @@ def divide(
     raise ValueError(f"the series has {T:,} rows, expected at least {least:,} for {sizes}")
 
 
+def training_rows(T: int, horizon: int | None = None, validation: float = 0.15, test: float = 0.2) -> int:
+    """The rows to train on, as `divide` finds them for every season: for what must be known before, as the season."""
+    return _parts(T, 1, horizon, None, validation, test).train
+
+
 def _parts(T: int, season: int, horizon: int | None, length: int | None, validation: float, test: float) -> Parts:
     H = horizon or min(season if 4 <= season <= 24 else 12, max(1, T // 10))
+    # a default horizon is never longer than a default part, so that the parts do not depend on the season
     held_out, checked = (max(round(each * T) if each < 1 else int(each), H) for each in (test, validation))
     train = T - held_out - checked
     L = length or max(2, min(max(2 * season, 24), max(season, 256), (train - season) // 3))
@@ -129,8 +138,8 @@ def train(
     if values[: parts.train].min() == values[: parts.train].max():
         has = f"the training part, {parts.train:,} rows, has the one value {values[0]:g}"
         raise ValueError(f"{has}, expected a series that varies: the forecast of a constant is that value")
-    x, target = _windows(forecaster, values[: parts.train])
-    held = _windows(forecaster, values[parts.train - forecaster.rows : parts.test])
+    x, target = windows_of(forecaster, values[: parts.train])
+    held = windows_of(forecaster, values[parts.train - forecaster.rows : parts.test])
     last = np.zeros(held[0].shape[:2], bool)
     last[-1] = True
     feed = batches(x, target, settings.batch_size, shuffle=True, seed=settings.seed, target_axis=1)
@@ -138,7 +147,7 @@ def train(
         forecaster.model,
         feed,
         loss=losses.mse,
-        optimizer=optim.Adam(settings.lr, clip_norm=settings.clip_norm),
+        optimizer=optim.AdamW(settings.lr, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm),
         epochs=settings.epochs,
         schedule=optim.schedules.cosine(settings.lr, settings.epochs * len(feed)),
         validation=(*held, last),
@@ -148,8 +157,11 @@ def train(
     )
 
 
-def _windows(forecaster: Forecaster, values: Array) -> tuple[Array, Array]:
-    """Windows [L,N,2] of a part, and what to predict at each of their steps, [L,N,H]."""
+def windows_of(forecaster: Forecaster, values: Array) -> tuple[Array, Array]:
+    """Windows [L,N,2] of a part, and what to predict at each of their steps, [L,N,H]; not all where there are many.
+
+    Raises: ValueError for fewer values than s + L + H.
+    """
     W, H, season = forecaster.rows, forecaster.network.horizon, forecaster.season
     stride = -(-(len(values) - W - H + 1) // max(LEAST_WINDOWS, MOST_STEPS // W))
     z, ahead = windows(forecaster.scaler.transform(values), W, H, stride, each_step=True)

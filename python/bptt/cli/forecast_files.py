@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of `bptt forecast`, a table, a picture and the model: checked before the work, written after it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bptt._atomic_file import check_replaceable, replace_file
+from bptt.cli.files import check_picture, write_picture
+
+if TYPE_CHECKING:
+    from bptt._arrays import Array
+
+__all__ = ["Outputs"]
+
+PICTURE = "forecast.png"
+COLUMNS = ("forecast", "low", "high")
+SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the results go: names, of which `picture` is None without matplotlib and `model` where there is none.
+
+    `replaced`: a line about each model that is replaced.
+    """
+
+    table: str
+    picture: str | None
+    model: str | None
+    replaced: tuple[str, ...] = ()
+
+    @classmethod
+    def checked(cls, table: str, picture: str | None, model: str | None) -> Outputs:
+        """The names, after a check that no file of another kind would be replaced.
+
+        Raises: ValueError or OSError for a file that cannot or must not be written, and for a picture that was asked
+            for without matplotlib.
+        """
+        if picture is None:
+            picture = PICTURE if find_spec("matplotlib") is not None else None
+        check_picture(picture)
+        if picture is not None:
+            _check_kind(picture, SIGNATURES[Path(picture).suffix.lower()], "a picture")
+        check_replaceable(table)
+        _check_table(table)
+        replaced = () if model is None else _check_model(model)
+        return cls(table, picture, model, replaced)
+
+    def write_table(self, date: str, labels: list[str], future: Array, interval: Array | None) -> None:
+        """Write a CSV file: the date, the forecast and, where there is an interval [H,2], its bounds."""
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow([date, *COLUMNS[: 1 if interval is None else 3]])
+        for k, label in enumerate(labels):
+            numbers = [future[k]] if interval is None else [future[k], *interval[k]]
+            rows.writerow([label, *(f"{value:.8g}" for value in numbers)])
+        replace_file(self.table, text.getvalue().encode())
+
+    def write_picture(self, *facts: Any) -> str:
+        """Draw `facts` with `forecasting.picture.draw`, and return a line that says where."""
+        if self.picture is None:
+            return "No picture: matplotlib is not installed (pip install 'bptt[plot]')"
+        from bptt.forecasting.picture import draw
+
+        write_picture(self.picture, draw(*facts))
+        return f"Picture written to {self.picture}"
+
+
+def _check_kind(path: str, signature: bytes, kind: str) -> None:
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            start = file.read(len(signature))
+        if start and start != signature:
+            raise ValueError(f"{path!r} exists and is not {kind}, expected another name")
+
+
+def _check_table(path: str) -> None:
+    """A file that is there must be empty or a forecast."""
+    if os.path.exists(path):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            header = file.readline(10_000)
+        if header and next(csv.reader([header]), [])[1:2] != [COLUMNS[0]]:
+            raise ValueError(f"{path!r} exists and is no table of 'bptt forecast', expected another name for --out")
+
+
+def _check_model(path: str) -> tuple[str, ...]:
+    from bptt import checkpoint
+    from bptt.forecasting import facts_of
+
+    config = checkpoint.check_writable(path)
+    if config is None:
+        return ()
+    try:
+        column = facts_of(config.get("extra") or {}).get("column")
+    except ValueError:
+        raise ValueError(f"{path!r} exists and holds no forecaster, expected another name for --model") from None
+    written = time.strftime("%Y-%m-%d %H:%M", time.localtime(os.path.getmtime(path)))
+    return (f"{path} (a forecaster of column {column!r}, written {written})",)
