@@ -7,6 +7,7 @@ What a page says a block prints is compared with its output.
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def test_the_python_blocks_run(page: str, capsys: Any, tmp_path: Path, monkeypat
     blocks = blocks_of(page)
     if any(".plot(" in block for block in blocks):
         pytest.importorskip("matplotlib")
+    shutil.copytree(ROOT / "docs" / "data", tmp_path / "docs" / "data")  # as in the root of a clone
     monkeypatch.chdir(tmp_path)  # for the files that a page writes
     namespace: dict[str, Any] = {}
     for block in blocks:

@@ -28,7 +28,20 @@ DESCRIPTION = (
     "training and keeps the best model so far (exit code 130); another Ctrl-C, more than a second later, quits at once."
 )
 # what a saved model has already
-OF_TRAINING = ("cell", "hidden", "layers", "length", "season", "epochs", "lr", "seed", "validation", "test", "model")
+OF_TRAINING = (
+    "cell",
+    "hidden",
+    "layers",
+    "length",
+    "season",
+    "least",
+    "epochs",
+    "lr",
+    "seed",
+    "validation",
+    "test",
+    "model",
+)
 MODEL = "forecast.safetensors"
 
 
@@ -53,6 +66,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     option(model, "--length", whole(2, 10**6), None, "steps that it reads (default: two seasons, at least 24)")
     what = "steps of a season, 1 for none (default: found in the dates and by autocorrelation)"
     option(model, "--season", whole(1, 10**6), None, what)
+    option(model, "--least", number(-1e300, 1e300), None, "no forecast is below it, such as 0 for counts")
     option(model, "--seed", whole(0, 2**63 - 1), None, "the same seed gives the same model (default: 0)")
     training = parser.add_argument_group("training")
     option(training, "--epochs", whole(1, 10**6), None, f"the most passes (default: {Settings.epochs})")
@@ -135,9 +149,8 @@ def _train(series: _Series, args: argparse.Namespace, outputs: Outputs) -> int:
     options = {name: getattr(args, name) for name in ("epochs", "lr", "seed") if getattr(args, name) is not None}
     network, settings = Network(parts.length, parts.horizon, **sizes), Settings(**options)
     step = series.dates.step
-    forecaster = Forecaster.create(
-        network, series.values[: parts.train], series.column, season=season, step=step.name, seed=settings.seed
-    )
+    facts = {"season": season, "step": step.name, "seed": settings.seed, "least": args.least}
+    forecaster = Forecaster.create(network, series.values[: parts.train], series.column, **facts)
     later = f"{parts.test - parts.train:,} to stop the training, the last {series.T - parts.test:,} held out"
     say(f"          {parts.train:,} rows to train on, {later}")
     units = f"{network.layers} x {network.cell} with {count(network.hidden, 'hidden unit')}"
@@ -252,7 +265,7 @@ def _write(
     """Write the forecast and the picture."""
     T, dates = series.T, series.dates
     future = forecaster.predict(series.values, [T - 1])[0, :H]
-    interval = None if forecaster.interval is None else future[:, None] + forecaster.interval[:H]
+    interval = None if forecaster.interval is None else forecaster.limited(future[:, None] + forecaster.interval[:H])
     labels = [dates.text(T + k) for k in range(H)]
     outputs.write_table(dates.column or "row", labels, future, interval)
     where = labels[0] if H == 1 else f"{labels[0]} to {labels[-1]}"

@@ -67,3 +67,5 @@ def _draw_held_out(axes: Any, x: list[Any], first: int, values: Array, parts: Pa
         axes.plot(x[steps], [values[origin], *held_out[k]], color=HELD_OUT, linewidth=1.3, alpha=0.85, label=label)
     if first < parts.test < T:
         axes.axvline(x[parts.test - first], color="#999999", linewidth=0.8, linestyle=(0, (4, 3)))
+        place = {"transform": axes.get_xaxis_transform(), "va": "top", "fontsize": 8, "color": "#777777"}
+        axes.text(x[parts.test - first], 1.0, " held out from here", **place)
