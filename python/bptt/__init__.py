@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from bptt import charlm as charlm
     from bptt import checkpoint as checkpoint
     from bptt import data as data
+    from bptt import forecasting as forecasting
     from bptt import insight as insight
     from bptt import reference as reference
     from bptt import textdata as textdata
@@ -89,7 +90,7 @@ __all__ = [
 ]
 
 # Modules that are imported when they are first asked for: `import bptt` stays quick.
-_LATE = ("callbacks", "charlm", "checkpoint", "data", "insight", "reference", "textdata")
+_LATE = ("callbacks", "charlm", "checkpoint", "data", "forecasting", "insight", "reference", "textdata")
 # Names that come from such a module.
 _LATE_FROM = {
     "check": "train.first_look",

@@ -184,7 +184,8 @@ def _season(series: _Series, args: argparse.Namespace, shares: dict[str, float])
         season, correlation = season_of(train, usual)
         found = "the dates, confirmed by" if season == usual else "the"
         source = f"from {found} autocorrelation {correlation:.2f} in the training part"
-    say(f"          season of {_steps(season, series.dates)}, {source}" if season > 1 else "          no season found")
+    none = "no season, given" if args.season is not None else "no season found"
+    say(f"          {f'season of {_steps(season, series.dates)}, {source}' if season > 1 else none}")
     return int(season)
 
 
@@ -250,6 +251,10 @@ def _use(series: _Series, forecaster: Forecaster, args: argparse.Namespace, outp
     if forecaster.network.horizon < H:
         has = f"--horizon has {H}, expected at most {forecaster.network.horizon}"
         raise ValueError(f"{has}, which {args.use} was trained for")
+    if forecaster.rows > series.T:
+        raise ValueError(
+            f"{args.file} has {series.T:,} rows, expected at least {forecaster.rows}, which the model reads"
+        )
     say(f"Model:    {args.use}, trained on column {forecaster.column!r}")
     _write(series, forecaster, H, outputs)
 

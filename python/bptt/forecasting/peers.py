@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Errors", "errors", "naive", "season_of", "seasonal_naive", "targets"]
 
 LEAST_CORRELATION = 0.2  # of a series with itself one season ago
+LEAST_DEVIATIONS = 3.5
 LONGEST_SEASON = 1000
 
 
@@ -65,25 +66,29 @@ def season_of(values: Array, usual: int = 1) -> tuple[int, float]:
 
     A straight line is taken out first. `usual`, the length that the dates suggest, is taken where the correlation has a
     peak there; else the length of the highest peak, which is at most a third of the series: a season that has been seen
-    less than three times is not one. A peak counts from a correlation of 0.2. Where there is none: (1, 0.0).
+    less than three times is not one. A peak counts from a correlation of 0.2, and of 3.5 times the standard deviation
+    that it has in noise, 1 / sqrt(T - lag). Where there is none: (1, 0.0).
 
     >>> season_of(np.sin(np.arange(100) * 2 * np.pi / 7) + 0.1 * np.arange(100))[0]
     7
     """
     T = len(values)
     t = np.arange(T)
-    rest = values - np.polyval(np.polyfit(t, values, 1), t) if T > 2 else values
     longest = min(T // 3, LONGEST_SEASON)
+    if longest < 3:
+        return 1, 0.0
+    rest = values - np.polyval(np.polyfit(t, values, 1), t)
     power = float((rest**2).mean())
-    if longest < 3 or power <= 1e-20 * float((values**2).mean()):  # a straight line has no season
+    if power <= 1e-20 * float((values**2).mean()):  # a straight line has no season
         return 1, 0.0
     lags = np.arange(longest + 1)
     spectrum = np.abs(np.fft.rfft(rest, 2 * T)) ** 2
     correlation = np.fft.irfft(spectrum)[: longest + 1] / (T - lags) / power
     inner = correlation[1:-1]
+    least = np.maximum(LEAST_CORRELATION, LEAST_DEVIATIONS / np.sqrt(T - lags[1:-1]))
     # the first value below zero ends the peak at lag 0, which every smooth series has
     below = int(np.argmax(correlation < 0)) if (correlation < 0).any() else longest
-    peaks = 1 + np.flatnonzero((inner >= correlation[:-2]) & (inner > correlation[2:]) & (inner >= LEAST_CORRELATION))
+    peaks = 1 + np.flatnonzero((inner >= correlation[:-2]) & (inner > correlation[2:]) & (inner >= least))
     if usual in peaks:
         return usual, float(correlation[usual])
     peaks = peaks[peaks > below]

@@ -123,8 +123,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     """
     name = os.fspath(path)
     lines = _lines(path, name)
-    header = next((line for line in lines if line.strip()), "")
-    separator = max(",;\t", key=header.count)
+    separator = _separator(lines)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
     columns: tuple[str, ...] = ()
     rows: list[list[str]] = []
@@ -161,6 +160,18 @@ def _lines(path: str | os.PathLike[str], name: str) -> list[str]:
     if "\0" in text:
         raise ValueError(f"{name} has zero bytes, expected a UTF-8 text: a CSV file")
     return list(io.StringIO(text, newline=""))  # not splitlines, which also splits at rare characters
+
+
+def _separator(lines: list[str]) -> str:
+    """The separator that gives the header and the first row the most cells, the same number of them."""
+    first = [line for line in lines[:100] if line.strip()][:2]
+
+    def cells(separator: str) -> tuple[bool, int]:
+        counts = [len(row) for row in csv.reader(first, delimiter=separator, skipinitialspace=True)]
+        count = counts[0] if counts else 0
+        return count > 1 and len(set(counts)) == 1, count
+
+    return max(",;\t", key=cells)
 
 
 def _columns(name: str, line: int, row: list[str]) -> tuple[str, ...]:
