@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `bptt` command. Each command has its module here: options and messages; the work itself is in charlm.py.
+"""The `bptt` command. Each command has its module here: options and messages; charlm and forecasting do the work.
 
 Results go to stdout, progress and errors to stderr; a stream that the caller has closed becomes /dev/null. Exit codes:
 0 done; 2 something is wrong with the request (one line on stderr, nothing overwritten); 130 stopped by Ctrl-C or
-SIGTERM (`bptt train` has then saved its model); 141 the reader of the output has gone (`| head`).
+SIGTERM (`train` and `forecast` have then saved their model); 141 the reader of the output has gone (`| head`).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="bptt",
         allow_abbrev=False,
-        description="Train a small character-level language model on the CPU, let it write, and look into models.",
+        description="Train a small character-level language model on the CPU, let it write, forecast series, and look into models.",
         epilog="Start with 'bptt train'. 'bptt COMMAND --help' lists a command's options.",
     )
     parser.add_argument("--version", action="version", version=f"bptt {__version__}")

@@ -12,7 +12,8 @@ where s is the season (for h > s the last multiple of it that is known) and shar
 find in the training part: 0 repeats the last value, 1 the value of a season ago. Without a season, s = 1
 and share is 0.
 
-Why relative: the mean absolute error on held-out data over that of the better peer, mean of 4 seeds, for
+Why relative: the mean absolute error on held-out data over that of the better peer, mean of 4 seeds
+(AdamW with weight decay 2), for
 
                                                   sunspots   CO2, monthly   GDP   unemployment   Nile turnover
     this                                              0.89           0.38  0.45           0.85   1.15     1.05
@@ -46,6 +47,7 @@ __all__ = ["CELLS", "Forecaster", "Network", "facts_of"]
 
 CELLS = {"gru": GRU, "lstm": LSTM, "rnn": RNN}
 KEY = "forecaster"  # in the extra of a file
+ORIGINS = 20_000  # that find the base
 ROWS = 512  # windows in one call of the network
 
 
@@ -126,7 +128,8 @@ class Forecaster:
         made.change_scale = _scale(np.diff(z))
         H = network.horizon
         made.share = np.zeros(H)
-        origins = np.arange(season - 1, len(z) - H)
+        last = len(z) - H
+        origins = np.arange(season - 1, last, max(1, last // ORIGINS))
         change = targets(z, origins, H) - z[origins, np.newaxis]
         if season > 1:
             of_season = seasonal_naive(z, origins, H, season) - z[origins, np.newaxis]

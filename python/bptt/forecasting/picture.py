@@ -59,7 +59,7 @@ def draw(
 def _draw_held_out(axes: Any, x: list[Any], first: int, values: Array, parts: Parts, held_out: Array) -> None:
     """The forecasts of every H-th origin of the held-out part, ending with the series; and where that part begins."""
     T, H = parts.T, parts.horizon
-    chosen = [k for k in range(len(held_out) - 1, -1, -H) if parts.origins[k] >= first]
+    chosen = [k for k in range(len(held_out) - 1, -1, -max(1, H // parts.stride)) if parts.origins[k] >= first]
     for number, k in enumerate(chosen):
         origin = parts.origins[k]
         label = "forecasts of the held-out part" if number == 0 else None
