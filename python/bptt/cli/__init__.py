@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="bptt",
         allow_abbrev=False,
-        description="Train a small character-level language model on the CPU, let it write; forecast; look into models.",
+        description="Train a character-level language model on the CPU and let it write, forecast, look into models.",
         epilog="Start with 'bptt train'. 'bptt COMMAND --help' lists a command's options.",
     )
     parser.add_argument("--version", action="version", version=f"bptt {__version__}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bptt._pictures import COLOURS, INK, PALE, clean, figure
 from bptt.forecasting.dates import Dates
 from bptt.forecasting.training import Parts
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-SERIES, HELD_OUT, FUTURE = "#333333", "#1f5fa8", "#d1495b"
+SERIES, HELD_OUT, FUTURE = INK, COLOURS[0], COLOURS[1]
 SHOWN = 4  # horizons of the past, or the held-out part where that is longer, but at most MOST rows
 MOST = 400
 
@@ -33,14 +34,12 @@ def draw(
         its lower and upper bounds. parts, held_out: the forecasts [N,H] of the held-out part from `parts.origins`, of
         which those of every H-th origin are shown, up to the end.
     """
-    from matplotlib.figure import Figure
-
     T, H = len(values), len(future)
     past = max(SHOWN * H, 0 if parts is None else round(1.3 * (T - parts.test)))
     first = max(0, T - min(past, max(MOST, SHOWN * H)))
     x: list[Any] = [dates.value(k) for k in range(first, T + H)]
-    figure = Figure(figsize=(9, 4), layout="constrained")  # not by pyplot: it would open windows and keep figures
-    axes = figure.subplots()
+    page = figure("bptt forecast", 9, 4)
+    axes = page.subplots()
     axes.plot(x[: T - first], values[first:], color=SERIES, linewidth=1.1, label=name)
     if parts is not None and held_out is not None:
         _draw_held_out(axes, x, first, values, parts, held_out)
@@ -49,11 +48,11 @@ def draw(
         axes.fill_between(x[T - first :], *bounds, color=FUTURE, alpha=0.18, linewidth=0, label="80 % of past errors")
     axes.plot(x[T - first - 1 :], [values[-1], *future], color=FUTURE, linewidth=1.8, label=f"forecast, {H} steps")
     axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    clean(axes)
     axes.set_xlabel(dates.column or "row")
     axes.set_xmargin(0.01)
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=9)
-    return figure
+    return page
 
 
 def _draw_held_out(axes: Any, x: list[Any], first: int, values: Array, parts: Parts, held_out: Array) -> None:
@@ -66,6 +65,6 @@ def _draw_held_out(axes: Any, x: list[Any], first: int, values: Array, parts: Pa
         steps = slice(origin - first, origin - first + H + 1)
         axes.plot(x[steps], [values[origin], *held_out[k]], color=HELD_OUT, linewidth=1.3, alpha=0.85, label=label)
     if first < parts.test < T:
-        axes.axvline(x[parts.test - first], color="#999999", linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.axvline(x[parts.test - first], color=PALE, linewidth=0.8, linestyle=(0, (4, 3)))
         place = {"transform": axes.get_xaxis_transform(), "va": "top", "fontsize": 8, "color": "#777777"}
         axes.text(x[parts.test - first], 1.0, " held out from here", **place)
