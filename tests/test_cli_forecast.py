@@ -122,9 +122,11 @@ def test_a_saved_model_forecasts_new_rows(folder, capsys):
     assert "has 20 rows, expected at least 34" in refused(capsys, folder, "short.csv", "--use", "forecast.safetensors")
 
 
-def test_diagnose_takes_a_forecaster_and_its_series(folder, capsys):
+def test_diagnose_and_info_take_a_forecaster(folder, capsys):
     assert cli.main(["diagnose", "forecast.safetensors", "--data", "data.csv", "--rows", "3"]) == 0
     assert "column 'load', 3 windows of 22 steps, loss mse\n" in capsys.readouterr().out
+    assert cli.main(["info", "forecast.safetensors"]) == 0
+    assert "series      column 'load', step 1 month, season of 12 steps\n" in capsys.readouterr().out
     write_series(folder / "other.csv", column="price")
     for data in ([], ["--data", "other.csv"], ["--data", "data.csv", "--steps", "9"]):
         assert cli.main(["diagnose", "forecast.safetensors", *data]) == 2
@@ -141,6 +143,7 @@ def test_diagnose_takes_a_forecaster_and_its_series(folder, capsys):
         (["data.csv", "--horizon", "60"], "120 rows, expected at least"),
         (["data.csv", "--horizon", "0"], "whole number from 1"),
         (["data.csv", "--test", "0.5", "--validation", "0.6"], "expected less than 1"),
+        (["data.csv", "--test", "9.5"], "--test has 9.5, expected a share below 1 or a whole number"),
         (["data.csv", "--out", "data.csv"], "both name 'data.csv'"),
         (["data.csv", "--out", "gap.csv"], "is no table of 'bptt forecast'"),
         (["data.csv", "--plot", "gap.csv"], "ends in .png"),

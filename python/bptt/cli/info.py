@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
-from bptt.cli.models import CHARACTERS, STATE, ModelFile
+from bptt.cli.models import CHARACTERS, FORECASTER, STATE, ModelFile
 from bptt.cli.output import OK, count
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ DESCRIPTION = "Print how this bptt was built and runs or, with MODEL, what a fil
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a file of 'bptt train' or bptt.save")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a file of 'bptt train', 'bptt forecast' or bptt.save"
+    )
     parser.set_defaults(run=_run, parser=parser)
 
 
@@ -56,6 +58,12 @@ def _file(path: str) -> Iterator[tuple[str, str]]:
     if file.kind == CHARACTERS:
         characters = str(file.config.get("vocabulary"))
         yield "characters", f"{len(characters)}: {_cut(repr(characters)[1:-1])}"
+    if file.kind == FORECASTER:
+        from bptt.forecasting import facts_of
+
+        facts = facts_of(file.extra)
+        season = f", season of {facts.get('season')} steps" if facts.get("season") != 1 else ""
+        yield "series", _cut(f"column {facts.get('column')!r}, step {facts.get('step')}{season}")
     if file.extra:
         yield "extra", ", ".join(file.extra)
 

@@ -90,6 +90,9 @@ def divide(
     >>> divide(309, season=11)
     Parts(T=309, train=201, test=247, season=11, length=24, horizon=11)
     """
+    for name, value in (("validation", validation), ("test", test)):
+        if value >= 1 and value != int(value):
+            raise ValueError(f"--{name} has {value:g}, expected a share below 1 or a whole number of rows")
     if (validation if validation < 1 else 0) + (test if test < 1 else 0) >= 1:
         raise ValueError(
             f"--validation {validation:g} and --test {test:g} leave nothing, expected less than 1 together"
