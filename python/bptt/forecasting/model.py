@@ -21,8 +21,8 @@ Why relative: the mean absolute error on held-out data over that of the better p
     this, and z_t read within the training range      1.15           0.31  0.39           0.87   0.84     2.36
     this with share 0: no season in the base          1.05           0.32  0.45           0.85   1.15     1.59
 
-No choice wins everywhere; this one is never much worse than its peers. (The series are those of statsmodels 0.15;
-turnover is its elec_equip. Peers: the last value, the value of a season ago.)
+No choice wins everywhere; this one is at most 15 % worse than its peers here. (The series are those of statsmodels
+0.15; turnover is its elec_equip. Peers: the last value, the value of a season ago.)
 """
 
 from __future__ import annotations
