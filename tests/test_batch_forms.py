@@ -70,6 +70,10 @@ def test_sequences_of_one_length_are_rows_too() -> None:
     [
         ({"target": sequences()[1][:3]}, "target has length 3, expected a list of 4 sequences, as x is one"),
         ({"target": DATA[0][1]}, "target has type ndarray, expected a list of 4 sequences"),
+        (
+            {"target": [0, 1, 1, 0]},
+            "target has numbers, expected a list of 4 sequences, .* one y for each row: bptt.Last",
+        ),
         ({"target": [each[:1] for each in sequences()[1]]}, r"target 0 has shape \(1, 2\), expected \(6, 2\)"),
         ({"x": [*sequences()[0][:3], np.ones((1, 9))]}, r"x 3 has shape \(1, 9\), expected \(1, 3\)"),
         ({"lengths": [1, 1, 1, 1]}, "lengths is given with a list of sequences, expected one of them"),
@@ -110,3 +114,16 @@ def test_an_output_without_a_time_axis_has_one_target_a_row_and_no_mask_of_lengt
     assert len(history) == 3
     with pytest.raises(ValueError, match="model has one output for each row"):
         fitted(data, model, tbptt=2)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_one_batch_as_a_list_of_arrays_is_refused(count: int) -> None:
+    x, target = DATA[0]
+    arrays = [x, target, np.ones((T, B), bool)][:count]
+    with pytest.raises(ValueError, match=r"^fit: batches is a list with arrays, .*expected a tuple \(x, target\)"):
+        fitted(arrays)
+    with pytest.raises(ValueError, match=r"^fit: validation is a list with arrays"):
+        fitted([DATA[0]], validation=arrays)
+    with pytest.raises(ValueError, match=r"^fit: batches is a list with arrays"):
+        fitted([sequences()[0], np.zeros(B, int)])  # sequences, and a class for each
+    assert_same_run(fitted([arrays]), fitted(tuple(arrays)))

@@ -161,6 +161,14 @@ X, IDS, ALL = np.zeros((T, B, C)), np.zeros((T, B), int), np.ones((T, B), bool)
         ),
         (lambda: losses.cross_entropy(X[..., :0], IDS), ValueError, r"logits has shape \(5, 3, 0\)"),
         (lambda: losses.mse(X, X[1:]), ValueError, r"mse: target has shape \(4, 3, 4\), expected \(5, 3, 4\)"),
+        (
+            lambda: losses.cross_entropy(X, IDS[0]),
+            ValueError,
+            r"\(3,\), expected \(5, 3\), or one y for each row: bptt.Last\(\)",
+        ),
+        (lambda: losses.mse(X.swapaxes(0, 1), X[0]), ValueError, r"or one y for each row: .*last=True"),
+        (lambda: losses.cross_entropy(X[0], IDS), ValueError, r"expected \(3,\), or y of each step: no bptt.Last\(\)"),
+        (lambda: losses.mse(X[0], X), ValueError, r"expected \(3, 4\), or y of each step: no bptt.Last\(\)"),
         (lambda: losses.mse(X, X * 1j), TypeError, "mse: target has dtype complex128"),
         (lambda: losses.mse(X, X, ~ALL), ValueError, "mse: mask has no step that counts"),
         (

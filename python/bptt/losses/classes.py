@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bptt._arrays import as_array, as_floats, as_integers, check_number, check_shape, check_size, shape_error
+from bptt._arrays import as_array, as_floats, as_integers, check_number, check_size, shape_error
 from bptt._dispatch import core
 from bptt.losses.rows import Rows
 
@@ -60,7 +60,7 @@ def cross_entropy(
     where = "cross_entropy"
     rows = Rows(where, "logits", logits, targets, mask, "targets")
     t = as_integers(where, "targets", rows.target)
-    check_shape(where, "targets", t, rows.lead)
+    rows.check_target("targets", t)
     t = t.reshape(-1)
     smoothing = check_number(where, "label_smoothing", label_smoothing, 0.0, 1.0)
     if ignore_index is not None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     RowsIn: TypeAlias = ArrayIn | Packed
 
 _ARRAY = Shape(True)
+ONE_FOR_EACH_ROW = "bptt.Last() in the model, or last=True of its layer"  # what a target without a time axis needs
 
 
 class Rows:
@@ -45,10 +46,22 @@ class Rows:
         self.target = rows_like(where, target_name, target, shown)
         self.mask = mask if mask is None else rows_like(where, "mask", mask, shown)
 
+    def check_target(self, name: str, target: Array, features: tuple[int, ...] = ()) -> None:
+        """Raise ValueError unless the target has these features for each row of the prediction."""
+        expected = (*self.lead, *features)
+        if target.shape == expected:
+            return
+        if len(self.lead) == 2 and target.shape in ((axis, *features) for axis in self.lead):  # no time axis
+            raise shape_error(self.where, name, target, f"{expected}, or one y for each row: {ONE_FOR_EACH_ROW}")
+        extra = target.shape[: target.ndim - len(features)]
+        if len(self.lead) == 1 and len(extra) == 2 and self.lead[0] in extra and target.shape[2:] == features:
+            raise shape_error(self.where, name, target, f"{expected}, or y of each step: no bptt.Last() in the model")
+        raise shape_error(self.where, name, target, expected)
+
     def goal(self, features: int) -> Array:
         """The target [..., features] as rows [N,features] of the prediction's dtype."""
         target = as_floats(self.where, "target", self.target, self.values.dtype)
-        check_shape(self.where, "target", target, (*self.lead, features))
+        self.check_target("target", target, (features,))
         return target if target.ndim == 2 else target.reshape(len(self.values), features)
 
     def kept(self, reduction: str) -> tuple[Array | None, float]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bptt._arrays import as_array, as_mask, check_shape, shape_error
+from bptt._arrays import as_array, as_mask, check_shape, is_number, shape_error
 from bptt._engine.lengths import as_lengths, padded, within
 from bptt._engine.packed import Shape, as_packed, rows_like
+from bptt.losses.rows import ONE_FOR_EACH_ROW
 
 if TYPE_CHECKING:
     from bptt._arrays import Array, ArrayIn
@@ -27,7 +28,7 @@ __all__ = ["Batch", "Steps", "as_batch", "as_batches", "is_sequences"]
 FORMS = "(x, target), (x, target, mask) or bptt.Batch"
 
 
-def as_batches(given: Any) -> Any:
+def as_batches(name: str, given: Any) -> Any:
     """An iterable of batches: a `Batch` and a tuple (x, target) or (x, target, mask) are one batch."""
     if isinstance(given, Batch):
         return [given]
@@ -36,8 +37,11 @@ def as_batches(given: Any) -> Any:
         if _is_array(given[0]):
             return [given]
         if is_sequences(given[0]):
-            what = "batches has lists, which may be sequences of one batch or batches"
+            what = f"{name} has lists, which may be sequences of one batch or batches"
             raise ValueError(f"fit: {what}, expected Batch(x, target) or a list of batches")
+    if isinstance(given, list) and len(given) in (2, 3) and any(_is_array(each) for each in given):
+        expected = "a tuple (x, target), Batch(x, target) or a list of batches"
+        raise ValueError(f"fit: {name} is a list with arrays, each of which would be a batch, expected {expected}")
     return given
 
 
@@ -253,9 +257,12 @@ def _padded(batch: Batch, *, batch_first: bool, timed: bool) -> Batch:
     parts = {name: getattr(batch, name) for name in names if getattr(batch, name) is not None}
     arrays = {"x": _pad("x", x, lengths, batch_first)}
     for name, part in parts.items():
-        if not isinstance(part, (list, tuple)) or len(part) != len(x):
-            has = f"length {len(part)}" if isinstance(part, (list, tuple)) else f"type {type(part).__name__}"
-            raise ValueError(f"fit: {name} has {has}, expected a list of {len(x)} sequences, as x is one")
+        listed = isinstance(part, (list, tuple))
+        if not listed or len(part) != len(x) or all(map(is_number, part)):
+            has = f"length {len(part)}" if listed else f"type {type(part).__name__}"
+            has = "numbers" if listed and len(part) == len(x) else has
+            hint = f", or one y for each row: {ONE_FOR_EACH_ROW}" if name == "target" else ""
+            raise ValueError(f"fit: {name} has {has}, expected a list of {len(x)} sequences, as x is one{hint}")
         sequences = [as_array("fit", f"{name} {b}", each) for b, each in enumerate(part)]
         arrays[name] = _pad(name, sequences, lengths, batch_first)
     return batch._replace(lengths=lengths, **arrays)

@@ -169,7 +169,7 @@ def fit(
     >>> len(history), len(history.validation), history.loss[-1] < 0.1 * history.loss[0]
     (150, 50, True)
     """
-    batches = as_batches(batches)
+    batches = as_batches("batches", batches)
     _check_arguments(model, batches, loss, optimizer, on_step, stateful=stateful, progress=progress)
     if on_nonfinite not in _NONFINITE:
         raise ValueError(f"fit: on_nonfinite has value {brief(on_nonfinite)}, expected 'raise', 'skip' or 'stop'")
@@ -234,7 +234,7 @@ def _validation(given: Any) -> Any:
     """The validation batches, checked."""
     if given is None:
         return None
-    batches = as_batches(given)
+    batches = as_batches("validation", given)
     _check_iterable("validation", batches)
     if isinstance(batches, Iterator):
         raise ValueError("fit: validation is an iterator, which ends after one pass, expected a list or other iterable")
