@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Python blocks of the README and of the pages in docs, run in order in one namespace for each page.
 
-What a page says a block prints is compared with its output.
+The comment lines after a `print` are what it prints, all of it; "..." stands for any text within a line.
 """
 
 from __future__ import annotations
@@ -28,6 +28,26 @@ def blocks_of(page: str) -> list[str]:
     return ["\n" * text[: each.start(1)].count("\n") + each.group(1) for each in found]
 
 
+def shown_in(block: str) -> list[str]:
+    """For each print with comment lines after it, a pattern of these lines."""
+    found = re.findall(r"^ *print\(.*\n((?:#.*\n)+)", block, re.MULTILINE)
+    return ["^" + re.escape(re.sub("^# ?", "", text, flags=re.MULTILINE)).replace(r"\.\.\.", ".*") for text in found]
+
+
+def test_shown_lines_are_compared_as_a_whole() -> None:
+    block = "print(report)\n# ok    a\n# LOOK  b ... 3\nfor x in y:\n    print(x)\n# 1\n# 2\n"
+    report, numbers = shown_in(block)
+    assert re.search(report, "0\nok    a\nLOOK  b 2 and 3\n", re.MULTILINE)
+    assert re.search(numbers, "1\n2\n", re.MULTILINE)
+    for other in (
+        "ok    a\n",
+        "ok    a\nLOOK  b 2 and 4\n",
+        "ok    a\nmore\nLOOK  b 2 and 3\n",
+        " ok    a\nLOOK  b 3 and 3\n",
+    ):
+        assert not re.search(report, other, re.MULTILINE)
+
+
 def test_the_pages_with_examples_are_found() -> None:
     assert {"README.md", "docs/features.md"} < set(PAGES)
 
@@ -43,5 +63,5 @@ def test_the_python_blocks_run(page: str, capsys: Any, tmp_path: Path, monkeypat
     for block in blocks:
         exec(compile(block, page, "exec"), namespace)
         printed = capsys.readouterr().out
-        for line in re.findall(r"^print\(.*\n# (.*)$", block, re.MULTILINE):
-            assert line in printed
+        for shown in shown_in(block):
+            assert re.search(shown, printed, re.MULTILINE), f"{page} says\n{shown}\nand prints\n{printed}"
