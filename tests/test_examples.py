@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import runpy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,25 @@ def test_copy_memory() -> None:
 def test_exploding_gradients() -> None:
     means = run("exploding_gradients.py")
     assert means["clipped to norm 1"] < means["without clipping"]
+
+
+def needs_files_of(package: str) -> None:
+    """Skip unless it is installed; its files are read without importing it."""
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+
+
+def test_japanese_vowels() -> None:
+    needs_files_of("aeon")
+    for measured_on in ([], ["--validate"]):
+        (accuracy,) = run("japanese_vowels.py", "--epochs", "4", "--seeds", "1", *measured_on)
+        assert accuracy > 0.5  # guessing: 0.24 for the speaker with most utterances
+
+
+def test_co2() -> None:
+    needs_files_of("statsmodels")
+    errors = run("co2.py", "--epochs", "2", "--seeds", "1")
+    assert errors["GRU, seed 0"][1] < errors["a year ago"][1] < errors["the last value"][1]
 
 
 def test_digits() -> None:
