@@ -18,16 +18,15 @@ from collections.abc import Iterator
 import numpy as np
 
 import bptt
-from bptt.callbacks import LambdaCallback
 
 SYMBOLS, LENGTH, HIDDEN = 8, 10, 128  # ids 0 to 7 are symbols, 8 is blank, 9 asks for the copy
 
 
-def batches(seed: int, delay: int, B: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Ids x [T,B], and targets [T,B]: blank, and at the end the symbols."""
+def batches(seed: int, delay: int, B: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Without end; ids x [T,B], and targets [T,B]: blank, and at the end the symbols."""
     rng = np.random.default_rng(seed)
     T = delay + 2 * LENGTH
-    for _ in range(count):
+    while True:
         x, target = np.full((T, B), SYMBOLS), np.full((T, B), SYMBOLS)
         x[:LENGTH] = target[-LENGTH:] = rng.integers(0, SYMBOLS, (LENGTH, B))
         x[-LENGTH - 1] = SYMBOLS + 1
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args(arguments)
     baseline = LENGTH * math.log(SYMBOLS) / (args.delay + 2 * LENGTH)
-    (held_out,) = batches(99, args.delay, 256, 1)
+    held_out = next(batches(99, args.delay, 256))
     losses = {}
     biases = {"forget bias 1": "forget_bias", "chrono": bptt.init.chrono(T_max=args.delay * 3 // 2)}
     for name, bias in biases.items():
@@ -52,16 +51,13 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         )
         history = bptt.fit(
             model,
-            batches(0, args.delay, args.batch_size, args.updates),
+            batches(0, args.delay, args.batch_size),
             loss=bptt.losses.cross_entropy,
             optimizer=bptt.optim.RMSprop(1e-3, alpha=0.9, clip_norm=1.0),
+            max_steps=args.updates,
             validation=held_out,
             validate_every=max(1, args.updates // 10),
-            callbacks=[
-                LambdaCallback(
-                    on_validation=lambda run, validation, name=name: print(f"{name} {run.steps} {validation.loss:.5f}")
-                )
-            ],
+            progress=True,
         )
         losses[name] = history.validation[-1].loss
         print(f"{name}: cross-entropy {losses[name]:.5f} (without memory {baseline:.5f})")
