@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bptt.data import batches
 from runs import DATA, B, assert_same_run, fitted, model_of
 from test_batch_forms import sequences
 
@@ -23,6 +24,8 @@ def test_batches_of_a_pytorch_loader() -> None:
     assert_same_run(got, fitted(turned, model_of(batch_first=True), epochs=2))
     sequence = [torch.tensor(each) for each in sequences()[0]], [torch.tensor(each) for each in sequences()[1]]
     assert_same_run(fitted([sequence]), fitted([sequences()[2]]))
+    (batch,) = batches(*sequence, batch_size=B)
+    np.testing.assert_array_equal(batch.target, sequences()[2].target)
 
 
 def test_a_run_with_a_shuffling_loader_goes_on(tmp_path: Path) -> None:

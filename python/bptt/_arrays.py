@@ -165,9 +165,11 @@ def check_number(where: str, name: str, value: Any, low: float = 0.0, high: floa
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is one real number, Python's or NumPy's; strings, True and False are not."""
+    """Whether a value is one real number, Python's or NumPy's; strings, True, False and arrays of any kind are not."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.ndim == 0 and value.dtype.kind in "fiu"
+    if getattr(value, "ndim", 0):  # a tensor of PyTorch, which has __float__ whatever its shape
+        return False
     return not isinstance(value, bool) and (hasattr(type(value), "__float__") or hasattr(type(value), "__index__"))
 
 
