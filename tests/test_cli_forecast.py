@@ -172,6 +172,14 @@ def test_gaps_are_filled_where_that_is_asked_for(folder, capsys):
     write_series(folder / "gap.csv", gap=30)
     assert cli.main(["forecast", "gap.csv", "--missing", "interpolate", *SMALL, "--epochs", "1"]) == 0
     assert "1 missing value filled (--missing interpolate)\n" in capsys.readouterr().out
+    lines = (folder / "gap.csv").read_text().splitlines()
+    (folder / "gap.csv").write_text("\n".join(lines[:50] + lines[52:]))
+    assert "--missing fills absent rows" in refused(capsys, folder, "gap.csv")
+    assert "no column 'laod'" in refused(capsys, folder, "gap.csv", "--column", "laod")
+    assert cli.main(["forecast", "gap.csv", "--missing", "previous", *SMALL, "--epochs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "120 rows from" in printed
+    assert "3 missing values filled, 2 of dates without a row (--missing previous)\n" in printed
 
 
 def test_without_matplotlib_the_picture_is_left_out_or_refused(folder, capsys, monkeypatch):

@@ -18,6 +18,7 @@ from bptt.forecasting import (
     read_table,
     season_of,
     train,
+    with_absent_rows,
 )
 from bptt.forecasting.peers import errors, naive, seasonal_naive, targets
 from bptt.forecasting.steps import Step, step_of
@@ -136,6 +137,48 @@ def test_dates_that_do_not_ascend_evenly_are_refused_with_their_line(cells, word
     assert "expected" in str(caught.value)
     rows = dates_of(table_of(*cells), "none")
     assert (rows.column, rows.step.name, rows.text(len(cells))) == (None, "1 row", str(len(cells) + 1))
+
+
+@pytest.mark.parametrize(
+    ("cells", "added"),
+    [
+        (["2024-01-01", "2024-01-02", "2024-01-05", "2024-01-06"], {2: "2024-01-03", 3: "2024-01-04"}),
+        (["31.01.2024", "29.02.2024", "30.04.2024", "31.05.2024"], {2: "31.03.2024"}),
+        (["2023Q3", "2023Q4", "2024Q2", "2024Q3"], {2: "2024Q1"}),
+        (
+            ["2024-03-31T01:00+01:00", "2024-03-31T04:00+02:00", "2024-03-31T05:00+02:00", "2024-03-31T06:00+02:00"],
+            {1: "2024-03-31T03:00+02:00"},
+        ),
+        (["1", "2", "4"], {2: "3"}),
+    ],
+)
+def test_rows_of_absent_dates_are_added_empty(cells, added):
+    table = table_of(*cells, column="index" if cells[0] == "1" else "when")
+    with pytest.raises(ValueError, match="--missing fills absent rows"):
+        dates_of(table, without="v")
+    whole = with_absent_rows(table, without="v")
+    assert {k: row[0] for k, row in enumerate(whole.rows) if row[1] == ""} == added
+    assert [row for row in whole.rows if row[1]] == table.rows
+    assert whole.lines[min(added)] == table.lines[min(added)]  # that of the row that follows
+    assert with_absent_rows(whole, without="v") == whole
+    assert dates_of(whole, without="v").text(len(whole.rows) - 1) == cells[-1]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["2024-01-01", "2024-01-02", "2024-01-03 12:00"],
+        ["2024-01-02", "2024-01-01"],
+        ["2024-01-01", "2024-01-02", "2924-01-03"],  # a slip of the pen does not fill the memory
+    ],
+)
+def test_dates_that_are_not_whole_steps_apart_are_left_to_the_error(cells):
+    table = table_of(*cells)
+    assert with_absent_rows(table, "when") is table
+    with pytest.raises(ValueError, match="in line") as caught:
+        dates_of(table, "when")
+    assert "--missing" not in str(caught.value)
+    assert with_absent_rows(table, "none") is table
 
 
 def test_whole_numbers_are_dates_only_by_name():

@@ -55,7 +55,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--column", metavar="NAME", help="the series (default: the only column of numbers)")
     what = "dates, which must ascend by an even step; 'none' counts rows (default: the first column of dates)"
     parser.add_argument("--date", metavar="NAME", help=what)
-    what = "fill missing values with the previous one, or on a straight line (default: they are refused)"
+    what = "fill missing values and rows: previous repeats, interpolate draws a line (default: they are refused)"
     option(parser, "--missing", one_of(*FILLINGS), None, what, "HOW")
     what = "steps to forecast (default: a season of 4 to 24 steps, else 12, at most a tenth of the series)"
     option(parser, "--horizon", whole(1, 10**5), None, what)
@@ -111,9 +111,15 @@ class _Series:
     """The column that was asked for, and its dates."""
 
     def __init__(self, table: Table, args: argparse.Namespace, known: str | None) -> None:
-        from bptt.forecasting import dates_of
+        from bptt.forecasting import dates_of, with_absent_rows
 
         column = args.column or (known if known in table.columns else None)
+        if column is not None:
+            table.cells(column)  # a wrong name is named before a date that is missing
+        absent = -len(table.rows)
+        if args.missing is not None:
+            table = with_absent_rows(table, args.date, column)
+        absent += len(table.rows)
         self.dates: Dates = dates_of(table, args.date, column)
         self.column = column or _only_column(table, self.dates.column)
         self.values, filled = table.numbers(self.column, args.missing)
@@ -124,7 +130,8 @@ class _Series:
             rows += f" from {self.dates.text(0)} to {self.dates.text(self.T - 1)}, step {step}"
         say(f"Series:   {table.name}, column {self.column!r}, {rows}")
         if filled:
-            say(f"          {count(filled, 'missing value')} filled (--missing {args.missing})")
+            of = f", {absent:,} of dates without a row" if absent else ""
+            say(f"          {count(filled, 'missing value')} filled{of} (--missing {args.missing})")
 
 
 def _only_column(table: Table, dates: str | None) -> str:

@@ -6,7 +6,7 @@ the forecasts to compare with and finds the season; model.py is the forecaster, 
 picture.py draws.
 """
 
-from bptt.forecasting.dates import Dates, dates_of
+from bptt.forecasting.dates import Dates, dates_of, with_absent_rows
 from bptt.forecasting.model import CELLS, Forecaster, Network, facts_of
 from bptt.forecasting.peers import season_of
 from bptt.forecasting.table import Table, read_table
@@ -30,4 +30,5 @@ __all__ = [
     "train",
     "training_rows",
     "windows_of",
+    "with_absent_rows",
 ]

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from itertools import pairwise
 from typing import Any
 
 from bptt._arrays import brief
-from bptt.forecasting.steps import Step, step_of
+from bptt.forecasting.steps import Step, step_of, steps_between
 from bptt.forecasting.table import Table
 
-__all__ = ["Dates", "dates_of"]
+__all__ = ["Dates", "dates_of", "with_absent_rows"]
 
 NO_DATES = "none"  # instead of a column: count the rows
 ISO, QUARTER, NUMBER = "ISO 8601", "quarters", "row numbers"
@@ -79,14 +80,72 @@ def dates_of(table: Table, column: str | None = None, without: str | None = None
     >>> dates.step.name, dates.text(2), dates.text(3)
     ('1 month', '2024-03-31', '2024-04-30')
     """
+    column = _column(table, column, without)
     if column is None:
-        column = next((name for name in table.columns if name != without and _begins_with_date(table, name)), None)
-    if column is None or (column == NO_DATES and NO_DATES not in table.columns):
         return Dates(None, range(1, len(table.rows) + 1), Step(count=1), NUMBER, "")
     cells = table.cells(column)
     if len(cells) < 2:
         raise ValueError(f"{table.name} has one row, expected a series")
     return _even(table, column, cells, _readings(table, column, cells))
+
+
+def with_absent_rows(table: Table, column: str | None = None, without: str | None = None) -> Table:
+    """The table with an empty row for each date that is absent, where all dates are whole steps apart.
+
+    Any other table is returned as it is, and so is one of which more rows would be empty than not: `dates_of` then says
+    what is wrong. An empty row has the line number of the row that follows it.
+
+    Args: as of `dates_of`.
+
+    >>> table = Table("wind.csv", ("day", "wind"), [[f"2024-01-0{day}", "3"] for day in (1, 2, 4)], [2, 3, 4])
+    >>> with_absent_rows(table).rows
+    [['2024-01-01', '3'], ['2024-01-02', '3'], ['2024-01-03', ''], ['2024-01-04', '3']]
+    """
+    column = _column(table, column, without)
+    if column is None or len(table.rows) < 2:
+        return table
+    cells = table.cells(column)
+    fitting = []
+    for form, values in _readings(table, column, cells).items():
+        step = step_of(values)[0]
+        counts = _counts(step, values)
+        if counts is not None:
+            fitting.append((Dates(column, values, step, form, cells[-1]), counts))
+    if len(fitting) != 1:
+        return table
+    dates, counts = fitting[0]
+    k, rows, lines = table.columns.index(column), [table.rows[0]], [table.lines[0]]
+    for row, line, count, before in zip(table.rows[1:], table.lines[1:], counts, dates.values, strict=False):
+        for n in range(1, count):
+            text = replace(dates, values=[before]).text(n)
+            rows.append([text if j == k else "" for j in range(len(table.columns))])
+            lines.append(line)
+        rows.append(row)
+        lines.append(line)
+    return replace(table, rows=rows, lines=lines)
+
+
+def _counts(step: Step, values: Sequence[Any]) -> list[int] | None:
+    """The steps from each date to the next.
+
+    None where one of them is not a whole number of steps, forward, or where more dates would be absent than there are.
+    """
+    counts: list[int] = []
+    for before, after in pairwise(values):
+        try:
+            counts.append(steps_between(step, before, after))
+        except (OverflowError, ValueError):
+            return None
+        if not counts[-1]:
+            return None
+    return counts if sum(counts) <= 2 * len(values) else None
+
+
+def _column(table: Table, column: str | None, without: str | None) -> str | None:
+    """The column of the dates; None where the rows are counted."""
+    if column is None:
+        return next((name for name in table.columns if name != without and _begins_with_date(table, name)), None)
+    return None if column == NO_DATES and NO_DATES not in table.columns else column
 
 
 def _begins_with_date(table: Table, name: str) -> bool:
@@ -135,7 +194,8 @@ def _even(table: Table, column: str, cells: list[str], found: dict[str, list[Any
     if k is not None:
         has = f"{table.name} has {brief(cells[k])} after {brief(cells[k - 1])} in line {table.lines[k]}"
         usual = f"an even step ({step.name})" if step.unit[0] else "dates that ascend"
-        raise ValueError(f"{has}, column {brief(column)}, expected {usual}; --date {NO_DATES} counts the rows")
+        fill = " --missing fills absent rows," if _counts(step, found[form]) is not None else ""
+        raise ValueError(f"{has}, column {brief(column)}, expected {usual};{fill} --date {NO_DATES} counts the rows")
     return Dates(column, found[form], step, form, cells[-1])
 
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["draw"]
 
 SERIES, HELD_OUT, FUTURE = INK, COLOURS[0], COLOURS[1]
-SHOWN = 4  # horizons of the past, or the held-out part where that is longer, but at most MOST rows
-MOST = 400
+SHOWN, MOST = 4, 12  # horizons of the past: at least, and at most, with the held-out part; the forecast must be seen
+LEAST_ROWS = 40
 
 
 def draw(
@@ -35,8 +35,8 @@ def draw(
         which those of every H-th origin are shown, up to the end.
     """
     T, H = len(values), len(future)
-    past = max(SHOWN * H, 0 if parts is None else round(1.3 * (T - parts.test)))
-    first = max(0, T - min(past, max(MOST, SHOWN * H)))
+    held_out_rows = 0 if parts is None else round(1.3 * (T - parts.test))
+    first = max(0, T - max(SHOWN * H, LEAST_ROWS, min(held_out_rows, MOST * H)))
     x: list[Any] = [dates.value(k) for k in range(first, T + H)]
     page = figure("bptt forecast", 9, 4)
     axes = page.subplots()

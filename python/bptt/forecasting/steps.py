@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-__all__ = ["Step", "step_of"]
+__all__ = ["Step", "step_of", "steps_between"]
 
 DAY_S, WEEK_S = 86400, 7 * 86400
 UNITS = ((WEEK_S, "week"), (DAY_S, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -92,6 +92,21 @@ def step_of(values: Sequence[Any]) -> tuple[Step, int | None]:
     uneven = [[k for k in range(1, len(values)) if not _follows(step, values, k)] for step in candidates]
     best = min(range(len(candidates)), key=lambda k: len(uneven[k]))
     return candidates[best], next(iter(uneven[best]), None)
+
+
+def steps_between(step: Step, first: Any, last: Any) -> int:
+    """How many steps lead from one date to another; 0 where no whole number of steps, forward, does.
+
+    >>> steps_between(Step(months=1, day=31), datetime(2024, 1, 31), datetime(2024, 4, 30))
+    3
+    """
+    if step.months:
+        n, rest = divmod((last.year - first.year) * 12 + last.month - first.month, step.months)
+    elif step.seconds:
+        n, rest = divmod((last - first).total_seconds(), step.seconds)
+    else:
+        n, rest = divmod(last - first, step.count) if step.count else (0, 0)
+    return int(n) if n > 0 and not rest and step.after(first, int(n)) == last else 0
 
 
 def _of_numbers(values: Sequence[int]) -> Step:
