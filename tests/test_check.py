@@ -78,6 +78,13 @@ def test_inputs_that_cannot_matter() -> None:
     assert "features 0, 1 of 3 are constant" in texts(bptt.check(model, (x, CLASSES), losses.cross_entropy))["inputs"]
 
 
+def test_inputs_that_are_badly_scaled() -> None:
+    x = X * [1, 1e4, 1e-4]
+    text = texts(bptt.check(classifier(), (x, CLASSES), losses.cross_entropy))["inputs"]
+    large, small = np.sqrt((x**2).mean((0, 1)))[1:]
+    assert f"features 1, 2 of 3 are of size {large:.2g}, {small:.2g} (root mean square): scale to about 1" in text
+
+
 def test_padding_does_not_make_a_feature_vary() -> None:
     x = X.copy()
     x[:, :, 1] = 7

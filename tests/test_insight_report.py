@@ -171,10 +171,15 @@ def test_each_rule_speaks_where_it_should() -> None:
     dead.params["bias_l0"] = np.where(np.arange(8) < 2, -100.0, 0.0)
     assert rules_of(diagnosed(dead))["dead"] == "Layer 0: 2 of 8 units are never active."
     assert "h is saturated in 100%" in rules_of(diagnosed(rnn(0.1 * eye, bias=5.0)))["saturated"]
+    large = rules_of(diagnosed(rnn(eye), 1e5 + 1e-2 * normal(20, B, 2)))
+    assert "input of layer 0 is large: a feature has a root mean square of 1e+05" in large["inputs"]
+    assert large["decay"] == "The gradient vanishes: nothing of it is left one step back."
+    assert "inputs" not in vanishing
     gru = bptt.GRU(2, 8, seed=0)
     gru.params["bias_l0"] = np.where(np.arange(24) // 8 == 1, -5.0, 0.0)
     forgetful = rules_of(diagnosed(gru, normal(100, B, 2)))
     assert "remembers briefly" in forgetful["memory"]
+    assert "init={'bias': bptt.init.chrono(100)}" in forgetful["memory"]
     assert "gate z is saturated" in forgetful["saturated"]
     assert "Truncation to " in forgetful["truncation"]
     nothing = rules_of(bptt.diagnose(gru, normal(100, B, 2), None, lambda y, t: (0.0, 0 * y)))

@@ -59,8 +59,8 @@ def clean(axes: Any) -> None:
     axes.yaxis.label.set_fontsize(9)
 
 
-def legend(axes: Any) -> None:
-    """The same with a legend, where anything has a name."""
+def legend(axes: Any, **place: Any) -> None:
+    """The same with a legend, where anything has a name. place: as of matplotlib's legend."""
     clean(axes)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7.5, frameon=False)
+        axes.legend(fontsize=7.5, frameon=False, **place)

@@ -39,11 +39,12 @@ class KernelFacts:
     """One layer in one direction. cell: the kernels' name of it, such as "lstm".
 
     spectrum: its leading Lyapunov exponents; shares: of each time step in its weights' gradient, [T]. Each is None
-    where it is not defined; `Report.notes` says why.
+    where it is not defined; `Report.notes` says why. x_rms: the largest root mean square of a feature of its input.
     """
 
     cell: str
     hidden_size: int
+    x_rms: float
     units: Units
     spectrum: LyapunovSpectrum | None
     shares: Array | None
@@ -53,6 +54,7 @@ class KernelFacts:
         return {
             "cell": self.cell,
             "hidden_size": self.hidden_size,
+            "x_rms": self.x_rms,
             "units": self.units.to_dict(),
             "spectrum": None if self.spectrum is None else self.spectrum.to_dict(),
             "shares": None if self.shares is None else self.shares.tolist(),

@@ -91,8 +91,8 @@ def _norms(axis: Any, flow: FlowFigures) -> None:
 def _by_lag(axis: Any, flow: FlowFigures) -> None:
     title = "propagated part alone, by lag"
     curve, decay = flow.whole.by_lag, flow.whole.decay
-    if len(curve) < 2:
-        _nothing(axis, title, "no gradient to follow")
+    if len(curve) < 2 or np.isnan(_positive(curve.median[1:])).all():
+        _nothing(axis, title, "no gradient to follow" if len(curve) < 2 else "nothing is left one step back")
         return
     lags = np.arange(len(curve))
     axis.fill_between(lags, _positive(curve.low), _positive(curve.high), color=COLOURS[0], alpha=0.2, lw=0)
@@ -113,6 +113,9 @@ def _exponents(axis: Any, report: Figures) -> None:
     if not found:
         _nothing(axis, title, "not defined for this model")
         return
+    if not any(np.isfinite(spectrum.exponents).any() for _, spectrum in found):
+        _nothing(axis, title, "all are minus infinity")
+        return
     for (name, spectrum), colour in zip(found[:MOST_LINES], COLOURS, strict=False):
         finite = np.isfinite(spectrum.exponents)
         order = np.arange(1, len(finite) + 1)[finite]
@@ -130,6 +133,9 @@ def _shares(axis: Any, report: Figures) -> None:
     found = [(name, facts.shares) for name, facts in report.kernels.items() if facts.shares is not None]
     if not found:
         _nothing(axis, title, "not defined for this model")
+        return
+    if not any(np.isfinite(values).any() for _, values in found):
+        _nothing(axis, title, "the gradient of the weights is zero")
         return
     for (name, values), colour in zip(found[:MOST_LINES], COLOURS, strict=False):
         axis.plot(values, color=colour, lw=1.2, label=f"layer {name}")
@@ -172,8 +178,8 @@ def _units(axis: Any, report: Figures) -> None:
     axis.barh(range(len(bars)), low, color=COLOURS[0], label="low end")
     axis.barh(range(len(bars)), high, left=low, color=COLOURS[1], label="high end")
     axis.set_yticks(range(len(bars)), names)
-    axis.set(title="share of saturated values of h", xlim=(0, 1))
-    legend(axis)
+    axis.set(title="share of saturated values of h", xlim=(0, 1), ylim=(-0.8, len(bars)))  # with room for the legend
+    legend(axis, loc="upper left", ncols=2)
 
 
 def _map(page: Any, axis: Any, updates: Array, values: Array) -> None:

@@ -160,12 +160,14 @@ def _facts(run: Run, part: Part, dsteps: Steps, notes: list[str]) -> dict[str, K
         what = "zoneout, recurrent dropout or clipping"
         notes.append(f"shares of steps in the weights of layer {part.number}, since it has {what}")
     spectra = _spectra(run, part, notes)
+    x_rms = float(np.sqrt(np.square(x[inside], dtype=np.float64).mean(axis=0).max()))
     found = {}
     for name, (kernel, path) in zip(names, trajectories(layer, x, None, lengths), strict=True):
         own = tuple(d[:, rows] for d in dsteps[name])
         found[name] = KernelFacts(
             kernel.structure.cell,
             layer.hidden_size,
+            x_rms,
             units_of(kernel, path, inside),
             spectra.get(name),
             shares(kernel, path, own, inside) if exact else None,

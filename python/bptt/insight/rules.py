@@ -21,6 +21,7 @@ VANISHED, EXPLODED = 1e-3, 1e3  # what is left of a gradient after the whole seq
 SHORT = 0.1  # of T: a memory shorter than that
 MOSTLY = 0.5  # of the values of a gate
 RECENT, RECENT_SHARE = 0.1, 0.9  # this part of the steps has that share of dW
+LARGE = 30.0  # root mean square of a feature: layers are made for features of about 1
 ROUNDING = 1e-5  # a matrix that is orthogonal but for rounding has norm 1, and exponents of 0
 SURE = 2.0  # standard errors from zero
 
@@ -41,11 +42,23 @@ def _finite(report: Figures) -> Iterator[str]:
         yield "The loss gives no gradient to any state: all are zero."
 
 
+def _inputs(report: Figures) -> Iterator[str]:
+    for name, facts in report.kernels.items():
+        if facts.x_rms > LARGE and not name.endswith("_reverse"):
+            yield (
+                f"The input of layer {name} is large: a feature has a root mean square of {facts.x_rms:.3g}, which "
+                "saturates units. Scale it to about 1, as bptt.data.Scaler does, before anything else."
+            )
+
+
 def _decay(report: Figures) -> Iterator[str]:
     whole, T = report.flow.whole, report.steps
     low, high = whole.decay_interval
     if np.isnan(whole.decay):
         yield f"The sequence of {T} steps is too short, or its gradient too small, to fit a rate per step."
+        return
+    if whole.decay == 0:
+        yield "The gradient vanishes: nothing of it is left one step back."
         return
     with np.errstate(over="ignore"):
         left = float(np.float64(whole.decay) ** (T - 1))
@@ -124,7 +137,8 @@ def _memory(report: Figures) -> Iterator[str]:
         has = f"time constants of its gates: median {middle:.3g}, 90 % quantile {long:.3g} of {report.steps} steps"
         if long < SHORT * report.steps and whole.decay_interval[1] < 1:
             gate = "f" if "f" in facts.units.matrices else "z"
-            yield f"Layer {name} remembers briefly ({has}); a larger bias of gate {gate} would lengthen its memory."
+            larger = f"a larger bias of gate {gate}, as of init={{'bias': bptt.init.chrono({report.steps})}}"
+            yield f"Layer {name} remembers briefly ({has}); {larger}, would lengthen its memory."
 
 
 def _saturated(report: Figures) -> Iterator[str]:
@@ -177,6 +191,7 @@ def _recent(report: Figures) -> Iterator[str]:
 
 RULES: dict[str, Callable[[Figures], Iterator[str]]] = {
     "finite": _finite,
+    "inputs": _inputs,
     "decay": _decay,
     "exponents": _exponents,
     "bounds": _bounds,

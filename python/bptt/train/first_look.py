@@ -26,6 +26,7 @@ __all__ = ["Check", "Finding", "check"]
 
 _ABOVE = 1.0  # nats by which the loss of an untrained classifier may exceed ln K: logits have a variance of 2 then
 _BELOW = 0.5  # of ln K, which it should not fall below
+_LARGE, _SMALL = 30.0, 0.01  # of a feature: its root mean square above saturates units, all values below do little
 _LEARNT = 0.5  # of the first loss: more than that at the end is no overfitting
 _RATE = 1e-2
 
@@ -65,7 +66,8 @@ def check(model: Sequential | Recurrent, batch: Any, loss: Loss, *, steps: int =
         values: whether x, target, parameters, loss and gradient are finite; if not, nothing else is looked at.
         initial loss: for targets that are classes (integers, one for each step), whether the loss is near ln K, the
             cross-entropy of equal probabilities for K classes: from half of it to 1 more. For others, the loss.
-        inputs: the features of x that are constant over all steps of all rows, or whose gradient is zero.
+        inputs: the features of x that are constant over all steps of all rows, or whose gradient is zero, or which
+            are not of a size of about 1 (a root mean square above 30, or no value above 0.01).
         overfitting: whether the loss of this batch falls below half its first value. Dropout acts meanwhile.
 
     Returns: `Check`, with `ok`, `findings` and str().
@@ -134,18 +136,24 @@ def _initial_loss(value: float, y: Array, target: Any) -> Finding:
 
 
 def _inputs(x: Array, dx: Array | None) -> Finding | None:
-    """The features of x [N,I] that cannot matter, with their gradient [N,I]; None for ids."""
+    """The features of x [N,I] that cannot matter, with their gradient [N,I], or are badly scaled; None for ids."""
     if x.dtype.kind != "f" or dx is None or x.ndim != 2:
         return None
     constant = np.flatnonzero((x == x[0]).all(0)) if len(x) > 1 else np.array([], int)
     dead = np.setdiff1d(np.flatnonzero((dx == 0).all(0)), constant)
-    if not (constant.size or dead.size):
+    largest, rms = np.abs(x).max(0), np.sqrt(np.square(x, dtype=np.float64).mean(0))
+    unscaled = np.setdiff1d(np.flatnonzero((rms > _LARGE) | (largest < _SMALL)), constant)
+    if not (constant.size or dead.size or unscaled.size):
         return Finding("inputs", True, "each feature varies and has a gradient")
     texts = []
     if constant.size:
         texts.append(f"{_listed(constant, x.shape[1])} constant: it tells the model nothing; scale or remove it")
     if dead.size:
         texts.append(f"{_listed(dead, x.shape[1])} without effect on the loss: the gradient is zero")
+    if unscaled.size:
+        sizes = ", ".join(f"{rms[k]:.2g}" for k in unscaled[:8])
+        advice = "scale to about 1, as bptt.data.Scaler does"
+        texts.append(f"{_listed(unscaled, x.shape[1])} of size {sizes} (root mean square): {advice}")
     return Finding("inputs", False, "; ".join(texts))
 
 
