@@ -371,3 +371,7 @@ def test_a_watch_does_not_disturb_training() -> None:
     assert {name.partition(".")[0] for name in watched.records[0].saturation} == {"0_l0", "0_l1"}
     json.dumps(watched.to_dict())
     assert repr(watched).endswith("in 30 updates)")
+    assert watched.records[-1].update == 30
+    assert watched.records[0].loss != watched.records[-1].loss
+    with pytest.raises(ValueError, match="watch: share has value -1"):
+        bptt.watch(bptt.GRU(2, 1), x, target, mse, share=-1)

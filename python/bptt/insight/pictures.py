@@ -62,7 +62,7 @@ def watch_picture(records: list[Record], path: str | Path | None) -> Any:
     axis = panels[-1]
     for gate, colour in zip(list(records[0].saturation)[:MOST_LINES], COLOURS, strict=False):
         shares = np.array([sum(record.saturation[gate]) for record in records])
-        axis.plot(updates, shares, color=colour, label=gate, lw=1.4)
+        axis.plot(updates, shares, color=colour, label=gate, lw=1.4, marker="." if len(updates) < 3 else "")
     axis.set(title="saturated share of each gate", xlabel="update", ylim=(-0.02, 1.02))
     legend(axis)
     return written("Watch.plot", page, path)
@@ -185,5 +185,7 @@ def _units(axis: Any, report: Figures) -> None:
 def _map(page: Any, axis: Any, updates: Array, values: Array) -> None:
     """Norms [updates,T] as colours."""
     logs = np.log(_positive(values))
-    mesh = axis.pcolormesh(updates, np.arange(values.shape[1]), logs.T, shading="nearest", cmap="viridis")
+    between = (updates[1:] + updates[:-1]) / 2
+    edges = np.concatenate([updates[:1] - 0.5, between, updates[-1:] + 0.5])  # of one record, too
+    mesh = axis.pcolormesh(edges, np.arange(values.shape[1] + 1) - 0.5, logs.T, cmap="viridis")
     page.colorbar(mesh, ax=axis).ax.tick_params(labelsize=8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches gradients and gates during `fit`, on one batch, for at most 3 % of the time."""
+"""Watches gradients and gates during `fit`, on one batch, for at most 3 % of the time, or another share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bptt._arrays import check_number
 from bptt._engine.lengths import within
 from bptt.insight.facts import Record
 from bptt.insight.flow import norms_of
@@ -30,8 +31,11 @@ SHARE = 0.03  # of the time that `fit` takes
 class Watch(Callback):
     """What `watch` returns: a callback of `fit` that keeps `records`."""
 
-    def __init__(self, model: Model, x: ArrayIn, target: Any, loss: Loss, lengths: ArrayIn | None) -> None:
+    def __init__(
+        self, model: Model, x: ArrayIn, target: Any, loss: Loss, lengths: ArrayIn | None = None, share: float = SHARE
+    ) -> None:
         self._model, self._batch = model, (x, target, loss, lengths)
+        self._share = check_number("watch", "share", share)
         self.records: list[Record] = []
         self.spent_s = 0.0  # inside calls of a `fit`
         self.watched_s = 0.0  # that such runs took
@@ -52,12 +56,17 @@ class Watch(Callback):
         now = perf_counter()
         self._updates += 1
         self.watched_s += now - self._last
-        if self.spent_s + self._longest_s <= SHARE * self.watched_s:
+        if self.spent_s + self._longest_s <= self._share * self.watched_s:
             self.records.append(self._record())
             taken = perf_counter() - now
             self.spent_s += taken
             self._longest_s = max(self._longest_s, taken)
         self._last = now
+
+    def on_train_end(self, run: Fit) -> None:
+        """The last record, so that a short run has one before and one after."""
+        if self.records[-1].update != self._updates:
+            self.records.append(self._record())
 
     def to_dict(self) -> dict[str, Any]:
         """All records as plain values of Python."""
@@ -97,14 +106,17 @@ class Watch(Callback):
         return Record(self._updates, run.loss, norms_of(run, run.steps(run.dy)), saturation)
 
 
-def watch(model: Model, x: ArrayIn, target: Any, loss: Loss, lengths: ArrayIn | None = None) -> Watch:
+def watch(
+    model: Model, x: ArrayIn, target: Any, loss: Loss, lengths: ArrayIn | None = None, *, share: float = SHARE
+) -> Watch:
     """Watch gradients and gates while `fit` trains a model: `fit(..., callbacks=[watch(model, x, target, loss)])`.
 
     It runs the model on one batch from time to time, on a copy, and keeps the norm of every state's gradient at every
-    time step and the saturated share of every gate. A record is made before training, and then whenever it takes less
-    than 3 % of the time that `fit` has taken so far; short runs have few records.
+    time step and the saturated share of every gate. A record is made before training, at the end, and between whenever
+    all of them take less than a share of the time that `fit` has taken so far.
 
     Args: as of `gradient_flow`; the batch, which should be small, stays the same, so that records can be compared.
+        share: of the time, 0.03 by default. A short run has few records then; `share=1` gives it many more.
     Returns: `Watch`, with `.records`, `.to_dict()` and `.plot(path)`.
     Raises: TypeError and ValueError for arguments that do not fit.
 
@@ -117,4 +129,4 @@ def watch(model: Model, x: ArrayIn, target: Any, loss: Loss, lengths: ArrayIn | 
     >>> watched.records[0].update, watched.records[0].norms["0.h"].shape, sorted(watched.records[0].saturation)
     (0, (20,), ['0.n', '0.r', '0.z'])
     """
-    return Watch(model, x, target, loss, lengths)
+    return Watch(model, x, target, loss, lengths, share)
