@@ -133,8 +133,11 @@ def test_the_picture(tmp_path: Path) -> None:
     for name, history in {"a": run(tmp_path / "log"), "b": run(validation=None), "c": run(epochs=20)}.items():
         figure = history.plot(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
-        loss, norm, rate = figure.axes
-        assert [each.get_ylabel() for each in figure.axes] == ["loss", "gradient norm", "learning rate"]
+        loss, *metrics, norm, rate = figure.axes
+        names = ["validation metric"] if history.validation else []
+        assert [each.get_ylabel() for each in figure.axes] == ["loss", *names, "gradient norm", "learning rate"]
+        for axes in metrics:
+            assert list(axes.lines[0].get_ydata()) == [each.metrics["metric"] for each in history.validation]
         assert rate.get_xlabel() == "updates"
         lines = {each.get_label().partition(" (")[0]: each.get_ydata() for each in loss.lines}
         if history.validation:

@@ -210,7 +210,7 @@ class History:
             raise ValueError(event)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """Draw loss, validation, gradient norm and learning rate over the updates.
+        """Draw loss, validation, up to three of its metrics, gradient norm and learning rate over the updates.
 
         Args: path of a picture to write, .png, .svg or .pdf; default None: nothing is written.
         Returns: the matplotlib `Figure`, which notebooks show.

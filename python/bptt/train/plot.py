@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of a `History`: losses, gradient norm and learning rate over the updates.
+"""The picture of a `History`: losses, metrics of validations, gradient norm and learning rate over the updates.
 
 history.py imports this module, so that the history is Any here.
 """
@@ -16,6 +16,7 @@ from bptt._pictures import COLOURS, clean, figure, legend, written
 __all__ = ["draw"]
 
 _OURS, _VALIDATION, _LIMIT = COLOURS[0], COLOURS[1], COLOURS[5]
+_METRICS = 3  # panels of metrics at most
 _SMOOTHING_SHARE = 0.05  # of all updates, in the running mean
 
 
@@ -23,17 +24,21 @@ def draw(history: Any, path: str | os.PathLike[str] | None) -> Any:
     """The picture, as `History.plot` describes it."""
     if not len(history):
         raise ValueError("History.plot: history has no updates, expected at least one")
-    page = figure("History.plot", 8, 7.5)
-    loss, norm, rate = page.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [2.2, 1, 0.8]})
+    metrics = list(history.validation[-1].metrics) if history.validation else []
+    heights = [2.2, *[1.0 for _ in metrics[:_METRICS]], 1.0, 0.8]
+    page = figure("History.plot", 8, 3.5 + sum(heights))
+    loss, *others, norm, rate = page.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights})
     steps = [number + 1 for number in history.step]
     _draw_loss(loss, history, steps)
+    for axes, name in zip(others, metrics, strict=False):
+        _draw_metric(axes, history, name)
     _draw_norm(norm, history, steps)
     rate.plot(steps, history.lr, color=_OURS)
     _label(rate, "learning rate", history.lr)
     if rate.get_yscale() == "linear":
         rate.set_ylim(bottom=0)
     rate.set_xlabel("updates")
-    for axes in (loss, norm, rate):
+    for axes in (loss, *others, norm, rate):
         axes.grid(alpha=0.25)
         clean(axes)
     return written("History.plot", page, path)
@@ -55,6 +60,14 @@ def _draw_loss(axes: Any, history: Any, steps: list[int]) -> None:
     axes.margins(y=0.12)
     title = repr(history)[len("History(") : -1].replace(", stopped: ", "\nstopped: ")
     axes.set_title("\n".join(cut(line, 100) for line in title.splitlines()), fontsize=10, loc="left")
+    legend(axes)
+
+
+def _draw_metric(axes: Any, history: Any, name: str) -> None:
+    """A metric of the validations, on an axis that is never logarithmic: it may be a share."""
+    values = [(each.step, each.metrics.get(name, math.nan)) for each in history.validation]
+    axes.plot(*zip(*values, strict=True), "o-", color=_VALIDATION, markersize=3, label=f"last {values[-1][1]:.4g}")
+    axes.set_ylabel(cut(f"validation {name}", 24))
     legend(axes)
 
 
