@@ -180,6 +180,7 @@ def test_gaps_are_filled_where_that_is_asked_for(folder, capsys):
     printed = capsys.readouterr().out
     assert "120 rows from" in printed
     assert "3 missing values filled, 2 of dates without a row (--missing previous)\n" in printed
+    assert "With new rows: bptt forecast --use forecast.safetensors gap.csv --missing previous\n" in printed
 
 
 def test_without_matplotlib_the_picture_is_left_out_or_refused(folder, capsys, monkeypatch):

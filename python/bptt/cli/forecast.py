@@ -175,8 +175,14 @@ def _train(series: _Series, args: argparse.Namespace, outputs: Outputs) -> int:
         forecaster.save(outputs.model)
         _write(series, forecaster, parts.horizon, outputs, parts, judgement)
         say(f"Model written to {outputs.model}")
-        say(f"With new rows: bptt forecast --use {shlex.quote(outputs.model)} {shlex.quote(args.file)}")
+        say(f"With new rows: {shlex.join(_again(args, outputs.model))}")
         return INTERRUPTED if stop.asked else OK
+
+
+def _again(args: argparse.Namespace, model: str) -> list[str]:
+    """The command that forecasts with this model, from a file that is read in the same way."""
+    reading = [word for name in ("date", "missing") if (value := getattr(args, name)) for word in (f"--{name}", value)]
+    return ["bptt", "forecast", "--use", model, args.file, *reading]
 
 
 def _season(series: _Series, args: argparse.Namespace, shares: dict[str, float]) -> int:
