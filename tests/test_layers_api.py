@@ -197,6 +197,11 @@ def test_arrays_of_all_kinds_are_taken(disguise):
         (np.zeros((T, B, I), complex), TypeError, "x has dtype complex128, expected real numbers"),
         (np.zeros((T, B, I), "U3"), TypeError, "x has dtype <U3, expected real numbers"),
         (np.zeros((T, B, I), object), TypeError, "x has dtype object, expected real numbers"),
+        (
+            [np.ones((3, I)), np.ones((2, I))],
+            ValueError,
+            "x has 2 sequences of different shapes, .*bptt.data.pad makes",
+        ),
         ([[1.0], [1.0, 2.0]], ValueError, "x has type list, expected an array in CPU memory or nested lists"),
     ],
 )

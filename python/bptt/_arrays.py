@@ -51,6 +51,12 @@ def as_array(where: str, name: str, value: Any) -> Array:
             return np.from_dlpack(value)
         return np.asarray(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        rows = value if isinstance(value, (list, tuple)) else []
+        if len({each.shape for each in rows if isinstance(each, np.ndarray)}) > 1:
+            has = f"{where}: {name} has {len(value)} sequences of different shapes"
+            raise ValueError(
+                f"{has}, expected one array: bptt.data.pad makes one, np.concatenate joins them"
+            ) from error
         what = f"{where}: {name} has type {type(value).__name__}, expected an array in CPU memory or nested lists"
         kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(f"{what} ({textwrap.shorten(str(error), 90)})") from error

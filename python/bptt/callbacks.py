@@ -51,7 +51,9 @@ class _Monitor(Callback):
     def on_train_begin(self, run: Run) -> None:
         if self.monitor not in run.names:
             where, known = type(self).__name__, first_of(run.names, 60)
-            raise ValueError(f"{where}: monitor has value {brief(self.monitor)}, expected one of {known}")
+            validation = self.monitor.startswith("validation_") and "validation_loss" not in run.names
+            advice = "; fit(validation=...) gives others" if validation else ""
+            raise ValueError(f"{where}: monitor has value {brief(self.monitor)}, expected one of {known}{advice}")
         if not run.steps:  # else the run is continued
             self.best, self.waited = math.nan, 0
 

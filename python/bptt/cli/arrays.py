@@ -37,5 +37,7 @@ def read_arrays(path: str, needed: Sequence[str], optional: Sequence[str] = ()) 
         try:
             found = {name: file[name] for name in (*needed, *optional) if name in file.files}
         except (ValueError, OSError, EOFError, BadZipFile) as error:
-            raise ValueError(f"{path!r} is damaged or holds objects, {expected}") from error
+            raise ValueError(
+                f"{path!r} is damaged or holds objects, {expected}, padded by bptt.data.pad where lengths differ"
+            ) from error
     return found

@@ -38,7 +38,7 @@ def as_batches(name: str, given: Any) -> Any:
             return [given]
         if is_sequences(given[0]):
             what = f"{name} has lists, which may be sequences of one batch or batches"
-            raise ValueError(f"fit: {what}, expected Batch(x, target) or a list of batches")
+            raise ValueError(f"fit: {what}, expected bptt.data.batches, Batch(x, target) or a list of batches")
     if isinstance(given, list) and len(given) in (2, 3) and any(_is_array(each) for each in given):
         expected = "a tuple (x, target), Batch(x, target) or a list of batches"
         raise ValueError(f"fit: {name} is a list with arrays, each of which would be a batch, expected {expected}")
