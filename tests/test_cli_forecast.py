@@ -11,6 +11,7 @@ import pytest
 
 import bptt
 from bptt import cli
+from bptt.cli import files
 from bptt.forecasting import Forecaster, read_table
 from command import interrupt, snapshot
 
@@ -184,10 +185,7 @@ def test_gaps_are_filled_where_that_is_asked_for(folder, capsys):
 
 
 def test_without_matplotlib_the_picture_is_left_out_or_refused(folder, capsys, monkeypatch):
-    from bptt.cli import files, forecast_files
-
-    for module in (files, forecast_files):
-        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
     (folder / "forecast.png").unlink()
     assert "pip install" in refused(capsys, folder, "data.csv", "--plot", "a.png")
     assert cli.main(["forecast", "data.csv", *SMALL, "--epochs", "1"]) == 0

@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bptt.cli.files import check_different, check_picture, write_picture
+from bptt.cli.files import check_different, check_picture
 from bptt.cli.models import CHARACTERS, FORECASTER, MODEL, ModelFile
 from bptt.cli.options import one_of, option, whole
 from bptt.cli.output import OK, complain, say
@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
         raise ValueError(str(error)) from error
     say(f"\n{report}")
     if args.plot is not None:
-        write_picture(args.plot, report.plot())
+        report.plot(args.plot)
         say(f"\nPicture written to {args.plot}")
     return OK
 

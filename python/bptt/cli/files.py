@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that a command writes beside a model: pictures and logs. Checked before the work, written after it."""
+"""The files that a command writes beside a model, pictures and logs, which are checked before the work; their times."""
 
 from __future__ import annotations
 
-import io
 import os
+import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-__all__ = ["check_different", "check_log", "check_picture", "write_picture"]
+from bptt._atomic_file import check_replaceable
+from bptt._pictures import KINDS
 
-PICTURES = (".png", ".pdf", ".svg")
+__all__ = ["can_draw", "check_different", "check_log", "check_picture", "written_at"]
 
 
 def check_different(paths: Mapping[str, str | None]) -> None:
@@ -26,32 +26,24 @@ def check_different(paths: Mapping[str, str | None]) -> None:
             raise ValueError(f"{other} and {name} both name {path!r}, expected different files")
 
 
-def check_picture(path: str | None) -> None:
-    """Raise ValueError or OSError where `write_picture` could not write this file, or matplotlib is missing."""
-    from bptt._atomic_file import check_replaceable
+def can_draw() -> bool:
+    """Whether matplotlib is installed; it is not imported."""
+    return find_spec("matplotlib") is not None
 
+
+def check_picture(path: str | None) -> None:
+    """Raise ValueError or OSError where no picture could be written to this file, or matplotlib is missing."""
     if path is None:
         return
-    if Path(path).suffix.lower() not in PICTURES:
-        raise ValueError(f"--plot has {path!r}, expected a name that ends in {' or '.join(PICTURES)}")
-    if find_spec("matplotlib") is None:
+    if Path(path).suffix[1:].lower() not in KINDS:
+        raise ValueError(f"--plot has {path!r}, expected a name that ends in .{' or .'.join(KINDS)}")
+    if not can_draw():
         raise ValueError("--plot needs matplotlib, which is not installed, expected it: pip install 'bptt[plot]'")
     check_replaceable(path)
 
 
-def write_picture(path: str, figure: Any) -> None:
-    """Write a figure of matplotlib, completely or not at all."""
-    from bptt._atomic_file import replace_file
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=120)
-    replace_file(path, buffer.getvalue())
-
-
 def check_log(path: str | None) -> None:
     """Raise ValueError or OSError where a log cannot be written: a file that is there must be empty or a log."""
-    from bptt._atomic_file import check_replaceable
-
     if path is None:
         return
     check_replaceable(path)
@@ -63,3 +55,8 @@ def check_log(path: str | None) -> None:
             raise type(error)(f"cannot read {path!r} ({error.strerror}), expected a log of a run") from error
         if start and not start.startswith(b'{"event":'):
             raise ValueError(f"--log has {path!r}, which exists and is no log of a run, expected another name")
+
+
+def written_at(path: str) -> str:
+    """When a file was last written, in local time, such as "2026-11-27 12:44"."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(os.path.getmtime(path)))

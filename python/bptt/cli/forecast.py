@@ -29,18 +29,8 @@ DESCRIPTION = (
 )
 # what a saved model has already
 OF_TRAINING = (
-    "cell",
-    "hidden",
-    "layers",
-    "length",
-    "season",
-    "least",
-    "epochs",
-    "lr",
-    "seed",
-    "validation",
-    "test",
-    "model",
+    *("cell", "hidden", "layers", "length", "season", "least", "seed"),
+    *("epochs", "lr", "validation", "test", "model"),
 )
 MODEL = "forecast.safetensors"
 
@@ -89,9 +79,9 @@ def _run(args: argparse.Namespace) -> int:
     import bptt
     from bptt.forecasting import Forecaster, read_table
 
-    given = [name for name in OF_TRAINING if getattr(args, name) is not None]
-    if args.use is not None and given:
-        raise ValueError(f"--use and --{given[0]} are given, expected one of them: a saved model is not trained")
+    for name in _given(args, *OF_TRAINING):
+        if args.use is not None:
+            raise ValueError(f"--use and --{name} are given, expected one of them: a saved model is not trained")
     model = None if args.use is not None else args.model or MODEL
     names = {"FILE": args.file, "--use": args.use, "--out": args.out, "--plot": args.plot, "--model": model}
     check_different(names)
@@ -105,6 +95,11 @@ def _run(args: argparse.Namespace) -> int:
         _use(series, forecaster, args, outputs)
         return OK
     return _train(series, args, outputs)
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The values of those options that the command line has."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 class _Series:
@@ -136,9 +131,8 @@ class _Series:
 
 def _only_column(table: Table, dates: str | None) -> str:
     from bptt._arrays import first_of
-    from bptt.forecasting.table import only_numeric
 
-    numeric = list(only_numeric(table, dates))
+    numeric = [name for name in table.columns if name != dates and table.is_numeric(name)]
     if len(numeric) != 1:
         has = f"{table.name} has {len(numeric) or 'no'} columns of numbers"
         raise ValueError(f"{has}, expected --column with one of {first_of(numeric or table.columns, 90)}")
@@ -149,12 +143,11 @@ def _train(series: _Series, args: argparse.Namespace, outputs: Outputs) -> int:
     from bptt import get_num_threads
     from bptt.forecasting import Forecaster, Network, Settings, divide, judge
 
-    shares = {name: getattr(args, name) for name in ("validation", "test") if getattr(args, name) is not None}
+    shares = _given(args, "validation", "test")
     season = _season(series, args, shares)
     parts = divide(series.T, season, args.horizon, args.length, **shares)
-    sizes = {name: getattr(args, name) for name in ("cell", "hidden", "layers") if getattr(args, name) is not None}
-    options = {name: getattr(args, name) for name in ("epochs", "lr", "seed") if getattr(args, name) is not None}
-    network, settings = Network(parts.length, parts.horizon, **sizes), Settings(**options)
+    network = Network(parts.length, parts.horizon, **_given(args, "cell", "hidden", "layers"))
+    settings = Settings(**_given(args, "epochs", "lr", "seed"))
     step = series.dates.step
     facts = {"season": season, "step": step.name, "seed": settings.seed, "least": args.least}
     forecaster = Forecaster.create(network, series.values[: parts.train], series.column, **facts)
@@ -163,8 +156,8 @@ def _train(series: _Series, args: argparse.Namespace, outputs: Outputs) -> int:
     units = f"{network.layers} x {network.cell} with {count(network.hidden, 'hidden unit')}"
     say(f"Model:    {units}, {count(forecaster.model.params.size, 'weight')}")
     say(f"          reads {count(parts.length, 'step')}, forecasts {_steps(parts.horizon, series.dates)}")
-    for line in outputs.replaced:
-        say(f"Replaces: {line}")
+    if outputs.replaced:
+        say(f"Replaces: {outputs.replaced}")
     with StopRequest() as stop:
         say(f"Training: up to {count(settings.epochs, 'epoch')} on {count(get_num_threads(), 'thread')}")
         say(_learn(forecaster, series.values, parts, settings, stop))

@@ -6,14 +6,13 @@ from __future__ import annotations
 import csv
 import io
 import os
-import time
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bptt._atomic_file import check_replaceable, replace_file
-from bptt.cli.files import check_picture, write_picture
+from bptt._pictures import written
+from bptt.cli.files import can_draw, check_picture, written_at
 
 if TYPE_CHECKING:
     from bptt._arrays import Array
@@ -29,13 +28,13 @@ SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
 class Outputs:
     """Where the results go: names, of which `picture` is None without matplotlib and `model` where there is none.
 
-    `replaced`: a line about each model that is replaced.
+    `replaced`: the model that is replaced, "" where there is none.
     """
 
     table: str
     picture: str | None
     model: str | None
-    replaced: tuple[str, ...] = ()
+    replaced: str = ""
 
     @classmethod
     def checked(cls, table: str, picture: str | None, model: str | None) -> Outputs:
@@ -45,14 +44,13 @@ class Outputs:
             for without matplotlib.
         """
         if picture is None:
-            picture = PICTURE if find_spec("matplotlib") is not None else None
+            picture = PICTURE if can_draw() else None
         check_picture(picture)
         if picture is not None:
             _check_kind(picture, SIGNATURES[Path(picture).suffix.lower()], "a picture")
         check_replaceable(table)
         _check_table(table)
-        replaced = () if model is None else _check_model(model)
-        return cls(table, picture, model, replaced)
+        return cls(table, picture, model, "" if model is None else _replaced(model))
 
     def write_table(self, date: str, labels: list[str], future: Array, interval: Array | None) -> None:
         """Write a CSV file: the date, the forecast and, where there is an interval [H,2], its bounds."""
@@ -70,7 +68,7 @@ class Outputs:
             return "No picture: matplotlib is not installed (pip install 'bptt[plot]')"
         from bptt.forecasting.picture import draw
 
-        write_picture(self.picture, draw(*facts))
+        written("bptt forecast", draw(*facts), self.picture)
         return f"Picture written to {self.picture}"
 
 
@@ -91,16 +89,16 @@ def _check_table(path: str) -> None:
             raise ValueError(f"{path!r} exists and is no table of 'bptt forecast', expected another name for --out")
 
 
-def _check_model(path: str) -> tuple[str, ...]:
+def _replaced(path: str) -> str:
+    """Describe the forecaster that will be replaced, "" where there is none; ValueError for other files."""
     from bptt import checkpoint
     from bptt.forecasting import facts_of
 
     config = checkpoint.check_writable(path)
     if config is None:
-        return ()
+        return ""
     try:
         column = facts_of(config.get("extra") or {}).get("column")
     except ValueError:
         raise ValueError(f"{path!r} exists and holds no forecaster, expected another name for --model") from None
-    written = time.strftime("%Y-%m-%d %H:%M", time.localtime(os.path.getmtime(path)))
-    return (f"{path} (a forecaster of column {column!r}, written {written})",)
+    return f"{path} (a forecaster of column {column!r}, written {written_at(path)})"

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Iterator, Mapping
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
+from bptt._arrays import cut
+from bptt.cli.files import written_at
 from bptt.cli.models import CHARACTERS, FORECASTER, STATE, ModelFile
 from bptt.cli.output import OK, count
 
@@ -49,7 +50,7 @@ def _file(path: str) -> Iterator[tuple[str, str]]:
     file = ModelFile.read(path)
     yield "file", path
     yield "kind", file.kind
-    yield "written", time.strftime("%Y-%m-%d %H:%M", time.localtime(os.path.getmtime(path)))
+    yield "written", written_at(path)
     yield "size", count(os.path.getsize(path), "byte")
     if file.kind == STATE:
         yield from _state(file)
@@ -57,13 +58,13 @@ def _file(path: str) -> Iterator[tuple[str, str]]:
     yield from _model(file)
     if file.kind == CHARACTERS:
         characters = str(file.config.get("vocabulary"))
-        yield "characters", f"{len(characters)}: {_cut(repr(characters)[1:-1])}"
+        yield "characters", f"{len(characters)}: {cut(repr(characters)[1:-1], 80)}"
     if file.kind == FORECASTER:
         from bptt.forecasting import facts_of
 
         facts = facts_of(file.extra)
         season = f", season of {facts.get('season')} steps" if facts.get("season") != 1 else ""
-        yield "series", _cut(f"column {facts.get('column')!r}, step {facts.get('step')}{season}")
+        yield "series", cut(f"column {facts.get('column')!r}, step {facts.get('step')}{season}", 80)
     if file.extra:
         yield "extra", ", ".join(file.extra)
 
@@ -81,14 +82,13 @@ def _model(file: ModelFile) -> Iterator[tuple[str, str]]:
 
 def _state(file: ModelFile) -> Iterator[tuple[str, str]]:
     """How far the run is, and the parameters."""
-    from bptt.train.state import saved_run
+    from bptt.train.state import PARAM, saved_run
 
     run = saved_run(file.path, file.config)
     yield "updates", f"{run.updates:,}"
     if run.stop_reason:
         yield "stopped", run.stop_reason
-    prefix = "param."
-    own = {name.removeprefix(prefix): each for name, each in file.arrays.items() if name.startswith(prefix)}
+    own = {name.removeprefix(PARAM): each for name, each in file.arrays.items() if name.startswith(PARAM)}
     yield "parameters", f"{sum(each.size for each in own.values()):,} numbers in {count(len(own), 'array')}"
     yield from _arrays(own)
 
@@ -98,7 +98,3 @@ def _arrays(arrays: Mapping[str, Array]) -> Iterator[tuple[str, str]]:
     widths = [max((len(row[k]) for row in rows), default=0) for k in range(3)]
     for name, shape, size in rows:
         yield "", f"{name:<{widths[0]}}  {shape:<{widths[1]}}  {size:>{widths[2]}}"
-
-
-def _cut(text: str, length: int = 80) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."

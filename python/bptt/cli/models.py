@@ -32,13 +32,17 @@ class ModelFile:
     @property
     def kind(self) -> str:
         """One of the constants of this module; ValueError for a file that none of them describes."""
-        if "training_state" in self.config:
+        from bptt.charlm.model import KIND
+        from bptt.forecasting.model import KEY
+        from bptt.train import state
+
+        if state.KEY in self.config:
             return STATE
-        if self.config.get("kind") == "charlm":
+        if self.config.get("kind") == KIND:
             return CHARACTERS
         if "model" not in self.config:
             raise ValueError(f"{self.path!r} holds no model, expected a file of 'bptt train' or bptt.save")
-        return FORECASTER if "forecaster" in self.extra else MODEL
+        return FORECASTER if KEY in self.extra else MODEL
 
     @property
     def extra(self) -> dict[str, Any]:

@@ -7,11 +7,10 @@ import argparse
 import math
 import os
 import shlex
-import time
 from typing import TYPE_CHECKING, Any
 
 from bptt._terminal import Progress, StopRequest, watched
-from bptt.cli.files import check_different, check_log, check_picture, write_picture
+from bptt.cli.files import check_different, check_log, check_picture, written_at
 from bptt.cli.options import number, one_of, option, whole
 from bptt.cli.output import INTERRUPTED, OK, count, say
 from bptt.cli.text import read_ids, require_memory
@@ -127,7 +126,7 @@ def _run(args: argparse.Namespace) -> int:
         if nats > math.log(len(vocabulary)):
             say("That is worse than guessing. A smaller --lr may help.")
         if args.plot is not None:
-            write_picture(args.plot, history.plot())
+            history.plot(args.plot)
             say(f"Picture written to {args.plot}")
         if stop.asked:
             if args.resume:
@@ -257,8 +256,7 @@ def _replaced(out: str) -> str:
         architecture = charlm.architecture_of(config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{out!r} exists and holds no character model ({error}), expected another name") from error
-    written = time.strftime("%Y-%m-%d %H:%M", time.localtime(os.path.getmtime(out)))
-    return f"{out} ({_sizes(architecture)}, written {written})"
+    return f"{out} ({_sizes(architecture)}, written {written_at(out)})"
 
 
 def _sizes(architecture: Architecture) -> str:

@@ -100,14 +100,14 @@ class Forecaster:
     network: Network
     model: Sequential
     column: str
+    step: str
+    season: int
     scaler: Scaler
-    step: str = "1 row"
-    season: int = 1
-    change_scale: float = 1.0
-    target_scale: float = 1.0
-    share: Array = field(default_factory=lambda: np.zeros(1), repr=False)
-    interval: Array | None = field(default=None, repr=False)
+    change_scale: float
+    target_scale: float
+    share: Array = field(repr=False)
     least: float | None = None
+    interval: Array | None = field(default=None, repr=False)
 
     @classmethod
     def create(
@@ -121,13 +121,14 @@ class Forecaster:
         seed: int = 0,
         least: float | None = None,
     ) -> Forecaster:
-        """An untrained forecaster with the scales and the base of the part [T] of a series to train on."""
+        """An untrained forecaster with the scales and the base of the part [T] of a series to train on.
+
+        Args: as the attributes of the same names; train: [T] values; seed: the same one gives the same weights.
+        """
         scaler = Scaler().fit(train)
-        made = cls(network, network.build(seed), column, scaler, step, season, least=least)
         z = scaler.transform(train)
-        made.change_scale = _scale(np.diff(z))
         H = network.horizon
-        made.share = np.zeros(H)
+        share = np.zeros(H)
         last = len(z) - H
         origins = np.arange(season - 1, last, max(1, last // ORIGINS))
         change = targets(z, origins, H) - z[origins, np.newaxis]
@@ -135,10 +136,20 @@ class Forecaster:
             of_season = seasonal_naive(z, origins, H, season) - z[origins, np.newaxis]
             power = (of_season**2).sum(axis=0)  # 0 for h = s, where the two bases are the same
             found = np.divide((of_season * change).sum(axis=0), power, out=np.zeros(H), where=power > 1e-9)
-            made.share = np.clip(found, 0.0, 1.0)
-            change = change - made.share * of_season
-        made.target_scale = _scale(change)
-        return made
+            share = np.clip(found, 0.0, 1.0)
+            change = change - share * of_season
+        return cls(
+            network,
+            network.build(seed),
+            column,
+            step,
+            season,
+            scaler,
+            change_scale=_scale(np.diff(z)),
+            target_scale=_scale(change),
+            share=share,
+            least=least,
+        )
 
     @property
     def rows(self) -> int:

@@ -12,7 +12,6 @@ import difflib
 import io
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from bptt._arrays import brief, cut, first_of
 if TYPE_CHECKING:
     from bptt._arrays import Array
 
-__all__ = ["MISSING", "Table", "read_table"]
+__all__ = ["FILLINGS", "Table", "read_table"]
 
 MISSING = {"", "na", "n/a", "nan", "null", "none"}  # a cell that says that there is no value, in any case
 FILLINGS = ("previous", "interpolate")
@@ -189,8 +188,3 @@ def _filled(values: Array, absent: Array, missing: str | None) -> Array:
     else:
         filled = values[there[np.searchsorted(there, np.arange(len(values)), side="right") - 1]]
     return filled
-
-
-def only_numeric(table: Table, without: str | None) -> Iterator[str]:
-    """The columns of numbers, but for one: that of the dates."""
-    return (column for column in table.columns if column != without and table.is_numeric(column))

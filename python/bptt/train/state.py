@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from bptt.train.hooks import Callback
     from bptt.train.updates import Task, Updates
 
-__all__ = ["SavedRun", "StateFile", "saved_run"]
+__all__ = ["KEY", "PARAM", "SavedRun", "StateFile", "saved_run"]
 
+KEY = "training_state"  # of the configuration; its value is the format's version
 FORMAT = 2
+PARAM = "param."  # with which the names of the parameters begin
 _STEP_COLUMNS = ("step", "epoch", "loss", "grad_norm", "clipped", "targets", "clipped_norm", "lr", "time_s")
 
 
@@ -46,7 +48,7 @@ def saved_run(path: str | os.PathLike[str], config: Mapping[str, Any]) -> SavedR
     """The run of a training state, from the configuration of its file alone; ValueError where that is none."""
     from bptt import checkpoint
 
-    if config.get("training_state") != FORMAT:
+    if config.get(KEY) != FORMAT:
         has = f"resume is {brief(os.fspath(path))}, which has no training state of this version of bptt"
         raise ValueError(f"fit: {has}, expected another file")
     no_arrays: Mapping[str, Any] = defaultdict(lambda: None)
@@ -95,7 +97,7 @@ class StateFile:
             callback.load_state_dict(checkpoint.put_together(entry["state"], arrays))
         with task.model.params.edit() as p:
             for name in p:
-                p[name][...] = arrays[f"param.{name}"]
+                p[name][...] = arrays[PARAM + name]
         for layer, masks in zip(task.model._layers, config["masks"], strict=True):
             layer._set_mask_state(masks)
         updates.position = position
@@ -115,7 +117,7 @@ class StateFile:
         """Replace the file by the present state."""
         from bptt import checkpoint
 
-        arrays: dict[str, Array] = {f"param.{name}": array for name, array in task.model.params.items()}
+        arrays: dict[str, Array] = {PARAM + name: array for name, array in task.model.params.items()}
         position = updates.position
 
         def apart(value: Any, name: str) -> Any:
@@ -124,7 +126,7 @@ class StateFile:
             return plain
 
         config = {
-            "training_state": FORMAT,
+            KEY: FORMAT,
             "settings": self._settings,
             "position": asdict(replace(position, state=None)),
             "batches": apart(updates.source.saved(inside=position.start > 0), "batches"),
@@ -152,7 +154,7 @@ class StateFile:
 
     def _check_params(self, task: Task, arrays: Mapping[str, Array]) -> None:
         params = task.model.params
-        saved = {name.removeprefix("param."): each for name, each in arrays.items() if name.startswith("param.")}
+        saved = {name.removeprefix(PARAM): each for name, each in arrays.items() if name.startswith(PARAM)}
         wrong = [name for name in {**params.shapes, **saved} if name not in params or name not in saved]
         wrong += [name for name, each in saved.items() if name in params and each.shape != params.shapes[name]]
         wrong += [name for name, each in saved.items() if each.dtype != params.dtype and name not in wrong]
