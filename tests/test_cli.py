@@ -310,9 +310,11 @@ def test_sample_refuses_what_is_no_model(folder):
 
 
 def test_the_page_names_every_option(capsys):
-    page = (Path(__file__).parent.parent / "docs/command_line.md").read_text("utf-8")
-    for command in ("train", "sample", "info", "diagnose"):
-        assert f"## bptt {command}\n" in page
+    docs = Path(__file__).parent.parent / "docs"
+    commands = (docs / "command_line.md").read_text("utf-8")
+    for command in ("train", "sample", "forecast", "info", "diagnose"):
+        assert f"## bptt {command}\n" in commands
+        page = (docs / "forecasting.md").read_text("utf-8") if command == "forecast" else commands
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
         for option in re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE):
