@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the `bptt` command in a process and checks its exit code, output and files."""
+"""Runs the `bptt` command, in a process or in this one, and checks its exit code, output and files."""
 
+import contextlib
+import io
+import os
 import subprocess
 import sys
 import time
+
+import bptt
+from bptt import cli
+from stacks import threads
 
 COMMAND = [sys.executable, "-m", "bptt"]
 TEXT = "".join(f"{i} green bottles hanging on the wall — and if one should fall, {i - 1}.\n" for i in range(40, 0, -1))
@@ -14,6 +21,20 @@ def run(*arguments, cwd, **options):
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, encoding="utf-8", timeout=120, **options
     )
+
+
+def call(*arguments, cwd):
+    """As `run`, in this process: for what does not depend on signals, streams and limits. A process starts slowly."""
+    out, err, before = io.StringIO(), io.StringIO(), os.getcwd()
+    os.chdir(cwd)
+    try:
+        with threads(bptt.get_num_threads()), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli.main([*map(str, arguments)])
+    except SystemExit as end:
+        code = end.code
+    finally:
+        os.chdir(before)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def snapshot(folder):

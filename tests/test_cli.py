@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 import bptt
 from bptt import _runtime, charlm, cli, optim, textdata
-from command import COMMAND, SMALL, TEXT, assert_refused, run, snapshot
+from command import COMMAND, SMALL, TEXT, assert_refused, call, run, snapshot
 from installed import not_editable
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals, limits and terminals of POSIX")
@@ -67,8 +67,8 @@ def test_the_validation_loss_printed_is_that_of_the_file_written(trained):
 def test_the_same_seed_gives_the_same_file_for_any_number_of_threads(trained, tmp_path):
     folder, _ = trained
     options = [folder / "text.txt", *SMALL, "--steps", 40]
-    assert run("train", *options, "--threads", 2, "--out", "two", cwd=tmp_path).returncode == 0
-    assert run("train", *options, "--seed", 1, "--out", "other", cwd=tmp_path).returncode == 0
+    assert call("train", *options, "--threads", 2, "--out", "two", cwd=tmp_path).returncode == 0
+    assert call("train", *options, "--seed", 1, "--out", "other", cwd=tmp_path).returncode == 0
     assert (tmp_path / "two").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert (tmp_path / "two").read_bytes() != (tmp_path / "other").read_bytes()
 
@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_file_for_any_number_of_threads(trained, tm
     ],
 )
 def test_other_cells_and_options(folder, options):
-    result = run("train", "text.txt", *SMALL, *options, cwd=folder)
+    result = call("train", "text.txt", *SMALL, *options, cwd=folder)
     assert result.returncode == 0, result
     model = charlm.CharLM.load(folder / "model.safetensors")
     assert (model.architecture.cell, model.architecture.layers) == (options[1], 2 if "--layers" in options else 1)
@@ -89,7 +89,7 @@ def test_other_cells_and_options(folder, options):
 
 
 def test_without_a_file_it_learns_the_manual_of_python(tmp_path):
-    result = run("train", "--cell", "gru", "--hidden", 64, "--steps", 150, "--validate-every", 150, cwd=tmp_path)
+    result = call("train", "--cell", "gru", "--hidden", 64, "--steps", 150, "--validate-every", 150, cwd=tmp_path)
     assert result.returncode == 0, result
     nats = float(re.search(r"held-out text: (\S+) nats", result.stdout)[1])
     text = textdata.default_text()
@@ -157,7 +157,7 @@ ABSURD = [
 @pytest.mark.parametrize("option", ABSURD, ids=" ".join)
 def test_train_refuses_absurd_options(folder, option):
     before = snapshot(folder)
-    result = run("train", "text.txt", *SMALL, "--steps", "50", *option, cwd=folder)
+    result = call("train", "text.txt", *SMALL, "--steps", "50", *option, cwd=folder)
     assert_refused(result, "train", option[0] if option[0] != "--out" else option[1])
     assert snapshot(folder) == before
 
@@ -184,13 +184,13 @@ def test_train_reports_what_grew_without_bounds(folder, monkeypatch, capsys, bro
 @pytest.mark.parametrize("option", ["--hidden 65536", "--layers 64 --hidden 16384"])
 def test_train_refuses_sizes_beyond_the_memory(folder, option):
     before = snapshot(folder)
-    assert_refused(run("train", "text.txt", *option.split(), cwd=folder), "train", "--hidden")
+    assert_refused(call("train", "text.txt", *option.split(), cwd=folder), "train", "--hidden")
     assert snapshot(folder) == before
 
 
 @pytest.mark.parametrize("arguments", ["--steps 5 --epochs 5", "--bogus", "--hid 5", "text.txt more.txt"])
 def test_train_refuses_what_it_does_not_know(folder, arguments):
-    assert_refused(run("train", *arguments.split(), cwd=folder), "train", "--help")
+    assert_refused(call("train", *arguments.split(), cwd=folder), "train", "--help")
 
 
 @pytest.mark.parametrize(
@@ -211,14 +211,14 @@ def test_train_refuses_files_that_are_no_text(folder, name, content, words):
     if content is not None:
         (folder / name).write_bytes(content)
     before = snapshot(folder)
-    assert_refused(run("train", name, *SMALL, cwd=folder), "train", name, *words)
+    assert_refused(call("train", name, *SMALL, cwd=folder), "train", name, *words)
     assert snapshot(folder) == before
 
 
 def test_train_learns_the_shortest_text_that_it_accepts(folder):
     for length in range(1, 60):
         (folder / "short").write_text("ab" * length)
-        result = run("train", "short", *SMALL, "--batch-size", 1, "--seq-len", 1, "--steps", 3, cwd=folder)
+        result = call("train", "short", *SMALL, "--batch-size", 1, "--seq-len", 1, "--steps", 3, cwd=folder)
         if result.returncode == 0:
             break
         assert_refused(result, "train")
@@ -246,7 +246,7 @@ def test_a_full_disk_leaves_the_old_model(folder):
 def test_sample_writes_and_repeats_itself_for_a_seed(trained):
     folder, _ = trained
     first, again, other = (
-        run("sample", "model.safetensors", "--prompt", "12 green", "--length", 50, "--seed", seed, cwd=folder)
+        call("sample", "model.safetensors", "--prompt", "12 green", "--length", 50, "--seed", seed, cwd=folder)
         for seed in (3, 3, 4)
     )
     assert (first.returncode, first.stderr) == (0, "")
@@ -257,7 +257,7 @@ def test_sample_writes_and_repeats_itself_for_a_seed(trained):
 
 def test_sample_at_temperature_zero_takes_the_likeliest(trained):
     folder, _ = trained
-    results = [run("sample", "model.safetensors", "--temperature", 0, "--length", 30, cwd=folder) for _ in range(2)]
+    results = [call("sample", "model.safetensors", "--temperature", 0, "--length", 30, cwd=folder) for _ in range(2)]
     assert results[0].stdout == results[1].stdout
     lm = charlm.CharLM.load(folder / "model.safetensors")
     logits, _ = lm.model(lm.vocabulary.encode("\n\n").astype(np.int64)[:, None])
@@ -296,7 +296,7 @@ def test_sample_survives_a_narrow_terminal_and_a_closed_pipe(trained):
     ],
 )
 def test_sample_refuses_absurd_options(trained, options, words):
-    assert_refused(run("sample", "model.safetensors", *options, cwd=trained[0]), "sample", *words)
+    assert_refused(call("sample", "model.safetensors", *options, cwd=trained[0]), "sample", *words)
 
 
 def test_sample_refuses_what_is_no_model(folder):
@@ -306,7 +306,7 @@ def test_sample_refuses_what_is_no_model(folder):
     (folder / "empty").touch()
     save_file({"weight": np.zeros((2, 2), np.float32)}, folder / "foreign")
     for name in ("missing", ".", "text.txt", "short", "changed", "empty", "foreign"):
-        assert_refused(run("sample", name, cwd=folder), "sample", name, "model")
+        assert_refused(call("sample", name, cwd=folder), "sample", name, "model")
 
 
 def test_the_page_names_every_option(capsys):
@@ -322,12 +322,12 @@ def test_the_page_names_every_option(capsys):
 
 
 def test_help_and_version(tmp_path):
-    assert run("--version", cwd=tmp_path).stdout == f"bptt {bptt.__version__}\n"
+    assert call("--version", cwd=tmp_path).stdout == f"bptt {bptt.__version__}\n"
     for arguments in (["--help"], ["train", "--help"], ["sample", "--help"], ["info", "--help"], ["diagnose", "-h"]):
-        result = run(*arguments, cwd=tmp_path)
+        result = call(*arguments, cwd=tmp_path)
         assert (result.returncode, result.stderr) == (0, "")
         assert "usage: bptt" in result.stdout
-    bare = run(cwd=tmp_path)
-    assert (bare.returncode, bare.stdout, bare.stderr) == (0, run("--help", cwd=tmp_path).stdout, "")
-    assert_refused(run("--bogus", cwd=tmp_path), "", "--bogus", "--help")
-    assert_refused(run("fly", cwd=tmp_path), "", "--help")
+    bare = call(cwd=tmp_path)
+    assert (bare.returncode, bare.stdout, bare.stderr) == (0, call("--help", cwd=tmp_path).stdout, "")
+    assert_refused(call("--bogus", cwd=tmp_path), "", "--bogus", "--help")
+    assert_refused(call("fly", cwd=tmp_path), "", "--help")

@@ -13,7 +13,8 @@ import bptt
 from bptt import cli
 from bptt.cli import files
 from bptt.forecasting import Forecaster, read_table
-from command import interrupt, snapshot
+from command import call, interrupt, snapshot
+from stacks import threads
 
 pytest.importorskip("matplotlib")
 MONTHS = [f"{1990 + k // 12}-{k % 12 + 1:02d}" for k in range(120)]
@@ -38,12 +39,7 @@ def trained(tmp_path_factory):
     """A folder with data.csv and what `bptt forecast` wrote."""
     folder = tmp_path_factory.mktemp("forecast")
     write_series(folder / "data.csv")
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        assert cli.main(["forecast", "data.csv", *SMALL]) == 0
-    finally:
-        os.chdir(before)
+    assert call("forecast", "data.csv", *SMALL, cwd=folder).returncode == 0
     return folder
 
 
@@ -53,7 +49,8 @@ def folder(tmp_path, trained, monkeypatch):
     for name, content in snapshot(trained).items():
         (tmp_path / name).write_bytes(content)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    with threads(bptt.get_num_threads()):  # --threads holds for the process
+        yield tmp_path
 
 
 def refused(capsys, folder, *arguments):

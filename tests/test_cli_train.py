@@ -13,7 +13,7 @@ import pytest
 import bptt
 from bptt import checkpoint, cli
 from bptt.cli import files
-from command import COMMAND, SMALL, TEXT, assert_refused, interrupt, run, snapshot
+from command import COMMAND, SMALL, TEXT, assert_refused, call, interrupt, run, snapshot
 
 fcntl = pytest.importorskip("fcntl", reason="pipes of POSIX")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills and pipes of POSIX")
@@ -90,12 +90,12 @@ def test_an_interrupted_run_goes_on_too_and_may_be_longer_at_a_constant_rate(fol
     assert code == 130, err
     assert out.endswith("To go on, give the same command again.\n")
     made = int(
-        re.search(r"updates +([\d,]+)", run("info", "model.safetensors.state", cwd=folder).stdout)[1].replace(",", "")
+        re.search(r"updates +([\d,]+)", call("info", "model.safetensors.state", cwd=folder).stdout)[1].replace(",", "")
     )
     steps = ["--steps", made + 20]
-    result = run(*options, *steps, "--resume", cwd=folder)
+    result = call(*options, *steps, "--resume", cwd=folder)
     assert f"Resumes:  model.safetensors.state, after {made:,} steps\n" in result.stdout
-    other = run(*options, *steps, "--out", "other", cwd=folder)
+    other = call(*options, *steps, "--out", "other", cwd=folder)
     assert "Resumes" not in other.stdout
     assert (folder / "model.safetensors").read_bytes() == (folder / "other").read_bytes()
     assert not (folder / "other.state").exists()
@@ -103,7 +103,7 @@ def test_an_interrupted_run_goes_on_too_and_may_be_longer_at_a_constant_rate(fol
 
 def test_a_state_of_another_command_is_refused(folder, capsys):
     options = ["train", "text.txt", *SMALL, "--steps", 3]
-    assert run(*options, "--resume", cwd=folder).returncode == 0
+    assert call(*options, "--resume", cwd=folder).returncode == 0
     for other, has in (
         (["--hidden", 9], "--hidden 9, expected 8"),
         (["--steps", 4], "--steps 4, expected 3"),
@@ -116,7 +116,7 @@ def test_a_state_of_another_command_is_refused(folder, capsys):
         assert f"{has} as in 'model.safetensors.state', or that file removed" in message
     (folder / "text.txt").write_text(TEXT.replace("green", "grown"), encoding="utf-8")
     assert "another text" in refused(capsys, *options, "--resume")
-    note = run(*options, cwd=folder).stdout
+    note = call(*options, cwd=folder).stdout
     assert (
         "Note:     model.safetensors.state of an earlier run stays as it is; --resume goes on with that run\n" in note
     )
@@ -135,7 +135,7 @@ def test_a_state_of_another_program_is_refused(folder, capsys):
 def test_the_log_and_the_picture_are_those_of_the_run(folder):
     pytest.importorskip("matplotlib")
     options = ["train", "text.txt", *SMALL, "--steps", 25, "--log", "run.jsonl", "--plot", "run.png"]
-    result = run(*options, "--validate-every", 10, cwd=folder)
+    result = call(*options, "--validate-every", 10, cwd=folder)
     assert "Picture written to run.png\n" in result.stdout
     assert (folder / "run.png").read_bytes().startswith(b"\x89PNG")
     log = bptt.History.read(folder / "run.jsonl")
@@ -143,13 +143,13 @@ def test_the_log_and_the_picture_are_those_of_the_run(folder):
     assert [each.step for each in log.validation] == [10, 20, 25]
     shown = re.search(r"held-out text: (\S+) nats", result.stdout)[1]
     assert f"{log.validation[-1].loss:.3f}" == shown
-    assert run(*options, cwd=folder).returncode == 0  # a log is replaced
+    assert call(*options, cwd=folder).returncode == 0  # a log is replaced
     assert len(bptt.History.read(folder / "run.jsonl").validation) == 9
 
 
 def test_patience_ends_a_run_and_says_so(folder):
     options = [*SMALL, "--steps", 5000, "--lr", 0.3, "--schedule", "constant", "--validate-every", 5, "--patience", 2]
-    result = run("train", "text.txt", *options, cwd=folder)
+    result = call("train", "text.txt", *options, cwd=folder)
     assert result.returncode == 0, result
     assert re.search(r"Learned from .*; EarlyStopping: validation_loss has not improved for 2 values\n", result.stdout)
 
@@ -185,5 +185,5 @@ def test_a_picture_needs_matplotlib_before_the_training(folder, capsys, monkeypa
 @pytest.mark.parametrize("option", ["--dropout 1", "--schedule steps", "--patience 0", "--validate-every 0", "--log"])
 def test_absurd_values_are_refused(folder, option):
     before = snapshot(folder)
-    assert_refused(run("train", "text.txt", *SMALL, *option.split(), cwd=folder), "train", option.split()[0])
+    assert_refused(call("train", "text.txt", *SMALL, *option.split(), cwd=folder), "train", option.split()[0])
     assert snapshot(folder) == before

@@ -34,7 +34,7 @@ def test_vanishing_and_exploding(capsys: Any, tmp_path: Path) -> None:
 
 
 def test_adding_problem() -> None:
-    errors = run("adding_problem.py", "--steps", "10", "--updates", "300", "--models", "gru")
+    errors = run("adding_problem.py", "--steps", "5", "--updates", "200", "--models", "gru")
     assert errors["gru"] < 0.1  # 1/6 without memory
 
 
@@ -44,7 +44,7 @@ def test_copy_memory() -> None:
 
 
 def test_exploding_gradients() -> None:
-    means = run("exploding_gradients.py")
+    means = run("exploding_gradients.py", "--updates", "100")
     assert means["clipped to norm 1"] < means["without clipping"]
 
 
@@ -69,4 +69,4 @@ def test_co2() -> None:
 
 def test_digits() -> None:
     pytest.importorskip("sklearn")
-    assert run("digits.py", "--epochs", "2") > 0.2  # guessing: 0.1
+    assert run("digits.py", "--epochs", "1") > 0.2  # guessing: 0.1
