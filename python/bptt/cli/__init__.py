@@ -87,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="bptt",
         allow_abbrev=False,
-        description="Train a character-level language model on the CPU and let it write, forecast, look into models.",
+        description="On the CPU: train a character-level language model and let it write; continue a column of a CSV "
+        "file; look into saved models.",
         epilog="Start with 'bptt train'. 'bptt COMMAND --help' lists a command's options.",
     )
     parser.add_argument("--version", action="version", version=f"bptt {__version__}")

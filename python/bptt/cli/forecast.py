@@ -27,7 +27,7 @@ DESCRIPTION = (
     "the value of a season ago, and write the forecast of what comes next, a picture and the model. Ctrl-C stops the "
     "training and keeps the best model so far (exit code 130); another Ctrl-C, more than a second later, quits at once."
 )
-# what a saved model has already
+# options that a saved model (--use) has settled
 OF_TRAINING = (
     *("cell", "hidden", "layers", "length", "season", "least", "seed"),
     *("epochs", "lr", "validation", "test", "model"),

@@ -26,7 +26,7 @@ SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the results go: names, of which `picture` is None without matplotlib and `model` where there is none.
+    """The names of the files to write: `picture` is None without matplotlib, `model` with --use.
 
     `replaced`: the model that is replaced, "" where there is none.
     """

@@ -60,14 +60,20 @@ class Parts:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train: at most `epochs` passes, until `patience` of them bring no better validation error."""
+    """How to train.
+
+    - `epochs`: at most so many passes; the run ends after `patience` of them without a better validation error.
+    - `lr`: the first learning rate. `batch_size`: windows of an update. `clip_norm`: the largest gradient norm.
+    - `weight_decay`: of AdamW, times the number of rows to train on.
+    - `seed`: of the order of the windows.
+    """
 
     epochs: int = 100
     lr: float = 2e-3
     patience: int = 15
     batch_size: int = 32
     clip_norm: float = 1.0
-    weight_decay: float = 400.0  # over the rows to train on: as a prior, it weighs less with more data
+    weight_decay: float = 400.0  # divided by rows: as a prior, it weighs less with more data
     seed: int = 0
 
 
@@ -82,9 +88,9 @@ def divide(
     """Divide T rows in time.
 
     Args: horizon: default one season where it has 4 to 24 steps, else 12, but at most a tenth of the series. length:
-        of the window, default two seasons, at least 24 steps, but at most 256 steps or one season, and
-        a third of the training part without a season. validation,
-        test: shares of the rows, or numbers of rows where they are at least 1; at least one horizon each.
+        of the window, default two seasons, at least 24 steps, but at most 256 steps or one season, and a third of the
+        training part without a season. validation, test: shares of the rows, or numbers of rows where they are at
+        least 1; at least one horizon each; default 0.15 and 0.2.
     Raises: ValueError where less than 8 windows are left to train on; it says how many rows would do.
 
     >>> divide(309, season=11)
