@@ -80,8 +80,8 @@ def test_memory_held_stays_near_the_peak_when_lengths_fall() -> None:
     """Each call needs blocks of another size; those of earlier calls are used again or go back to the system."""
     layer = bptt.LSTM(64, 64, seed=0)
     bptt.release_memory()
-    before, peak = core.memory_held(), layer.estimate_memory(2000, 16)
-    for T in range(2000, 99, -100):
+    before, peak = core.memory_held(), layer.estimate_memory(1000, 16)
+    for T in range(1000, 49, -50):
         x = np.zeros((T, 16, 64), np.float32)
         y, _, tape = layer.forward(x)
         layer.backward(tape, y)
