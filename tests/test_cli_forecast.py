@@ -145,7 +145,11 @@ def test_diagnose_and_info_take_a_forecaster(folder, capsys):
         (["data.csv", "--out", "data.csv"], "both name 'data.csv'"),
         (["data.csv", "--out", "gap.csv"], "is no table of 'bptt forecast'"),
         (["data.csv", "--plot", "gap.csv"], "ends in .png"),
+        (["data.csv", "--out", "own.csv"], "is no table of 'bptt forecast'"),
         (["data.csv", "--plot", "text.png"], "is not a picture"),
+        (["last.csv"], "beyond the year 9999, expected a smaller --horizon"),
+        (["data.csv", "--use", "foreign.safetensors"], "no usable forecaster"),
+        (["data.csv", "--use", "huge.safetensors"], "no usable forecaster"),
         (["data.csv", "--model", "gap.csv"], "is not a model"),
         (["data.csv", "--model", "other.safetensors"], "holds no forecaster"),
         (["two.csv"], "2 columns of numbers, expected --column with one of a, b"),
@@ -157,13 +161,45 @@ def test_mistakes_are_refused_in_one_line(folder, capsys, arguments, words):
     (folder / "text.png").write_text("text")
     (folder / "two.csv").write_text("a,b\n" + "1,2\n" * 50)
     (folder / "constant.csv").write_text("a\n" + "3\n" * 60)
+    (folder / "own.csv").write_text("date,forecast,actual\n1,2,3\n")
+    (folder / "last.csv").write_text("year,a\n" + "".join(f"{9880 + k},{k % 7}\n" for k in range(120)))
     bptt.save(bptt.Linear(2, 1), "other.safetensors")
+    facts = bptt.load_extra("forecast.safetensors")["forecaster"]
+    layers = bptt.Sequential(bptt.Linear(2, 4), bptt.Linear(4, 12))
+    bptt.save(layers, "foreign.safetensors", extra={"forecaster": facts})
+    model = bptt.load("forecast.safetensors")
+    bptt.save(model, "huge.safetensors", extra={"forecaster": {**facts, "share": [10**400] * 12}})
     if "--horizon" in arguments and "0" in arguments:
         with pytest.raises(SystemExit, match="2"):
             cli.main(["forecast", *arguments])
         assert words in capsys.readouterr().err
     else:
         assert words in refused(capsys, folder, *arguments)
+
+
+@pytest.mark.parametrize("column", [r"a $\foo$ b", "_load", "売上"])
+def test_a_picture_has_the_name_of_any_column(folder, capsys, column, recwarn):
+    write_series(folder / "named.csv", column=column)
+    assert cli.main(["forecast", "named.csv", *SMALL, "--epochs", "1", "--plot", "named.svg"]) == 0
+    assert not [each for each in recwarn if "Glyph" in str(each.message)]
+    assert "Picture written to named.svg" in capsys.readouterr().out
+
+
+def test_numbers_that_are_large_beside_their_changes_keep_their_digits(folder):
+    rows = "".join(f"{10**12 + value:.3f}\n" for value in values_of(120))
+    (folder / "large.csv").write_text("load\n" + rows)
+    assert cli.main(["forecast", "large.csv", *SMALL, "--season", "12", "--epochs", "1"]) == 0
+    values, _ = read_table("large.csv").numbers("load")
+    expected = Forecaster.load("forecast.safetensors").predict(values, [119])[0]
+    np.testing.assert_allclose([float(row[1]) for row in rows_of("forecast.csv")[1:]], expected, rtol=0, atol=1e-3)
+
+
+def test_a_series_of_another_unit_is_noticed(folder, capsys):
+    lines = [f"{month},{value * 1000:.3f}" for month, value in zip(MONTHS, values_of(120), strict=True)]
+    (folder / "unit.csv").write_text("\n".join(["month,load", *lines]))
+    for name, noticed in (("unit.csv", True), ("data.csv", False)):
+        assert cli.main(["forecast", name, "--use", "forecast.safetensors"]) == 0
+        assert ("times as much as the one of the training" in capsys.readouterr().out) == noticed
 
 
 def test_gaps_are_filled_where_that_is_asked_for(folder, capsys):

@@ -18,6 +18,7 @@ from bptt.forecasting import (
     read_table,
     season_of,
     train,
+    training_rows,
     with_absent_rows,
 )
 from bptt.forecasting.peers import errors, naive, seasonal_naive, targets
@@ -55,7 +56,12 @@ def test_a_table_is_read_whatever_its_separator_and_line_ends(tmp_path, separato
     [
         ("", "no text"),
         ("a,b\n", "a header only"),
-        ("1,2\n3,4\n", "begins with numbers in line 1"),
+        ("1,2\n3,4\n", "begins with figures in line 1"),
+        ("2024-01-01,2\n2024-01-02,4\n", "begins with figures in line 1"),
+        ('a,b\n1,"2\n3,4\n', "no readable line 3"),
+        ("b,a\n" + "x" * 200_000 + ",1\n", "no readable line 2"),
+        ("x" * 200_000 + ",a\n1,1\n", "no readable line 1"),
+        ("a\n1\n-1e151\n", r"'-1e151' in line 3, column 'a', expected a number between -1e\+150"),
         ("a,b\n1,2\n1,2,3\n", "3 cells in line 3"),
         ("a,b\n1,2,3\n", "3 cells in line 2"),
         ("a\n1\nx\n", "'x' in line 3, column 'a'"),
@@ -109,6 +115,7 @@ def test_missing_values_are_filled_as_asked(tmp_path):
         (["2024-02-28 22:30", "2024-02-28 23:15"], "45 minutes", "2024-02-29 00:00"),
         (["2024-12-31T22:00:00Z", "2024-12-31T23:00:00Z"], "1 hour", "2025-01-01T00:00:00Z"),
         (["2024-03-31T01:00:00+01:00", "2024-03-31T03:00:00+02:00"], "1 hour", "2024-03-31T04:00:00+02:00"),
+        (["2024-01-01 00:00:00.5", "2024-01-01 00:00:01"], "0.5 seconds", "2024-01-01 00:00:01.500"),
         (["30.12.2024", "31.12.2024"], "1 day", "01.01.2025"),
         (["01/30/2024", "01/31/2024"], "1 day", "02/01/2024"),
         (["Jan-1-1995", "Feb-1-1995"], "1 month", "Mar-01-1995"),
@@ -127,6 +134,8 @@ def test_dates_are_recognized_and_continued_in_their_form(cells, step, after):
         (["2024-01-02", "2024-01-01"], "line 3.*ascend"),
         (["2024-01-01", "2024-01-01"], "line 3.*ascend"),
         (["2024-01-01", "soon"], "'soon' in line 3"),
+        (["2024-01-01T00:00", "2024-01-02T00:00Z"], "'2024-01-02T00:00Z' in line 3"),
+        (["2024-01-01T00:00Z", "2024-01-02T00:00"], "'2024-01-02T00:00' in line 3"),
         (["01/02/2024", "01/03/2024"], "DD/MM/YYYY and MM/DD/YYYY"),
         (["2024-01-01"], "one row"),
     ],
@@ -185,6 +194,36 @@ def test_whole_numbers_are_dates_only_by_name():
     assert dates_of(table_of("1990", "1991", column="sold")).column is None
     assert dates_of(table_of("1990", "1991", column="Year")).step == Step(months=12, day=1)
     assert dates_of(table_of("10", "12", column="index")).text(2) == "14"
+    assert dates_of(table_of("10", "12", column="")).text(2) == "14"
+    assert dates_of(table_of("1.0823", "1.0824", column="rate")).column is None  # no months of the year 823
+    assert dates_of(table_of("1.1990", "2.1990", column="month")).text(2) == "03.1990"
+
+
+def test_a_column_of_dates_that_cannot_be_read_is_not_passed_over():
+    for cells in (["1/2/24", "1/3/24"], ["01/02/2024 1:00 PM", "01/02/2024 2:00 PM"], ["", "2024-01-02"]):
+        with pytest.raises(ValueError, match="in line 2, column 'date', expected dates of one form"):
+            dates_of(table_of(*cells, column="date"))
+    assert dates_of(table_of("0.1", "0.2", column="time")).column is None  # seconds
+
+
+def test_the_season_is_found_in_rows_that_are_trained_on_for_every_season():
+    for T in (60, 100, 300, 1000):
+        for shares in ({}, {"test": 1.0}, {"test": 5.0, "validation": 3.0}, {"test": 0.01, "validation": 0.01}):
+            for season in (1, 4, 13, 24):
+                assert training_rows(T, None, **shares) <= divide(T, season, length=2, **shares).train
+
+
+def test_values_too_small_to_square_are_refused():
+    parts = divide(len(WAVE), 8)
+    forecaster = Forecaster.create(Network(parts.length, parts.horizon, hidden=4), WAVE * 1e-160, "wave")
+    with pytest.raises(ValueError, match=r"expected a range of at least 1e-150"):
+        train(forecaster, WAVE * 1e-160, parts)
+
+
+def test_values_beyond_float32_on_the_scale_of_the_training_are_no_forecast():
+    forecaster = Forecaster.create(Network(10, 3, hidden=4), WAVE * 1e-30, "wave")
+    with pytest.raises(ValueError, match=r"no finite forecast, expected values like those of column 'wave'"):
+        forecaster.predict(WAVE * 1e30, [len(WAVE) - 1])
 
 
 def test_one_uneven_row_does_not_change_the_step():

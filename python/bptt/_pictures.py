@@ -10,6 +10,7 @@ import io
 import os
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 from bptt._arrays import cut
 from bptt._atomic_file import check_replaceable, replace_file
@@ -45,7 +46,9 @@ def written(where: str, figure: Any, path: str | os.PathLike[str] | None) -> Any
             raise ValueError(f"{where}: {has}, expected one of .{', .'.join(KINDS)}")
         check_replaceable(path)  # before the time for drawing is spent
         contents = io.BytesIO()
-        figure.savefig(contents, format=kind)
+        with catch_warnings():
+            filterwarnings("ignore", "Glyph")  # a character that the font has not is drawn as a box
+            figure.savefig(contents, format=kind)
         replace_file(path, contents.getvalue())
     return figure
 

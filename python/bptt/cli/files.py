@@ -14,6 +14,9 @@ from bptt._pictures import KINDS
 
 __all__ = ["can_draw", "check_different", "check_log", "check_picture", "written_at"]
 
+SIGNATURES = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}  # the first bytes of pictures
+LOG = b'{"event":'
+
 
 def check_different(paths: Mapping[str, str | None]) -> None:
     """Raise ValueError where two options, given by name, name the same file; None names none."""
@@ -32,7 +35,7 @@ def can_draw() -> bool:
 
 
 def check_picture(path: str | None) -> None:
-    """Raise ValueError or OSError where no picture could be written to this file, or matplotlib is missing."""
+    """Raise ValueError or OSError where no picture could or must be written to this file, or matplotlib is missing."""
     if path is None:
         return
     if Path(path).suffix[1:].lower() not in KINDS:
@@ -40,6 +43,9 @@ def check_picture(path: str | None) -> None:
     if not can_draw():
         raise ValueError("--plot needs matplotlib, which is not installed, expected it: pip install 'bptt[plot]'")
     check_replaceable(path)
+    signature = SIGNATURES[Path(path).suffix[1:].lower()]
+    if _start(path, len(signature), "a picture") not in (b"", signature):
+        raise ValueError(f"{path!r} exists and is not a picture, expected another name")
 
 
 def check_log(path: str | None) -> None:
@@ -47,14 +53,19 @@ def check_log(path: str | None) -> None:
     if path is None:
         return
     check_replaceable(path)
-    if os.path.exists(path):
-        try:
-            with open(path, "rb") as file:
-                start = file.read(10)
-        except OSError as error:
-            raise type(error)(f"cannot read {path!r} ({error.strerror}), expected a log of a run") from error
-        if start and not start.startswith(b'{"event":'):
-            raise ValueError(f"--log has {path!r}, which exists and is no log of a run, expected another name")
+    if _start(path, len(LOG), "a log of a run") not in (b"", LOG):
+        raise ValueError(f"--log has {path!r}, which exists and is no log of a run, expected another name")
+
+
+def _start(path: str, size: int, expected: str) -> bytes:
+    """The first bytes of a file, none where there is no file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(size)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise type(error)(f"cannot read {path!r} ({error.strerror}), expected {expected}") from error
 
 
 def written_at(path: str) -> str:

@@ -33,6 +33,7 @@ OF_TRAINING = (
     *("epochs", "lr", "validation", "test", "model"),
 )
 MODEL = "forecast.safetensors"
+UNLIKE = 30  # times as much variation as in the training
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +152,7 @@ def _train(series: _Series, args: argparse.Namespace, outputs: Outputs) -> int:
     step = series.dates.step
     facts = {"season": season, "step": step.name, "seed": settings.seed, "least": args.least}
     forecaster = Forecaster.create(network, series.values[: parts.train], series.column, **facts)
+    series.dates.value(series.T + parts.horizon - 1)  # there is such a date, or nothing is trained
     later = f"{parts.test - parts.train:,} to stop the training, the last {series.T - parts.test:,} held out"
     say(f"          {parts.train:,} rows to train on, {later}")
     units = f"{network.layers} x {network.cell} with {count(network.hidden, 'hidden unit')}"
@@ -251,6 +253,8 @@ def _say_judgement(judgement: Judgement, parts: Parts, season: int) -> None:
 
 def _use(series: _Series, forecaster: Forecaster, args: argparse.Namespace, outputs: Outputs) -> None:
     """Forecast with a saved model."""
+    import numpy as np
+
     step, H = series.dates.step.name, args.horizon or forecaster.network.horizon
     if step != forecaster.step:
         raise ValueError(f"{args.file} has a step of {step}, expected {forecaster.step}, as {args.use} was trained on")
@@ -262,6 +266,9 @@ def _use(series: _Series, forecaster: Forecaster, args: argparse.Namespace, outp
             f"{args.file} has {series.T:,} rows, expected at least {forecaster.rows}, which the model reads"
         )
     say(f"Model:    {args.use}, trained on column {forecaster.column!r}")
+    ratio = float(np.std(series.values)) / forecaster.units
+    if not 1 / UNLIKE < ratio < UNLIKE:
+        say(f"Note:     the series varies {ratio:.2g} times as much as the one of the training; is that the same unit?")
     _write(series, forecaster, H, outputs)
 
 
@@ -278,7 +285,7 @@ def _write(
     future = forecaster.predict(series.values, [T - 1])[0, :H]
     interval = None if forecaster.interval is None else forecaster.limited(future[:, None] + forecaster.interval[:H])
     labels = [dates.text(T + k) for k in range(H)]
-    outputs.write_table(dates.column or "row", labels, future, interval)
+    outputs.write_table(dates.column or "row", labels, future, interval, forecaster.units)
     where = labels[0] if H == 1 else f"{labels[0]} to {labels[-1]}"
     within = "" if interval is None else ", with 10 % and 90 % quantiles from the held-out errors,"
     say(f"Forecast of {count(H, 'step')}, {where}{within} written to {outputs.table}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bptt._atomic_file import check_replaceable, replace_file
@@ -21,7 +22,7 @@ __all__ = ["Outputs"]
 
 PICTURE = "forecast.png"
 COLUMNS = ("forecast", "low", "high")
-SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
+DIGITS = 8  # of a number in the table
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,22 @@ class Outputs:
         if picture is None:
             picture = PICTURE if can_draw() else None
         check_picture(picture)
-        if picture is not None:
-            _check_kind(picture, SIGNATURES[Path(picture).suffix.lower()], "a picture")
         check_replaceable(table)
         _check_table(table)
         return cls(table, picture, model, "" if model is None else _replaced(model))
 
-    def write_table(self, date: str, labels: list[str], future: Array, interval: Array | None) -> None:
-        """Write a CSV file: the date, the forecast and, where there is an interval [H,2], its bounds."""
+    def write_table(self, date: str, labels: list[str], future: Array, interval: Array | None, scale: float) -> None:
+        """Write a CSV file: the date, the forecast and, where there is an interval [H,2], its bounds.
+
+        scale: how much the series varies. A number has 8 digits, and more where it is large beside the scale.
+        """
+        digits = min(17, DIGITS + max(0, math.ceil(math.log10(max(abs(future).max() / scale, 1.0)))))
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow([date, *COLUMNS[: 1 if interval is None else 3]])
         for k, label in enumerate(labels):
             numbers = [future[k]] if interval is None else [future[k], *interval[k]]
-            rows.writerow([label, *(f"{value:.8g}" for value in numbers)])
+            rows.writerow([label, *(f"{value:.{digits}g}" for value in numbers)])
         replace_file(self.table, text.getvalue().encode())
 
     def write_picture(self, *facts: Any) -> str:
@@ -72,20 +75,15 @@ class Outputs:
         return f"Picture written to {self.picture}"
 
 
-def _check_kind(path: str, signature: bytes, kind: str) -> None:
-    if os.path.exists(path):
-        with open(path, "rb") as file:
-            start = file.read(len(signature))
-        if start and start != signature:
-            raise ValueError(f"{path!r} exists and is not {kind}, expected another name")
-
-
 def _check_table(path: str) -> None:
     """A file that is there must be empty or a forecast."""
     if os.path.exists(path):
-        with open(path, encoding="utf-8", errors="replace") as file:
-            header = file.readline(10_000)
-        if header and next(csv.reader([header]), [])[1:2] != [COLUMNS[0]]:
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            start = file.read(10_000)
+        header: list[str] = []
+        with suppress(csv.Error):
+            header = next(csv.reader(io.StringIO(start, newline="")), [])
+        if start and tuple(header[1:]) not in (COLUMNS, COLUMNS[:1]):
             raise ValueError(f"{path!r} exists and is no table of 'bptt forecast', expected another name for --out")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from bptt._arrays import brief
 from bptt.forecasting.steps import Step, step_of, steps_between
+from bptt.forecasting.table import NUMBER as FLOAT
 from bptt.forecasting.table import Table
 
 __all__ = ["Dates", "dates_of", "with_absent_rows"]
@@ -72,7 +73,7 @@ def dates_of(table: Table, column: str | None = None, without: str | None = None
     """The dates of a table, which ascend by an even step.
 
     Args: column: their name; "none": count the rows from 1; None: the first column but `without` that begins with a
-        date (with a whole number only where its name says so, as "year" does), else count the rows.
+        date (with a number only where its name says so, as "year" does), else count the rows.
     Raises: ValueError, which names the first line that is not a date or not one step after the line before.
 
     >>> table = Table("wind.csv", ("day", "wind"), [["2024-01-31", "3"], ["2024-02-29", "4"]], [2, 3])
@@ -144,17 +145,24 @@ def _counts(step: Step, values: Sequence[Any]) -> list[int] | None:
 def _column(table: Table, column: str | None, without: str | None) -> str | None:
     """The column of the dates; None where the rows are counted."""
     if column is None:
-        return next((name for name in table.columns if name != without and _begins_with_date(table, name)), None)
+        others = [name for name in table.columns if name != without and table.columns.count(name) == 1]
+        dated = [name for name in others if _begins_with_date(table, name)]
+        return next(iter(dated or [name for name in others if _named_date(table, name)]), None)
     return None if column == NO_DATES and NO_DATES not in table.columns else column
 
 
 def _begins_with_date(table: Table, name: str) -> bool:
-    if table.columns.count(name) > 1:
-        return False
     cell = table.cells(name)[0]
     if cell.isdecimal():
         return name.lower() in DATE_NAMES | COUNTING_NAMES
+    if FLOAT.fullmatch(cell) and name.lower() not in DATE_NAMES:  # 1.0823 is no month of the year 823
+        return False
     return any(_read(cell, form) is not None for form in (ISO, QUARTER, *FORMS))
+
+
+def _named_date(table: Table, name: str) -> bool:
+    """Whether a column has the name and the looks of dates; where they cannot be read, that must not be silent."""
+    return name.lower() in DATE_NAMES and not FLOAT.fullmatch(table.cells(name)[0])
 
 
 def _readings(table: Table, column: str, cells: list[str]) -> dict[str, list[Any]]:
@@ -169,8 +177,8 @@ def _readings(table: Table, column: str, cells: list[str]) -> dict[str, list[Any
         values = []
         for cell in cells:
             value = _read(cell, form)
-            if value is None:
-                break
+            if value is None or (form == ISO and values and (value.tzinfo is None) != (values[0].tzinfo is None)):
+                break  # a time with an offset from UTC and one without cannot be compared
             values.append(value)
         if len(values) == len(cells):
             found[form] = values
@@ -228,7 +236,12 @@ def _iso_text(value: datetime, example: str) -> str:
         value = value.astimezone(like.tzinfo)
     parts = re.fullmatch(r"[\d-]{10}(.)(\d\d(:\d\d)?(:\d\d)?)(\.\d+)?.*", example)
     separator, time = (parts[1], parts[2]) if parts else ("T", "00:00:00")
-    seconds = value.second or value.microsecond
-    precision = "auto" if parts and parts[5] else "minutes" if len(time) <= 5 and not seconds else "seconds"
+    fraction = len(parts[5]) - 1 if parts and parts[5] else 0
+    if value.microsecond % 1000 or fraction > 3:
+        precision = "microseconds"
+    elif value.microsecond or fraction:
+        precision = "milliseconds"
+    else:
+        precision = "minutes" if len(time) <= 5 and not value.second else "seconds"
     text = value.isoformat(separator, precision)
     return text.removesuffix("+00:00") + "Z" if example[-1] in "Zz" else text

@@ -156,12 +156,18 @@ class Forecaster:
         """The rows of a window: the L that the network reads, after those of one season."""
         return self.season + self.network.length
 
+    @property
+    def units(self) -> float:
+        """How much the series varies: its standard deviation in the training part."""
+        return float(np.ravel(self.scaler.state()["scale"])[0])
+
     def inputs(self, z: Array) -> Array:
         """What the network reads, [L,N,2] float32, of windows [s + L,N] of scaled values."""
         s = self.season
         level = z[s:] - z[s : s + 1]
         change = np.diff(z[s - 1 :], axis=0) / self.change_scale
-        return np.stack([level, change], axis=-1).astype(np.float32)
+        with np.errstate(over="ignore"):  # what is infinite then is no finite forecast
+            return np.stack([level, change], axis=-1).astype(np.float32)
 
     def base(self, z: Array, steps: Array) -> Array:
         """The base [len(steps),N,H] of windows [s + L,N] of scaled values, from some of their rows."""
@@ -187,7 +193,11 @@ class Forecaster:
             windows = z[origins[k : k + ROWS] + np.arange(1 - W, 1)[:, np.newaxis]]  # [W,N]
             change = self.model(self.inputs(windows))[0][-1].astype(np.float64) * self.target_scale
             found.append(self.scaler.inverse(self.base(windows, np.array([W - 1]))[0] + change))
-        return self.limited(np.concatenate(found))
+        forecasts = np.concatenate(found)
+        if not np.isfinite(forecasts).all():
+            has = f"the series has values up to {np.abs(values).max():g}, for which the model gives no finite forecast"
+            raise ValueError(f"{has}, expected values like those of column {brief(self.column)}, its training")
+        return self.limited(forecasts)
 
     def limited(self, forecast: Array) -> Array:
         """Forecasts of any shape, or bounds of them, with `least` in the place of what is below it."""
@@ -212,7 +222,7 @@ class Forecaster:
         model = saving.load(path)
         try:
             return _loaded(model, facts)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             what = f"{os.fspath(path)!r} has no usable forecaster ({cut(str(error), 90)})"
             raise ValueError(f"{what}, expected a file from 'bptt forecast'") from error
 
@@ -230,7 +240,7 @@ def facts_of(extra: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _loaded(model: Any, facts: Mapping[str, Any]) -> Forecaster:
     *recurrent, last = model.layers
-    cell = next(name for name, kind in CELLS.items() if type(recurrent[0]) is kind)
+    cell = next((name for name, kind in CELLS.items() if type(recurrent[0]) is kind), type(recurrent[0]).__name__)
     sizes = (facts["length"], last.out_features, cell, recurrent[0].hidden_size, len(recurrent))
     network = Network(*sizes)
     if recurrent[0].input_size != 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bptt._arrays import cut
 from bptt._pictures import COLOURS, INK, PALE, clean, figure
 from bptt.forecasting.dates import Dates
 from bptt.forecasting.training import Parts
@@ -40,7 +41,7 @@ def draw(
     x: list[Any] = [dates.value(k) for k in range(first, T + H)]
     page = figure("bptt forecast", 9, 4)
     axes = page.subplots()
-    axes.plot(x[: T - first], values[first:], color=SERIES, linewidth=1.1, label=name)
+    axes.plot(x[: T - first], values[first:], color=SERIES, linewidth=1.1, label=_plain(name))
     if parts is not None and held_out is not None:
         _draw_held_out(axes, x, first, values, parts, held_out)
     if interval is not None:
@@ -49,10 +50,16 @@ def draw(
     axes.plot(x[T - first - 1 :], [values[-1], *future], color=FUTURE, linewidth=1.8, label=f"forecast, {H} steps")
     axes.grid(alpha=0.25)
     clean(axes)
-    axes.set_xlabel(dates.column or "row")
+    axes.set_xlabel(_plain(dates.column or "row"))
     axes.set_xmargin(0.01)
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=9)
     return page
+
+
+def _plain(name: str) -> str:
+    """A name as it is: not as a formula between dollars, nor left out of the legend because it begins with _."""
+    text = cut(name, 40).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _draw_held_out(axes: Any, x: list[Any], first: int, values: Array, parts: Parts, held_out: Array) -> None:

@@ -12,7 +12,9 @@ import difflib
 import io
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,8 @@ __all__ = ["FILLINGS", "Table", "read_table"]
 MISSING = {"", "na", "n/a", "nan", "null", "none"}  # a cell that says that there is no value, in any case
 FILLINGS = ("previous", "interpolate")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # float() also takes "1_000" and "infinity"
+FIGURES = re.compile(r"[\d.,:/ TZ+-]*\d[\d.,:/ TZ+-]*([eE][+-]?\d+)?")  # a number or a date, but no name of a column
+LARGEST = 1e150  # the squares of larger numbers are infinite
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,14 @@ class Table:
 
     def _number(self, column: str, k: int, cell: str) -> float:
         number = float(cell) if NUMBER.fullmatch(cell) else np.nan
-        if not np.isfinite(number):
+        if not abs(number) <= LARGEST:
             has = f"{self.name} has {brief(cell)} in line {self.lines[k]}, column {brief(column)}"
             comma = re.fullmatch(r"[+-]?[\d.]*,\d+", cell)
-            expected = "a decimal point: 3.5, not 3,5" if comma else "a finite number, or nothing where it is missing"
+            expected = "a number, or nothing where it is missing"
+            if comma:
+                expected = "a decimal point: 3.5, not 3,5"
+            elif NUMBER.fullmatch(cell):
+                expected = f"a number between {-LARGEST:g} and {LARGEST:g}"
             raise ValueError(f"{has}, expected {expected}")
         return number
 
@@ -122,8 +130,8 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     """
     name = os.fspath(path)
     lines = _lines(path, name)
-    separator = _separator(lines)
-    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+    # strict: a quote that nothing closes would silently take all rows after it into one cell
+    reader = csv.reader(lines, delimiter=_separator(lines), skipinitialspace=True, strict=True)
     columns: tuple[str, ...] = ()
     rows: list[list[str]] = []
     numbers: list[int] = []
@@ -135,7 +143,9 @@ def read_table(path: str | os.PathLike[str]) -> Table:
                 columns = _columns(name, reader.line_num, row)
             elif len(row) != len(columns):
                 has = f"{name} has {len(row)} cells in line {reader.line_num}"
-                raise ValueError(f"{has}, expected {len(columns)}, as the header has, separated by {separator!r}")
+                raise ValueError(
+                    f"{has}, expected {len(columns)}, as the header has, separated by {reader.dialect.delimiter!r}"
+                )
             else:
                 rows.append(row)
                 numbers.append(reader.line_num)
@@ -163,10 +173,12 @@ def _lines(path: str | os.PathLike[str], name: str) -> list[str]:
 
 def _separator(lines: list[str]) -> str:
     """The separator that gives the header and the first row the most cells, the same number of them."""
-    first = [line for line in lines[:100] if line.strip()][:2]
+    first = [line for line in lines if line.strip()][:100]  # cells in quotes may have line ends
 
     def cells(separator: str) -> tuple[bool, int]:
-        counts = [len(row) for row in csv.reader(first, delimiter=separator, skipinitialspace=True)]
+        counts = []
+        with suppress(csv.Error):  # which reading the rows reports
+            counts += [len(row) for row in islice(csv.reader(first, delimiter=separator, skipinitialspace=True), 2)]
         count = counts[0] if counts else 0
         return count > 1 and len(set(counts)) == 1, count
 
@@ -175,8 +187,8 @@ def _separator(lines: list[str]) -> str:
 
 def _columns(name: str, line: int, row: list[str]) -> tuple[str, ...]:
     columns = tuple(cell.strip() for cell in row)
-    if all(NUMBER.fullmatch(cell) for cell in columns):
-        has = f"{name} begins with numbers in line {line} ({cut(', '.join(columns), 40)})"
+    if all(FIGURES.fullmatch(cell) for cell in columns):
+        has = f"{name} begins with figures in line {line} ({cut(', '.join(columns), 40)})"
         raise ValueError(f"{has}, expected a header: a line with the names of the columns")
     return columns
 

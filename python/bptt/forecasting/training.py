@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["Judgement", "Parts", "Settings", "divide", "judge", "train", "training_rows", "windows_of"]
 
 LEAST_WINDOWS = 8  # to train on
+LONGEST_DEFAULT = 24  # of a horizon
 MOST_STEPS = 30_000  # of all windows that overlap: neighbouring windows of a long series differ little
 MOST_ORIGINS = 2000
+SMALLEST = 1e-150  # the squares of smaller numbers are 0
 LEAST_ORIGINS = 10  # for the quantiles of an interval
 QUANTILES = (0.1, 0.9)
 
@@ -113,13 +115,12 @@ def divide(
 
 
 def training_rows(T: int, horizon: int | None = None, validation: float = 0.15, test: float = 0.2) -> int:
-    """The rows to train on, as `divide` finds them for every season: for what must be known before, as the season."""
-    return _parts(T, 1, horizon, None, validation, test).train
+    """The rows to train on that `divide` finds for every season: for what must be known before, as the season."""
+    return _parts(T, LONGEST_DEFAULT, horizon, None, validation, test).train
 
 
 def _parts(T: int, season: int, horizon: int | None, length: int | None, validation: float, test: float) -> Parts:
-    H = horizon or min(season if 4 <= season <= 24 else 12, max(1, T // 10))
-    # a default horizon is never longer than a default part, so that the parts do not depend on the season
+    H = horizon or min(season if 4 <= season <= LONGEST_DEFAULT else 12, max(1, T // 10))
     held_out, checked = (max(round(each * T) if each < 1 else int(each), H) for each in (test, validation))
     train = T - held_out - checked
     L = length or max(2, min(max(2 * season, 24), max(season, 256), (train - season) // 3))
@@ -148,9 +149,13 @@ def train(
     Raises: ValueError where the training part is constant; FloatingPointError where the loss is not finite.
     """
     settings = settings or Settings()
-    if values[: parts.train].min() == values[: parts.train].max():
+    least, most = values[: parts.train].min(), values[: parts.train].max()
+    if least == most:
         has = f"the training part, {parts.train:,} rows, has the one value {values[0]:g}"
         raise ValueError(f"{has}, expected a series that varies: the forecast of a constant is that value")
+    if most - least < SMALLEST:
+        has = f"the training part, {parts.train:,} rows, has values from {least:g} to {most:g}"
+        raise ValueError(f"{has}, expected a range of at least {SMALLEST:g}: give the series in a smaller unit")
     x, target = windows_of(forecaster, values[: parts.train])
     held = windows_of(forecaster, values[parts.train - forecaster.rows : parts.test])
     last = np.zeros(held[0].shape[:2], bool)
@@ -181,7 +186,8 @@ def windows_of(forecaster: Forecaster, values: Array) -> tuple[Array, Array]:
     stride = min(forecaster.network.length, -(-(len(values) - W - H + 1) // max(LEAST_WINDOWS, MOST_STEPS // W)))
     z, ahead = windows(forecaster.scaler.transform(values), W, H, stride, each_step=True)
     base = forecaster.base(z[..., 0], np.arange(season, W))
-    return forecaster.inputs(z[..., 0]), ((ahead[season:] - base) / forecaster.target_scale).astype(np.float32)
+    with np.errstate(over="ignore"):  # the loss says that it is infinite
+        return forecaster.inputs(z[..., 0]), ((ahead[season:] - base) / forecaster.target_scale).astype(np.float32)
 
 
 @dataclass(frozen=True)
