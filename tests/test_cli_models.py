@@ -3,6 +3,7 @@
 
 import os
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -29,6 +30,11 @@ def folder(tmp_path, monkeypatch):
     np.savez("wide.npz", x=x, target=x)
     np.savez("words.npz", x=np.array(["a"]), target=x)
     np.savez("objects.npz", x=np.array([{}], object), target=x)
+    with zipfile.ZipFile("bytes.npz", "w") as file:
+        file.writestr("x", b"no array")
+        file.writestr("target", b"no array")
+    (tmp_path / "text.png").write_text("text")
+    bptt.save(bptt.Linear(2, 1), "named", extra={"forecaster": "of the week"})
     np.save("one.npy", x)
     checkpoint.save("foreign", {"w": np.zeros(3)}, {"sizes": [3]})
     return tmp_path
@@ -85,6 +91,7 @@ def test_info_says_what_any_model_is(folder, capsys):
     assert "0 LSTM(2, 4, num_layers=2, " in text
     assert "zoneout=0.1" in text
     assert rows(printed(capsys, "info", "linear"))["layers"].startswith("0 Linear(2, 1")
+    assert rows(printed(capsys, "info", "named"))["kind"] == "model"
 
 
 @pytest.mark.parametrize("name", ["text.txt", "missing", ".", "foreign", "data.npz"])
@@ -130,7 +137,9 @@ def test_diagnose_draws(folder, capsys):
         ("model --data one.npy", ["one.npy", "x and target"]),
         ("model --data half.npz", ["half.npz", "x and target"]),
         ("model --data objects.npz", ["objects.npz"]),
+        ("model --data bytes.npz", ["bytes.npz", "bytes in place of the array x"]),
         ("model --data words.npz", ["x has"]),
+        ("model --data data.npz --plot text.png", ["is not a picture"]),
         ("model --data wide.npz", ["target has shape (40, 3, 2), expected (40, 3, 1)"]),
         ("model --data data.npz --loss cross_entropy", ["integers"]),
         ("model --data data.npz --steps 5", ["--steps"]),

@@ -40,4 +40,7 @@ def read_arrays(path: str, needed: Sequence[str], optional: Sequence[str] = ()) 
             raise ValueError(
                 f"{path!r} is damaged or holds objects, {expected}, padded by bptt.data.pad where lengths differ"
             ) from error
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray):  # numpy returns the bytes of a member that is no array
+            raise ValueError(f"{path!r} has bytes in place of the array {name}, {expected}")
     return found

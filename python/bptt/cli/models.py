@@ -42,7 +42,7 @@ class ModelFile:
             return CHARACTERS
         if "model" not in self.config:
             raise ValueError(f"{self.path!r} holds no model, expected a file of 'bptt train' or bptt.save")
-        return FORECASTER if KEY in self.extra else MODEL
+        return FORECASTER if isinstance(self.extra.get(KEY), dict) else MODEL
 
     @property
     def extra(self) -> dict[str, Any]:
