@@ -174,7 +174,7 @@ def _readings(table: Table, column: str, cells: list[str]) -> dict[str, list[Any
     ):
         if form == NUMBER and found:
             break
-        values = []
+        values: list[Any] = []
         for cell in cells:
             value = _read(cell, form)
             if value is None or (form == ISO and values and (value.tzinfo is None) != (values[0].tzinfo is None)):
