@@ -151,6 +151,7 @@ def test_diagnose_and_info_take_a_forecaster(folder, capsys):
         (["data.csv", "--use", "foreign.safetensors"], "no usable forecaster"),
         (["data.csv", "--use", "huge.safetensors"], "no usable forecaster"),
         (["data.csv", "--model", "gap.csv"], "is not a model"),
+        (["data.csv", "--model", ""], "is not a regular file"),
         (["data.csv", "--model", "other.safetensors"], "holds no forecaster"),
         (["two.csv"], "2 columns of numbers, expected --column with one of a, b"),
         (["constant.csv"], "has the one value 3"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The work of `bptt forecast`: CSV files, dates, seasons, the forecaster and its training."""
 
+import re
 from datetime import datetime
 
 import numpy as np
@@ -257,6 +258,13 @@ def test_parts_follow_each_other_and_the_least_length_is_exact():
     assert divide(least, 8, horizon=8, length=24).train < least
     with pytest.raises(ValueError, match=f"expected at least {least}"):
         divide(least - 1, 8, horizon=8, length=24)
+    for sizes in ({"validation": 1e9}, {"horizon": 10**5, "length": 10**6}, {"test": 0.8499999999}):  # all at once
+        with pytest.raises(ValueError, match=r"expected at least [\d,]+ for") as caught:
+            divide(160, **sizes)
+        least = int(re.search(r"at least ([\d,]+)", str(caught.value))[1].replace(",", ""))
+        divide(least, **sizes)
+        with pytest.raises(ValueError, match=f"expected at least {least:,}"):
+            divide(least - 1, **sizes)
     with pytest.raises(ValueError, match="expected less than 1 together"):
         divide(160, validation=0.5, test=0.5)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,18 @@ def test_a_file_has_every_bit_and_both_ways_write_it(tmp_path: Path) -> None:
     history = run(tmp_path / "a", callbacks=[JSONLLogger(tmp_path / "b")])
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert bptt.History.read(tmp_path / "a").to_dict() == history.to_dict()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a full disk of Linux")
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    def fill(run: object) -> None:
+        logger.close()
+        logger._file = open("/dev/full", "w")  # noqa: SIM115 - the logger closes it
+
+    logger = JSONLLogger(tmp_path / "a")
+    with pytest.raises(OSError, match=r"cannot write '.*a' \(No space left on device\), expected room") as caught:
+        run(callbacks=[logger, bptt.callbacks.LambdaCallback(on_train_begin=fill)])
+    assert caught.value.errno is None
 
 
 def test_a_file_says_how_the_run_ended(tmp_path: Path) -> None:

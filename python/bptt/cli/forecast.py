@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
     for name in _given(args, *OF_TRAINING):
         if args.use is not None:
             raise ValueError(f"--use and --{name} are given, expected one of them: a saved model is not trained")
-    model = None if args.use is not None else args.model or MODEL
+    model = None if args.use is not None else MODEL if args.model is None else args.model
     names = {"FILE": args.file, "--use": args.use, "--out": args.out, "--plot": args.plot, "--model": model}
     check_different(names)
     outputs = Outputs.checked(args.out, args.plot, model)

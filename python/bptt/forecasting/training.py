@@ -10,9 +10,9 @@ that has never seen it. A window may begin in the part before.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ __all__ = ["Judgement", "Parts", "Settings", "divide", "judge", "train", "traini
 
 LEAST_WINDOWS = 8  # to train on
 LONGEST_DEFAULT = 24  # of a horizon
+ONE_BY_ONE = 1000  # rows; with 240, the longest default horizon is no longer limited by the rows
 MOST_STEPS = 30_000  # of all windows that overlap: neighbouring windows of a long series differ little
 MOST_ORIGINS = 2000
 SMALLEST = 1e-150  # the squares of smaller numbers are 0
@@ -108,10 +109,18 @@ def divide(
     parts = _parts(T, season, horizon, length, validation, test)
     if _fits(parts):
         return parts
-    longer = (_parts(n, season, horizon, length, validation, test) for n in count(T + 1))
-    least = next(each.T for each in longer if _fits(each) or each.T > 10**7)
+    least = _least(T + 1, lambda n: _fits(_parts(n, season, horizon, length, validation, test)))
     sizes = f"--horizon {parts.horizon} and --length {parts.length}" if length else f"--horizon {parts.horizon}"
     raise ValueError(f"the series has {T:,} rows, expected at least {least:,} for {sizes}")
+
+
+def _least(first: int, fits: Callable[[int], bool]) -> int:
+    """The least number of rows from `first` on that fits."""
+    step = 1  # few rows: one by one, since a default horizon grows with them; many: by bisection
+    while not fits(first):
+        low, first = first, first + step
+        step = step if first < ONE_BY_ONE else 2 * step
+    return low + 1 + bisect_left(range(low + 1, first), True, key=fits) if step > 1 else first
 
 
 def training_rows(T: int, horizon: int | None = None, validation: float = 0.15, test: float = 0.2) -> int:

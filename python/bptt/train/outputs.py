@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from bptt.train.history import end_line, to_line
@@ -122,8 +123,7 @@ class JSONLLogger(Callback):
 
         check_replaceable(self._path)
         self._file = open(self._path, "w", encoding="utf-8")  # noqa: SIM115 - `close` closes it
-        self._file.writelines(map(to_line, run.history.events()))
-        self._file.flush()
+        self._write("".join(map(to_line, run.history.events())))
 
     def on_step(self, run: Run, step: Step) -> None:
         """Add a line."""
@@ -139,11 +139,17 @@ class JSONLLogger(Callback):
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     def _write(self, line: str) -> None:
         assert self._file is not None
-        self._file.write(line)
-        self._file.flush()
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            with suppress(OSError):  # closing tries again to write the line
+                self.close()
+            has = f"cannot write {self._path!r} ({error.strerror or error})"
+            raise type(error)(f"{has}, expected room for the log of the run") from error
