@@ -187,3 +187,14 @@ def test_absurd_values_are_refused(folder, option):
     before = snapshot(folder)
     assert_refused(call("train", "text.txt", *SMALL, *option.split(), cwd=folder), "train", option.split()[0])
     assert snapshot(folder) == before
+
+
+def test_a_state_of_another_structure_is_refused(folder, capsys):
+    options = ["train", "text.txt", *SMALL, "--steps", 3, "--resume"]
+    assert cli.main([*map(str, options)]) == 0
+    capsys.readouterr()
+    arrays, config = checkpoint.load("model.safetensors.state")
+    others = {"position": {"number": "x"}, "optimizer": {}, "callbacks": [1], "batches": None, "settings": 7}
+    for name, value in others.items():
+        checkpoint.save("model.safetensors.state", arrays, {**config, name: value})
+        refused(capsys, *options)

@@ -34,7 +34,7 @@ class Options(Callback):
     def check(self, run: SavedRun, path: str) -> None:
         """Raise ValueError where a run has other options."""
         theirs = run.callbacks.get(type(self).__name__, {}).get("options")
-        if theirs is None:
+        if not isinstance(theirs, dict):
             raise ValueError(f"{path!r} is the training state of another program, expected one of 'bptt train'")
         name = next((name for name in self.options if theirs.get(name) != self.options[name]), None)
         where = f"as in {path!r}, or that file removed to begin again"

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,8 +53,24 @@ def saved_run(path: str | os.PathLike[str], config: Mapping[str, Any]) -> SavedR
         has = f"resume is {brief(os.fspath(path))}, which has no training state of this version of bptt"
         raise ValueError(f"fit: {has}, expected another file")
     no_arrays: Mapping[str, Any] = defaultdict(lambda: None)
-    callbacks = {each["type"]: checkpoint.put_together(each["state"], no_arrays) for each in config["callbacks"]}
-    return SavedRun(config["position"]["number"], config["stop_reason"], callbacks)
+    with _complete(path):
+        callbacks = {
+            each["type"]: {**checkpoint.put_together(each["state"], no_arrays)} for each in config["callbacks"]
+        }
+        place = config["position"]
+        if not all(isinstance(value, int) for name, value in place.items() if name != "state"):
+            raise TypeError(f"its position is {brief(place)}")
+        return SavedRun(place["number"], str(config["stop_reason"]), callbacks)
+
+
+@contextmanager
+def _complete(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What is missing in a file, or of another kind, becomes a ValueError."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
+        has = f"resume is {brief(os.fspath(path))}, a damaged training state ({type(error).__name__}: {error})"
+        raise ValueError(f"fit: {has}, expected one that fit wrote") from error
 
 
 class StateFile:
@@ -77,6 +94,21 @@ class StateFile:
             return False
         saved_run(self._path, found)
         arrays, config = checkpoint.load(self._path)
+        with _complete(self._path):
+            self._take(arrays, config, task, updates, history, callbacks)
+        return True
+
+    def _take(
+        self,
+        arrays: dict[str, Array],
+        config: dict[str, Any],
+        task: Task,
+        updates: Updates,
+        history: History,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        from bptt import checkpoint
+
         ours, saved = self._settings, config["settings"]
         for name in {**ours, **saved}:
             if ours.get(name) != saved.get(name):
@@ -104,7 +136,6 @@ class StateFile:
         updates.skipped = config["skipped"]
         _fill(history, arrays, config)
         self._last_number = updates.position.number
-        return True
 
     def save_if_due(self, task: Task, updates: Updates, history: History, callbacks: Sequence[Callback]) -> None:
         """Save, where enough updates or seconds have passed."""
