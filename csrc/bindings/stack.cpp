@@ -15,9 +15,11 @@ void register_stack(py::module_& m) {
       .def_property_readonly("nbytes", &PyTape::bytes)
       .def("kept", &PyTape::kept, py::arg("indices"), py::arg("kernel") = 0);
   py::class_<PyStack>(m, "Stack", py::is_final(), py::module_local())
-      .def(py::init<const std::string&, const std::string&, Index, Index, bool, Index, Index, Index, Index>(),
+      .def(py::init<const std::string&, const std::string&, Index, Index, bool, Index, Index, Index, Index,
+                    const std::string&>(),
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("bias"),
-           py::arg("proj_size") = 0, py::arg("num_layers") = 1, py::arg("num_directions") = 1, py::arg("num_heads") = 1)
+           py::arg("proj_size") = 0, py::arg("num_layers") = 1, py::arg("num_directions") = 1, py::arg("num_heads") = 1,
+           py::arg("products") = "fma")
       .def("plan", &PyStack::plan, py::arg("steps"), py::arg("batch"))
       .def("runs_in_parallel", &PyStack::runs_in_parallel, py::arg("steps"), py::arg("batch"),
            py::arg("options").none(true), py::arg("training"))

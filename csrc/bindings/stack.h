@@ -25,7 +25,7 @@ using Asked = std::optional<std::vector<const CallOptions*>>;
 class PyStack : public Own {
  public:
   PyStack(const std::string& cell, const std::string& dtype, Index input, Index hidden, bool bias, Index projection,
-          Index layers, Index directions, Index heads) {
+          Index layers, Index directions, Index heads, const std::string& products) {
     for (const auto& [n, name] :
          {std::pair(input, "input_size"), std::pair(hidden, "hidden_size"), std::pair(layers, "num_layers"),
           std::pair(directions, "num_directions"), std::pair(heads, "num_heads")}) {
@@ -43,7 +43,7 @@ class PyStack : public Own {
                             std::to_string(directions) + ", expected at most " + std::to_string(kMostLayers) +
                             " and 2");
     }
-    const stack::StackSizes sizes{input, hidden, projection, layers, directions, bias, heads};
+    const stack::StackSizes sizes{input, hidden, projection, layers, directions, bias, heads, mode(products)};
     if (dtype == "float32")
       impl_ = make<float>(cell, sizes);
     else if (dtype == "float64")
@@ -152,6 +152,14 @@ class PyStack : public Own {
       throw py::value_error("Stack: proj_size is " + std::to_string(sizes.projection) + ", expected " + expected);
     }
     return made;
+  }
+
+  static ProductMode mode(const std::string& products) {
+    for (const auto& [name, mode] : {std::pair("fma", ProductMode::kFma), std::pair("winograd", ProductMode::kWinograd),
+                                     std::pair("bfloat16", ProductMode::kBfloat16)}) {
+      if (products == name) return mode;
+    }
+    throw py::value_error("Stack: products is '" + products + "', expected fma, winograd or bfloat16");
   }
 
   std::vector<const stack::CallOptions*> checked(const Asked& asked) const {

@@ -18,6 +18,34 @@
 
 namespace bptt::sequence {
 
+/// dx of the rows [begin, end) of `blocks` in another mode.
+template <class T>
+void mode_input_gradient(T* dx, const Weights<T>& w, const T* gates, const RowBlocks& blocks, Index begin, Index end,
+                         ModeRows& operand) {
+  if constexpr (std::is_same_v<T, float>) {
+    constexpr int W = Vec<T>::kSize, kBlocks = 4;
+    constexpr Index place[kBlocks] = {0, W, 2 * W, 3 * W};
+    const Segments k = gate_segments(w, w.cell.x_acc, w.G);
+    const Index width = w.cell.lines * w.Hp;
+    for (Index i = begin; i < end; ++i) {
+      const int R = blocks.size(i);
+      const Index row = blocks.begin(i);
+      for (int r = 0; r < R; ++r) operand.set(r, gates + (row + r) * width, k);
+      for (Index j = 0; j < w.x_back.blocks(); j += kBlocks) {
+        const int count = int(std::min<Index>(kBlocks, w.x_back.blocks() - j));
+        alignas(64) T sum[kTileRows][kBlocks][W] = {};
+        w.x_back_mode.multiply(sum[0][0], kBlocks * W, place, operand, 0, R, j, count);
+        for (int r = 0; r < R; ++r) {
+          for (int n = 0; n < count; ++n) {
+            const Index column = (j + n) * W;
+            Vec<T>::load(sum[r][n]).store(dx + (row + r) * w.I + column, std::min<Index>(W, w.I - column));
+          }
+        }
+      }
+    }
+  }
+}
+
 template <class T>
 class Backward final : public ResumableCall {
  public:
@@ -47,6 +75,11 @@ class Backward final : public ResumableCall {
       dlines_ = Buffer<T>(checked_mul(batch_sizes_.batch, row_));
       ds_ = Buffer<T>(checked_mul((S + 1) * batch_sizes_.batch, w_.Hp));
       if (w_.H < w_.Hp) dlines_.clear(), ds_.clear();  // lanes beyond H are never written, but read
+    }
+    if (w_.mode != ProductMode::kFma) {
+      mode_rows_ = std::vector<StepRows>(std::size_t(plan.threads));
+      for (StepRows& each : mode_rows_)
+        each.dg = {w_.mode, std::max<Index>(batch_sizes_.batch, kTileRows), w_.G * w_.H};
     }
     if (!options_) {
       first_ = Buffer<T>(chunk_steps(batch_sizes_) * batch_sizes_.batch * w_.H);
@@ -234,6 +267,7 @@ class Backward final : public ResumableCall {
     StateTransitionBack<T> transition;
     BackwardStep<T> step = shared_view();
     if (options_) step.transition = &transition;
+    if (!mode_rows_.empty()) step.mode_rows = &mode_rows_[std::size_t(thread)];
     T* dsteps[kMaxStates];
     for (Index t = end - 1; t >= begin; --t) {
       move(step, t);
@@ -336,7 +370,9 @@ class Backward final : public ResumableCall {
     const Index piece = std::max<Index>(1, plan_.poll_rows / kTileRows);
     for (Index i = share.begin; i < share.end;) {
       const Index stop = share.end - i > piece ? i + piece : share.end;
-      if (w_.I > kNarrow) {
+      if (w_.I > kNarrow && !mode_rows_.empty()) {
+        mode_input_gradient(dx, w_, gates(begin), blocks, i, stop, mode_rows_[std::size_t(thread)].dg);
+      } else if (w_.I > kNarrow) {
         product(dx, w_.I, gates(begin), row_, k, w_.x_back, static_cast<const T*>(nullptr), blocks, i, stop);
       } else {
         narrow_product(dx, w_.I, gates(begin), row_, k, w_.x_narrow.data(), blocks, i, stop);
@@ -378,6 +414,7 @@ class Backward final : public ResumableCall {
   Buffer<T> no_dy_;                            // zeros for each step, where there is no dy [B,R]
   Buffer<T> dlines_, ds_;                      // of cells of several stages
   std::optional<WeightGradient<T>> dweights_;  // none where they are not wanted
+  std::vector<StepRows> mode_rows_;            // of each thread
 };
 
 }  // namespace bptt::sequence

@@ -2,6 +2,8 @@
 // The forward loop over time: where each step reads and writes its states, with and without a tape.
 #pragma once
 
+#include <vector>
+
 #include "core/gemm/blocks.h"
 #include "core/memory/rows.h"
 #include "core/threads/interrupt.h"
@@ -77,6 +79,11 @@ class Forward final : public ResumableCall {
  private:
   void allocate() {
     const Index B = call_.batch_sizes.batch;
+    if (w_.mode != ProductMode::kFma) {
+      const Index chunk = plan_.hoisted ? plan_.chunk : 1;
+      mode_rows_ = std::vector<StepRows>(std::size_t(plan_.threads));
+      for (StepRows& each : mode_rows_) each.x = {w_.mode, checked_mul(chunk, B), w_.I}, each.h = {w_.mode, B, w_.H};
+    }
     if (multi_stage_) made_ = Buffer<T>(checked_mul((S + 1) * B, w_.Hp)), scales_ = Buffer<T>(B * kScales);
     if (keep_) {
       others_ = tape_->rows_of(call_.options ? tape_->entering_others : tape_->others);
@@ -110,12 +117,13 @@ class Forward final : public ResumableCall {
       const Index end = std::min(last, begin + plan_.chunk);
       if (plan_.hoisted) {
         kernels_.input_products(w_, call_.x + batch_sizes.begin(begin) * w_.I, gates(begin, begin),
-                                batch_sizes.begin(end) - batch_sizes.begin(begin), part.units);
+                                batch_sizes.begin(end) - batch_sizes.begin(begin), part.units, mode_rows(thread));
       }
       for (Index t = begin; t < end; ++t) {
         part.activate(batch_sizes.rows(t));
         if (call_.options) transition = transition_at(t);
-        const ForwardStep<T> step = view(t, gates(t, begin), call_.options ? &transition : nullptr);
+        ForwardStep<T> step = view(t, gates(t, begin), call_.options ? &transition : nullptr);
+        step.mode_rows = mode_rows(thread);
         for_poll_rows(part.rows, plan_.poll_rows, [&](const RowBlocks& rows) {
           kernels_.forward(step, rows, part.units, t);
           if (thread == 0 && poll_(rows.total)) barrier.cancel();
@@ -174,6 +182,8 @@ class Forward final : public ResumableCall {
     c.others1 = others(t);
     return c;
   }
+
+  StepRows* mode_rows(int thread) { return mode_rows_.empty() ? nullptr : &mode_rows_[std::size_t(thread)]; }
 
   // The arrays of step t: on the tape, or without one in memory that the steps share.
   T* gates(Index t, Index chunk) {
@@ -252,8 +262,9 @@ class Forward final : public ResumableCall {
   Poll poll_;          // by thread 0, or the thread that has the piece
   bool keep_ = false;  // this pass writes the tape's buffers
   Buffer<T> scratch_, states_, operand_, entering_h_, ended_;
-  Buffer<T> made_, scales_;  // of cells of several stages
-  OtherStates<T> others_;    // as they enter step 0, or any step where none is kept
+  Buffer<T> made_, scales_;          // of cells of several stages
+  std::vector<StepRows> mode_rows_;  // of each thread
+  OtherStates<T> others_;            // as they enter step 0, or any step where none is kept
   T* final_[kMaxStates];
 };
 

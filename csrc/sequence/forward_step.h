@@ -24,6 +24,7 @@ struct ForwardTiles {
   template <int R, int U>
   static BPTT_NOINLINE void tile(const Step& s, Index row, Index block) {
     const Weights<T>& w = s.w;
+    if (has_mode(s)) return mode_tile<R>(s, row, block, U, A, W, W);
     Vec<T> acc[R][U * A];
     start(s, acc, row, block);
     if (s.x) {
@@ -53,6 +54,7 @@ struct ForwardTiles {
     const Weights<T>& w = s.w;
     const Index block = w.blocks - 1;
     const Index units = std::min<Index>(w.tail, W - 1);  // w.tail it is; the bound is for the compiler to see
+    if (has_mode(s)) return mode_tile<R>(s, row, block, 1, N, units, units);
     Vec<T> acc[R][N];
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
@@ -70,6 +72,43 @@ struct ForwardTiles {
   }
 
  private:
+  static bool has_mode(const Step& s) {
+    if constexpr (kHasModes && std::is_same_v<T, float> && !kHeads) return s.mode_rows != nullptr;
+    return false;
+  }
+
+  /// A tile of another mode: `per_block` registers for each of `blocks` blocks, whose accumulators are runs of `lanes`,
+  /// `stride` apart.
+  template <int R>
+  static BPTT_NOINLINE void mode_tile([[maybe_unused]] const Step& s, [[maybe_unused]] Index row,
+                                      [[maybe_unused]] Index block, [[maybe_unused]] int blocks,
+                                      [[maybe_unused]] int per_block, [[maybe_unused]] Index stride,
+                                      [[maybe_unused]] Index lanes) {
+    if constexpr (std::is_same_v<T, float>) {
+      constexpr int kMost = tile_blocks(R, A) * A;
+      const Weights<T>& w = s.w;
+      const Index width = blocks * per_block * W;
+      const bool in_tail = lanes < W;
+      alignas(64) T a[R * kMost * W];
+      for (int n = 0; n < blocks * per_block; ++n) {
+        const Index b = block + n / per_block;
+        const Vec<T> bias = Vec<T>::load(w.bias.data() + (b * A + n % per_block) * W);
+        for (int r = 0; r < R; ++r)
+          (s.x ? bias : Vec<T>::load(gate(s, row + r, n % per_block) + b * W)).store(a + r * width + n * W);
+      }
+      Index x_place[kMost], h_place[kMost];
+      const int gates = in_tail ? per_block : G;
+      for (int n = 0; n < blocks * gates; ++n) {
+        const int first = n / gates * per_block, g = n % gates;
+        x_place[n] = (first + (in_tail ? g : Cell::x_acc(g))) * W;
+        h_place[n] = (first + (in_tail ? g : Cell::h_acc(g))) * W;
+      }
+      if (s.x) w.x_mode.multiply(a, width, x_place, s.mode_rows->x, row, R, block * G, blocks * gates);
+      w.h_mode.multiply(a, width, h_place, s.mode_rows->h, row, R, block * G, blocks * gates);
+      cells(s, a, per_block * W, stride, lanes, row, R, block, blocks);
+    }
+  }
+
   static T* gate(const Step& s, Index row, int i) { return s.gates + (row * L + i) * s.w.Hp; }
 
   template <int R, int UA>
@@ -129,6 +168,27 @@ struct ForwardTiles {
   }
 };
 
+/// The operands of a step of another mode, for some rows.
+template <class T>
+void prepare(const ForwardStep<T>& s, const RowBlocks& rows) {
+  if constexpr (std::is_same_v<T, float>) {
+    for (Index row = rows.first; row < rows.first + rows.total; ++row) {
+      if (s.x) s.mode_rows->x.set(row, s.x + row * s.w.I, {s.w.I});
+      s.mode_rows->h.set(row, s.h + row * s.w.H, {s.w.H});
+    }
+  }
+}
+template <class T>
+void prepare(const BackwardStep<T>& s, const RowBlocks& rows) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (!s.dg1) return;
+    const Segments gates = gate_segments(s.w, s.w.cell.h_acc, s.w.G);
+    const Index width = s.w.cell.lines * s.w.Hp;
+    for (Index row = rows.first; row < rows.first + rows.total; ++row)
+      s.mode_rows->dg.set(row, s.dg1 + row * width, gates);
+  }
+}
+
 /// f(Constant<rows>, row block) over row blocks, whose sizes are MaxRows and one less.
 template <int MaxRows, class F>
 BPTT_INLINE void for_row_blocks(const RowBlocks& rows, F&& f) {
@@ -147,6 +207,7 @@ BPTT_INLINE void for_row_blocks(const RowBlocks& rows, F&& f) {
 template <class Tiles, int PerBlock, class Step>
 void run_tiles(const Step& step, const RowBlocks& rows, const Share& units, Index t) {
   if (rows.count == 0) return;
+  if (step.mode_rows) prepare(step, rows);
   dispatch<kTileRows>(rows.max_size(), [&](auto most) {
     constexpr int kMaxRows = most, kMaxBlocks = tile_blocks(kMaxRows, PerBlock);
     const auto tiles = [&](auto width, Index block) {

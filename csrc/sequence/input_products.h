@@ -60,11 +60,37 @@ using InputMap = MapOf<Cell, OwnInputMap<Cell>>;
 template <class Cell>
 using HiddenMap = MapOf<Cell, OwnHiddenMap<Cell>>;
 
+/// The input products in another mode.
+inline void mode_input_products(const Weights<float>& w, const float* x, float* gates, const RowBlocks& rows,
+                                const Share& blocks, ModeRows& operand) {
+  constexpr int W = Vec<float>::kSize;
+  const Index row_width = w.cell.lines * w.Hp;
+  for (Index row = 0; row < rows.total; ++row) operand.set(row, x + row * w.I, {w.I});
+  for (Index j = blocks.begin; j < blocks.end; ++j) {
+    const bool in_tail = w.tail > 0 && j + 1 == w.blocks;
+    const int registers = in_tail ? int(w.tail_width) : w.G;
+    Index place[cells::kMaxGates];
+    for (int g = 0; g < registers; ++g) place[g] = (in_tail ? g : w.cell.x_acc[g]) * w.Hp;
+    for (Index i = 0; i < rows.count; ++i) {
+      float* to = gates + rows.begin(i) * row_width + j * W;
+      for (int r = 0; r < rows.size(i); ++r) {
+        for (int n = 0; n < (in_tail ? registers : w.A); ++n)
+          Vec<float>::load(w.bias.data() + (j * w.A + n) * W).store(to + r * row_width + n * w.Hp);
+      }
+      w.x_mode.multiply(to, row_width, place, operand, rows.begin(i), rows.size(i), j * w.G, registers);
+    }
+  }
+}
+
 /// See CellKernels.
 template <class Cell, class T>
-void input_products(const Weights<T>& w, const T* x, T* gates, Index rows, const Share& blocks) {
+void input_products(const Weights<T>& w, const T* x, T* gates, Index rows, const Share& blocks,
+                    [[maybe_unused]] StepRows* mode_rows) {
   constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A;
   const RowBlocks row_blocks(rows);
+  if constexpr (std::is_same_v<T, float>) {
+    if (mode_rows) return mode_input_products(w, x, gates, row_blocks, blocks, mode_rows->x);
+  }
   const auto block = [&](auto map, auto width, auto accumulators, Index j) {
     constexpr int N = width, NA = accumulators;
     block_products<decltype(map), N, NA>(gates + j * W, w.cell.lines * w.Hp, w.Hp, x, w.I, w.x.data() + j * w.I * G * W,

@@ -19,12 +19,14 @@ namespace bptt::sequence {
 template <class T>
 class CellRecurrence final : public Recurrence<T> {
  public:
-  CellRecurrence(const CellKernels<T>& kernels, Index input, Index hidden, Index projection, Index heads)
+  CellRecurrence(const CellKernels<T>& kernels, Index input, Index hidden, Index projection, Index heads,
+                 ProductMode mode)
       : kernels_(kernels),
         input_(input),
         hidden_(hidden),
         recurrent_(cell_.projects ? projection : hidden),
-        heads_(cell_.heads ? heads : 1) {}
+        heads_(cell_.heads ? heads : 1),
+        mode_(mode) {}
 
   int gates() const override { return cell_.gates; }
   int states() const override { return cell_.states; }
@@ -38,7 +40,7 @@ class CellRecurrence final : public Recurrence<T> {
   }
 
   PackedWeights<T> pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) const override {
-    auto packed = std::make_shared<Weights<T>>(cell_, input_, hidden_, recurrent_, heads_, training);
+    auto packed = std::make_shared<Weights<T>>(cell_, input_, hidden_, recurrent_, heads_, mode_, training);
     if (!DryRun::on() && !packed->pack(from, interrupted)) return nullptr;
     return packed;
   }
@@ -126,14 +128,15 @@ class CellRecurrence final : public Recurrence<T> {
   const CellKernels<T>& kernels_;
   const cells::Info& cell_ = kernels_.cell;
   const Index input_, hidden_, recurrent_, heads_;
+  const ProductMode mode_;
 };
 
 template <class T>
 std::unique_ptr<Recurrence<T>> make_recurrence(const std::string& name, Index input, Index hidden, Index projection,
-                                               Index heads) {
+                                               Index heads, ProductMode mode) {
   const CellKernels<T>* kernels = find_kernels<T>(name);
   if (!kernels) return nullptr;
-  return std::make_unique<CellRecurrence<T>>(*kernels, input, hidden, projection, heads);
+  return std::make_unique<CellRecurrence<T>>(*kernels, input, hidden, projection, heads, mode);
 }
 
 }  // namespace bptt::sequence

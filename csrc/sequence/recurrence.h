@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "core/gemm/product_mode.h"
 #include "core/threads/interrupt.h"
 #include "sequence/plan.h"
 #include "sequence/tape.h"
@@ -73,6 +74,6 @@ class Recurrence {
 /// some, a divisor of `hidden`.
 template <class T>
 std::unique_ptr<Recurrence<T>> make_recurrence(const std::string& name, Index input, Index hidden, Index projection,
-                                               Index heads);
+                                               Index heads, ProductMode mode);
 
 }  // namespace bptt::sequence

@@ -3,4 +3,5 @@
 #include "sequence/instantiate.h"
 
 template std::unique_ptr<bptt::sequence::Recurrence<double>> bptt::sequence::make_recurrence(const std::string&, Index,
-                                                                                             Index, Index, Index);
+                                                                                             Index, Index, Index,
+                                                                                             bptt::ProductMode);

@@ -14,6 +14,12 @@
 
 namespace bptt::sequence {
 
+/// What a step of another mode reads of its rows; each thread has its own.
+struct StepRows {
+  ModeRows x, h;  // forward, [B,I] or the rows of a chunk, and [B,H]
+  ModeRows dg;    // backward, [B,G*H]
+};
+
 template <class T>
 struct ForwardStep {
   const Weights<T>& w;
@@ -25,6 +31,7 @@ struct ForwardStep {
   T* gates = nullptr;                              // [B,L,Hp], or null
   bool keep = false;                               // store what backward needs there
   const StateTransition<T>* transition = nullptr;  // null: h1 and others1 enter the next step as they are
+  StepRows* mode_rows = nullptr;                   // null: products are chains of FMAs
 
   // Of cells of several stages.
   T* scales = nullptr;  // [B,kScales]
@@ -47,6 +54,7 @@ struct BackwardStep {
   Index batch = 0;
   T* const* dsteps = nullptr;  // where the gradients of the states that leave the step go, [B,R], then [B,H] each
   const StateTransitionBack<T>* transition = nullptr;  // null: the states that leave are those that enter
+  StepRows* mode_rows = nullptr;                       // null: products are chains of FMAs
 
   // Of cells of several stages.
   const T* h = nullptr;       // [B,R], as the product saw it
@@ -61,7 +69,8 @@ template <class T>
 struct CellKernels {
   const cells::Info& cell;
   /// The input products of `rows` rows for some blocks of units: a = bias + Wx x, into gates.
-  void (*input_products)(const Weights<T>& w, const T* x, T* gates, Index rows, const Share& units);
+  void (*input_products)(const Weights<T>& w, const T* x, T* gates, Index rows, const Share& units,
+                         StepRows* mode_rows);
   void (*forward)(const ForwardStep<T>& step, const RowBlocks& rows, const Share& units, Index t);
   void (*backward)(const BackwardStep<T>& step, const RowBlocks& rows, const Share& units, Index t);
 };

@@ -31,6 +31,9 @@ class CellStream final : public Stream<T> {
         others_(checked_mul(weights_->cell.states - 1, checked_mul(batch, weights_->Hp))) {
     for (auto& h : h_) h.clear();
     others_.clear();
+    if (weights_->mode == ProductMode::kFma) return;
+    mode_rows_.x = {weights_->mode, batch, weights_->I};
+    mode_rows_.h = {weights_->mode, batch, weights_->H};
   }
 
   const T* step(const T* x) override {
@@ -40,7 +43,9 @@ class CellStream final : public Stream<T> {
     T* h1 = h_[then].data();
     if (direct_) {
       const Index next = batch_ * weights_->Hp;
-      kernels_.forward({*weights_, x, h0, h1, {others_.data(), next}, {others_.data(), next}}, rows_, units_, then);
+      ForwardStep<T> step{*weights_, x, h0, h1, {others_.data(), next}, {others_.data(), next}};
+      if (weights_->mode != ProductMode::kFma) step.mode_rows = &mode_rows_;
+      kernels_.forward(step, rows_, units_, then);
       now_ = then;
       return h1;
     }
@@ -81,8 +86,9 @@ class CellStream final : public Stream<T> {
   RowBlocks rows_;
   Share units_;
   Index batch_;
-  Buffer<T> h_[2];    // [B,R] each; the state is in h_[now_]
-  Buffer<T> others_;  // [S-1,B,Hp], or [S-1,B,H] where steps are calls
+  Buffer<T> h_[2];      // [B,R] each; the state is in h_[now_]
+  Buffer<T> others_;    // [S-1,B,Hp], or [S-1,B,H] where steps are calls
+  StepRows mode_rows_;  // of another mode than kFma
   int now_ = 0;
 };
 

@@ -6,7 +6,9 @@
 #pragma once
 
 #include <utility>
+#include <vector>
 
+#include "core/gemm/mode.h"
 #include "core/gemm/outer.h"
 #include "core/gemm/sums.h"
 #include "core/gemm/transpose.h"
@@ -28,6 +30,11 @@ class WeightGradient {
       : w_(w), call_(call), db_(w.G * w.Hp), panels_(threads * kRows * kWidth * W) {
     const Index G = w.G, H = w.H;
     if (is_transposed(w.I, H)) dwx_ = Buffer<T>(checked_mul(w.I, G * w.Hp));
+    if (w.mode != ProductMode::kFma) {
+      operands_ = std::vector<Operands>(std::size_t(threads));
+      for (Operands& each : operands_)
+        each.dg = {w.mode, checked_mul(cell_.accumulators, w.Hp), kRows}, each.z = {w.mode, kRows, kWidth, 2};
+    }
     db_.clear();
     if (rows <= kLongSum) return;
     const Index dwx = dwx_.size() > 0 ? dwx_.size() : G * H * w.I;
@@ -56,14 +63,18 @@ class WeightGradient {
       const bool full = since + n >= kLongSum || (last && r + n == rows);
       const Sums to = sums(since == 0, full);
       const T* g = dg + r * row_;
-      for (Index head = 0, units = w_.H / w_.N; head < w_.N; ++head) {
+      if (!operands_.empty()) {
+        add_in_mode(to, g, x + r * w_.I, h + r * w_.R, n, operands_[std::size_t(thread)],
+                    Share(w_.blocks, thread, threads));
+      }
+      for (Index head = 0, units = w_.H / w_.N; head < w_.N && operands_.empty(); ++head) {
         add_rows(to.hidden.at(head * units * w_.Q), units, cell_.h_acc, cell_.hidden_gates, w_.Q, g + head * units,
                  h + r * w_.R + head * w_.Q, w_.R, n, panel, thread, threads);
       }
       if (cell_.multi_stage) add_multi_stage(to, g, n, panel, thread, threads);
       if (transposed())
         add_transposed(to.input, g, x + r * w_.I, n, panel, thread, threads);
-      else
+      else if (operands_.empty())
         add_rows(to.input, w_.H, cell_.x_acc, G, w_.I, g, x + r * w_.I, w_.I, n, panel, thread, threads);
       add_bias(to.bias, g, n, thread, threads);
       since = full && is_long() ? 0 : since + n;
@@ -81,6 +92,12 @@ class WeightGradient {
   }
 
  private:
+  /// What a thread's products in another mode than kFma read: dG by columns, and registers of columns of x or h.
+  struct Operands {
+    ModeRows dg;
+    ModePanels z;
+  };
+
   struct Sums {
     SumTarget<T> input, bias, hidden, projection;
   };
@@ -131,6 +148,51 @@ class WeightGradient {
     }
   }
 
+  /// The sums of `rows` rows for some blocks of units, in another mode.
+  void add_in_mode([[maybe_unused]] const Sums& to, [[maybe_unused]] const T* dg, [[maybe_unused]] const T* x,
+                   [[maybe_unused]] const T* h, [[maybe_unused]] Index rows, [[maybe_unused]] Operands& operands,
+                   [[maybe_unused]] const Share& blocks) const {
+    if constexpr (std::is_same_v<T, float>) {
+      const Index begin = blocks.begin * W, end = std::min(blocks.end * W, w_.H);
+      if (begin >= end) return;
+      for (int line = 0; line < cell_.accumulators; ++line) {
+        const Index first = line * w_.Hp + begin;
+        operands.dg.set_columns(first, end - begin, dg + first, row_, rows);
+      }
+      operands.z.set_depth(rows);
+      add_columns(to.hidden, cell_.h_acc, w_.Q, h, w_.R, operands, begin, end);
+      if (!transposed()) add_columns(to.input, cell_.x_acc, w_.I, x, w_.I, operands, begin, end);
+    }
+  }
+
+  /// dW[g*H + j, :] += sum over rows of dg[row, lines[g], j] * z[row,:] for the units [begin, end) of all gates.
+  void add_columns(const SumTarget<T>& dw, const int* lines, Index columns, const T* z, Index ld, Operands& operands,
+                   Index begin, Index end) const {
+    constexpr Index place[kWidth] = {0, W, 2 * W, 3 * W};
+    alignas(64) T sum[kTileRows * kWidth * W];
+    for (Index first = 0; first < columns; first += kWidth * W) {
+      const int count = int(std::min<Index>(kWidth, ceil_div(columns - first, W)));
+      const Index last = std::min<Index>(W, columns - first - (count - 1) * W);
+      for (int n = 0; n < count; ++n) operands.z.pack(n, z + first + n * W, ld, n + 1 < count ? W : last);
+      for (Index g = 0; g < G; ++g) {
+        const RowBlocks tiles(end - begin, begin);
+        for (Index i = 0; i < tiles.count; ++i) {
+          const Index unit = tiles.begin(i);
+          const int R = tiles.size(i);
+          const SumTarget<T> at = dw.at((g * w_.H + unit) * columns + first);
+          if (!at.total && last == W) {  // in its place; the rounding is the same
+            for (int r = 0; r < R && at.fresh; ++r) std::fill_n(at.sum + r * columns, count * W, T(0));
+            operands.z.multiply(at.sum, columns, place, operands.dg, lines[g] * w_.Hp + unit, R, 0, count);
+            continue;
+          }
+          std::fill_n(sum, R * count * W, T(0));
+          operands.z.multiply(sum, count * W, place, operands.dg, lines[g] * w_.Hp + unit, R, 0, count);
+          at.add_tile(sum, R, count, 0, last);
+        }
+      }
+    }
+  }
+
   /// The products that only cells of several stages have.
   void add_multi_stage(const Sums& to, const T* dg, Index rows, T* panel, int thread, int threads) const {
     if (cell_.second) {
@@ -173,8 +235,9 @@ class WeightGradient {
   const cells::Info& cell_ = w_.cell;
   const Index G = cell_.gates, row_ = cell_.lines * w_.Hp;  // values of a row of dg
   const BackwardCall<T>& call_;
-  Buffer<T> dwx_, db_, panels_;  // dwx_ [I,G,Hp], where units make better use of registers; db_ [G,Hp]
-  Buffer<T> part_;               // of long sums: of dWx, db, dWh, and of a projection
+  Buffer<T> dwx_, db_, panels_;     // dwx_ [I,G,Hp], where units make better use of registers; db_ [G,Hp]
+  std::vector<Operands> operands_;  // of each thread; none where products are chains of FMAs
+  Buffer<T> part_;                  // of long sums: of dWx, db, dWh, and of a projection
 };
 
 }  // namespace bptt::sequence

@@ -11,6 +11,7 @@
 
 #include "cells/info.h"
 #include "core/gemm/format.h"
+#include "core/gemm/mode.h"
 #include "core/gemm/panels.h"
 #include "core/gemm/product.h"
 #include "core/gemm/transpose.h"
@@ -42,9 +43,12 @@ struct Weights {
   Panels<T> second_back, project_back;  // H deep, R columns; R deep, H columns
   Buffer<T> x_narrow;                   // [I,G,Hp] in the place of x_back where I <= kNarrow
   std::vector<Band> bands;              // of each block, where the cell has heads
+  // In another mode than kFma, the same panels in its form, register by register: [blocks][G], [columns].
+  const ProductMode mode;
+  ModePanels x_mode, h_mode, x_back_mode, h_back_mode;
 
   /// Room for the weights; pack fills it. `training` adds that of the way back.
-  Weights(const cells::Info& cell, Index I, Index H, Index R, Index N, bool training)
+  Weights(const cells::Info& cell, Index I, Index H, Index R, Index N, ProductMode wanted, bool training)
       : cell(cell),
         G(cell.gates),
         A(cell.accumulators),
@@ -61,11 +65,16 @@ struct Weights {
         x(checked_mul(checked_mul(Hp, G), I)),
         h(checked_mul(checked_mul(Hp, cell.hidden_gates), band_room)),
         bias(checked_mul(Hp, A)),
-        vectors(checked_mul(Hp, cell.vectors)) {
+        vectors(checked_mul(Hp, cell.vectors)),
+        mode(has_modes() ? wanted : ProductMode::kFma) {
     if (cell.multi_stage || tail_width >= G) tail = tail_width = 0;
     if (cell.second) second = Buffer<Stored>(checked_mul(Hp, R));
     if (cell.heads) bands = make_bands(H, N, W);
     if (cell.projects) project = Panels<T>(H, R);
+    if (mode != ProductMode::kFma) {
+      x_mode = ModePanels(mode, I, blocks * G, G == 3 ? 3 : 2);
+      h_mode = ModePanels(mode, H, blocks * G, G == 3 ? 3 : 2);
+    }
     if (!training) return;
     if (I > kNarrow)
       x_back = Panels<T>(checked_mul(G, H), I);
@@ -74,7 +83,13 @@ struct Weights {
     h_back = Panels<T>(cell.hidden_gates * (cell.heads ? band_room : H), R);
     if (cell.projects) project_back = Panels<T>(R, H);
     if (cell.second) second_back = Panels<T>(H, R);
+    if (mode == ProductMode::kFma) return;
+    if (I > kNarrow) x_back_mode = ModePanels(mode, checked_mul(G, H), x_back.blocks(), 2);
+    h_back_mode = ModePanels(mode, checked_mul(G, H), blocks, 2);
   }
+
+  /// Whether products of this cell's steps can be of another mode: float32, one stage, one head.
+  bool has_modes() const { return kHasModes && std::is_same_v<T, float> && !cell.multi_stage && N == 1; }
 
   /// What the units of a block read of h.
   template <bool kHeads>
@@ -124,7 +139,7 @@ struct Weights {
     const Index to_x = blocks, to_h = to_x + x_back.blocks(), end = to_h + h_back.blocks();
     const Index piece = grain_of(kPackNs * double(G * (I + R + H)) * W);
     Poll poll(interrupted);
-    return parallel_for(end, piece, threads, poll, [&](int, Index first, Index last) {
+    const bool complete = parallel_for(end, piece, threads, poll, [&](int, Index first, Index last) {
       const auto part = [&](Index from, Index to) {
         return Share(std::max(first, from) - from, std::max(std::max(first, from), std::min(last, to)) - from);
       };
@@ -138,6 +153,7 @@ struct Weights {
       else
         pack_heads_back(from.weight_hh, part(to_h, end));
     });
+    return complete && pack_modes(threads, poll);
   }
 
   bool trainable() const { return h_back.depth > 0; }
@@ -157,6 +173,37 @@ struct Weights {
   }
 
  private:
+  /// The panels of another mode, from those of FMAs. False where it was called off.
+  bool pack_modes([[maybe_unused]] int threads, [[maybe_unused]] Poll& poll) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (mode == ProductMode::kFma) return true;
+      const Index forward = blocks * G, to_back = 2 * forward, to_h = to_back + x_back.blocks();
+      const Index end = to_h + h_back.blocks(), piece = grain_of(kPackNs * double(I + H) * W);
+      const auto pack_forward = [&](ModePanels& to, const T* panels, Index depth, Index c) {
+        const Index block = c / G, g = c % G;
+        const bool in_tail = tail > 0 && block + 1 == blocks;
+        if (!in_tail || g < tail_width)
+          to.pack(c, panels + (block * depth * G + g) * W, (in_tail ? tail_width : G) * W, W);
+        else
+          to.pack_zeros(c);
+      };
+      const bool complete = parallel_for(end, piece, threads, poll, [&](int, Index first, Index last) {
+        for (Index c = first; c < last; ++c) {
+          if (c < forward)
+            pack_forward(x_mode, x.data(), I, c);
+          else if (c < to_back)
+            pack_forward(h_mode, h.data(), H, c - forward);
+          else if (c < to_h)
+            x_back_mode.pack(c - to_back, x_back.block(c - to_back), W, W);
+          else
+            h_back_mode.pack(c - to_h, h_back.block(c - to_h), W, W);
+        }
+      });
+      return complete;
+    }
+    return true;
+  }
+
   /// Vectors, the bias not counted.
   int own_vectors() const { return cell.vectors - (cell.bias_is_vectors ? G : 0); }
 

@@ -9,7 +9,8 @@ std::unique_ptr<Stack<T>> make_stack(const std::string& cell, const StackSizes& 
   typename LayerStack<T>::Kernels kernels;
   for (Index k = 0; k < sizes.layers * sizes.directions; ++k) {
     const Index input = k < sizes.directions ? sizes.input : sizes.directions * kernels[0]->width(0);
-    kernels.push_back(sequence::make_recurrence<T>(cell, input, sizes.hidden, sizes.projection, sizes.heads));
+    kernels.push_back(
+        sequence::make_recurrence<T>(cell, input, sizes.hidden, sizes.projection, sizes.heads, sizes.mode));
     if (!kernels.back() || kernels.back()->heads() != sizes.heads) return nullptr;
   }
   return std::make_unique<LayerStack<T>>(cell, sizes, std::move(kernels));

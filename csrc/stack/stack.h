@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/gemm/product_mode.h"
 #include "core/threads/interrupt.h"
 #include "sequence/flat.h"
 #include "sequence/plan.h"
@@ -26,10 +27,11 @@ struct StackSizes {
   Index layers = 1, directions = 1;
   bool bias = true;
   Index heads = 1;  // N: unit j of a head reads h of this head alone
+  ProductMode mode = ProductMode::kFma;
 
   friend bool operator==(const StackSizes& a, const StackSizes& b) {
-    return std::tie(a.input, a.hidden, a.projection, a.layers, a.directions, a.bias, a.heads) ==
-           std::tie(b.input, b.hidden, b.projection, b.layers, b.directions, b.bias, b.heads);
+    return std::tie(a.input, a.hidden, a.projection, a.layers, a.directions, a.bias, a.heads, a.mode) ==
+           std::tie(b.input, b.hidden, b.projection, b.layers, b.directions, b.bias, b.heads, b.mode);
   }
 };
 
