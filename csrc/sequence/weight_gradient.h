@@ -168,29 +168,34 @@ class WeightGradient {
   /// dW[g*H + j, :] += sum over rows of dg[row, lines[g], j] * z[row,:] for the units [begin, end) of all gates.
   void add_columns(const SumTarget<T>& dw, const int* lines, Index columns, const T* z, Index ld, Operands& operands,
                    Index begin, Index end) const {
-    constexpr Index place[kWidth] = {0, W, 2 * W, 3 * W};
-    alignas(64) T sum[kTileRows * kWidth * W];
     for (Index first = 0; first < columns; first += kWidth * W) {
       const int count = int(std::min<Index>(kWidth, ceil_div(columns - first, W)));
       const Index last = std::min<Index>(W, columns - first - (count - 1) * W);
       for (int n = 0; n < count; ++n) operands.z.pack(n, z + first + n * W, ld, n + 1 < count ? W : last);
       for (Index g = 0; g < G; ++g) {
-        const RowBlocks tiles(end - begin, begin);
-        for (Index i = 0; i < tiles.count; ++i) {
-          const Index unit = tiles.begin(i);
-          const int R = tiles.size(i);
-          const SumTarget<T> at = dw.at((g * w_.H + unit) * columns + first);
-          if (!at.total && last == W) {  // in its place; the rounding is the same
-            for (int r = 0; r < R && at.fresh; ++r) std::fill_n(at.sum + r * columns, count * W, T(0));
-            operands.z.multiply(at.sum, columns, place, operands.dg, lines[g] * w_.Hp + unit, R, 0, count);
-            continue;
+        for (Index block = begin; block < end; block += W) {
+          const RowBlocks tiles(std::min<Index>(W, end - block), block);
+          for (Index i = 0; i < tiles.count; ++i) {
+            const Index unit = tiles.begin(i);
+            add_tile(dw.at((g * w_.H + unit) * columns + first), operands, lines[g] * w_.Hp + unit, tiles.size(i),
+                     count, last);
           }
-          std::fill_n(sum, R * count * W, T(0));
-          operands.z.multiply(sum, count * W, place, operands.dg, lines[g] * w_.Hp + unit, R, 0, count);
-          at.add_tile(sum, R, count, 0, last);
         }
       }
     }
+  }
+
+  /// R rows of dW from row `row` of the operand, `count` registers wide.
+  void add_tile(const SumTarget<T>& to, const Operands& operands, Index row, int R, int count, Index last) const {
+    constexpr Index place[kWidth] = {0, W, 2 * W, 3 * W};
+    if (!to.total && last == W) {  // in its place; the rounding is the same
+      for (int r = 0; r < R && to.fresh; ++r) std::fill_n(to.sum + r * to.ld, count * W, T(0));
+      return operands.z.multiply(to.sum, to.ld, place, operands.dg, row, R, 0, count);
+    }
+    alignas(64) T sum[kTileRows * kWidth * W];
+    std::fill_n(sum, R * count * W, T(0));
+    operands.z.multiply(sum, count * W, place, operands.dg, row, R, 0, count);
+    to.add_tile(sum, R, count, 0, last);
   }
 
   /// The products that only cells of several stages have.

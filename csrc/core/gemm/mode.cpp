@@ -103,9 +103,9 @@ BPTT_INLINE Lanes inverse_scale(__m512i most) {
 
 /// to[r*row_stride + place[n]] += the product of R rows with N registers of a group of S.
 template <int R, int N, int S, bool kByColumns>
-BPTT_NOINLINE void winograd_tile(float* to, Index row_stride, const Index* place, const float* a, Index ld,
-                                 const ModeRows::Row* rows, const float* panel, Index steps, const float* correction,
-                                 const float* scale) {
+BPTT_NOINLINE void winograd_tile(float* to, Index row_stride, const Index* place, const float* a,
+                                 [[maybe_unused]] Index ld, const ModeRows::Row* rows, const float* panel, Index steps,
+                                 const float* correction, const float* scale) {
   Lanes acc[R][N];
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
@@ -113,7 +113,7 @@ BPTT_NOINLINE void winograd_tile(float* to, Index row_stride, const Index* place
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) acc[r][n] = Lanes(0.0f) - (column + Lanes(rows[r].correction));
   }
-  const Index to_row = kByColumns ? 1 : ld, to_k = kByColumns ? ld : 1;
+  const Index to_row = kByColumns ? 1 : ld, to_k = kByColumns ? kLanes : 1;
   for (Index j = 0; j < steps; ++j, a += 3 * to_k, panel += 3 * S * kLanes) {
     Lanes w0[N], w1[N];
 #pragma GCC unroll 16
@@ -156,12 +156,12 @@ BPTT_NOINLINE void direct_row(float* to, const Index* place, const float* a, Ind
 }
 
 template <int R, int N, int S, bool kByColumns>
-BPTT_NOINLINE void bfloat16_tile(float* to, Index row_stride, const Index* place, const float* a, Index ld,
-                                 const float* panel, Index steps) {
+BPTT_NOINLINE void bfloat16_tile(float* to, Index row_stride, const Index* place, const float* a,
+                                 [[maybe_unused]] Index ld, const float* panel, Index steps) {
   Lanes acc[R][N];
 #pragma GCC unroll 32
   for (int i = 0; i < R * N; ++i) acc[i / N][i % N] = Lanes(0.0f);
-  const Index to_row = kByColumns ? 1 : ld, to_k = kByColumns ? ld : 1;
+  const Index to_row = kByColumns ? 1 : ld, to_k = kByColumns ? kLanes : 1;
   for (Index j = 0; j < steps; ++j, a += to_k, panel += S * kLanes) {
     Lanes w[N];
 #pragma GCC unroll 16
@@ -194,7 +194,8 @@ ModeRows::ModeRows(ProductMode mode, Index rows, Index K)
       K_(K),
       ld_(mode == ProductMode::kWinograd ? ceil_div(K, 3 * kLanes) * 3 * kLanes + kLanes
                                          : ceil_div(K, 2 * kLanes) * kLanes),
-      values_(checked_mul(rows, ld_)),
+      block_(ld_ * kLanes),
+      values_(checked_mul(ceil_div(rows, kLanes) * kLanes, ld_)),
       info_(mode == ProductMode::kWinograd ? rows : 0) {}
 
 void ModeRows::set(Index row, const float* a, const Segments& k) {
@@ -262,32 +263,46 @@ void ModeRows::set(Index row, const float* a, const Segments& k) {
 
 void ModeRows::set_columns(Index first, Index n, const float* p, Index ldp, Index K) {
   by_columns_ = true;
-  const Index per_step = mode_ == ProductMode::kWinograd ? 3 : 2, steps = ceil_div(K, per_step);
-  ld_ = ceil_div(rows_, kLanes) * kLanes;
   assert(first % kLanes == 0 && first + n <= rows_ && K <= K_);
-  assert(steps * (mode_ == ProductMode::kWinograd ? 3 : 1) * ld_ <= values_.size());
-  for (Index i = 0; i < n; i += kLanes) {
-    const Index lanes = std::min(kLanes, n - i);
-    float* to = values_.data() + first + i;
-    const float* from = p + i;
-    const auto value = [&](Index k) { return k < K ? Lanes::load(from + k * ldp, lanes) : Lanes(0.0f); };
-    if (mode_ == ProductMode::kBfloat16) {
-      for (Index j = 0; j < steps; ++j, to += ld_) bfloat16_pairs(value(2 * j), value(2 * j + 1)).store(to);
-      continue;
+  // Some registers of columns at a time, row by row: what lies side by side in P is read together.
+  constexpr Index kStrip = 8;
+  for (Index i = 0; i < n; i += kStrip * kLanes) set_strip(first + i, std::min(n - i, kStrip * kLanes), p + i, ldp, K);
+}
+
+void ModeRows::set_strip(Index first, Index n, const float* p, Index ldp, Index K) {
+  constexpr Index kStrip = 8;
+  const Index count = ceil_div(n, kLanes), last = n - (count - 1) * kLanes;
+  const auto value = [&](Index k, Index i) {
+    return k < K ? Lanes::load(p + k * ldp + i * kLanes, i + 1 < count ? kLanes : last) : Lanes(0.0f);
+  };
+  const auto out = [&](Index i) { return values_.data() + (first / kLanes + i) * block_; };
+  if (mode_ == ProductMode::kBfloat16) {
+    for (Index j = 0; j < ceil_div(K, 2); ++j) {
+      for (Index i = 0; i < count; ++i) bfloat16_pairs(value(2 * j, i), value(2 * j + 1, i)).store(out(i) + j * kLanes);
     }
-    __m512i most = _mm512_setzero_si512();
-    for (Index k = 0; k < K; ++k) most = larger_bits(most, value(k));
-    const Lanes inverse = inverse_scale(most);
-    const __mmask16 direct = has_no_scale(most);
-    Lanes sum(0.0f);
-    for (Index j = 0; j < steps; ++j, to += 3 * ld_) {
-      const Lanes a0 = value(3 * j) * inverse, a1 = value(3 * j + 1) * inverse;
-      sum = fma(a0, a1, sum);
-      a0.store(to), a1.store(to + ld_), (value(3 * j + 2) * inverse).store(to + 2 * ld_);
+    return;
+  }
+  __m512i most[kStrip];
+  for (__m512i& each : most) each = _mm512_setzero_si512();
+  for (Index k = 0; k < K; ++k) {
+    for (Index i = 0; i < count; ++i) most[i] = larger_bits(most[i], value(k, i));
+  }
+  Lanes inverse[kStrip], sum[kStrip];
+  for (Index i = 0; i < count; ++i) inverse[i] = inverse_scale(most[i]), sum[i] = Lanes(0.0f);
+  for (Index j = 0; j < ceil_div(K, 3); ++j) {
+    for (Index i = 0; i < count; ++i) {
+      float* to = out(i) + 3 * j * kLanes;
+      const Lanes a0 = value(3 * j, i) * inverse[i], a1 = value(3 * j + 1, i) * inverse[i];
+      sum[i] = fma(a0, a1, sum[i]);
+      a0.store(to), a1.store(to + kLanes), (value(3 * j + 2, i) * inverse[i]).store(to + 2 * kLanes);
     }
+  }
+  for (Index i = 0; i < count; ++i) {
+    const __mmask16 direct = has_no_scale(most[i]);
     alignas(64) float correction[kLanes], scale[kLanes];
-    sum.store(correction), (Lanes(1.0f) / inverse).store(scale);
-    for (Index l = 0; l < lanes; ++l) info_[first + i + l] = {correction[l], scale[l], (direct >> l & 1) != 0};
+    sum[i].store(correction), (Lanes(1.0f) / inverse[i]).store(scale);
+    for (Index l = 0; l < std::min(kLanes, n - i * kLanes); ++l)
+      info_[first + i * kLanes + l] = {correction[l], scale[l], (direct >> l & 1) != 0};
     any_direct_ |= direct != 0;
   }
 }
@@ -379,7 +394,7 @@ void ModePanels::multiply(float* to, Index row_stride, const Index* place, const
       for (Index i = 0; i < n; ++i) {
         // A register that has a scale takes the mode's sums in the rows that have one, whatever lies beside it.
         if (info[r].direct || direct_[c + i])
-          direct_row(to + r * row_stride, place + i, a.values(row + r), a.by_columns() ? a.ld() : 1, info[r],
+          direct_row(to + r * row_stride, place + i, a.values(row + r), a.by_columns() ? kLanes : 1, info[r],
                      panel + i * kLanes, steps_, scale + i * kLanes, 1, S);
         else
           multiply(to + r * row_stride, row_stride, place + i, a, row + r, 1, c + i, 1);
@@ -393,6 +408,7 @@ void ModePanels::multiply(float* to, Index row_stride, const Index* place, const
 ModeRows::ModeRows(ProductMode, Index, Index) {}
 void ModeRows::set(Index, const float*, const Segments&) {}
 void ModeRows::set_columns(Index, Index, const float*, Index, Index) {}
+void ModeRows::set_strip(Index, Index, const float*, Index, Index) {}
 ModePanels::ModePanels(ProductMode, Index, Index, int) {}
 void ModePanels::set_depth(Index) {}
 void ModePanels::pack(Index, const float*, Index, Index) {}

@@ -43,22 +43,28 @@ class ModeRows {
   /// Row `row` from the segments `k` of a, which together have K values.
   void set(Index row, const float* a, const Segments& k);
   /// Instead: the rows [first, first + n) of A from the columns of P [K,...], whose rows are ldp apart: A's row
-  /// first + i is column i. A then has its rows side by side. K is at most that of the constructor.
+  /// first + i is column i. A then lies in blocks of W rows side by side, and a tile's rows are of one block. K is at
+  /// most that of the constructor.
   void set_columns(Index first, Index n, const float* p, Index ldp, Index K);
 
   ProductMode mode() const { return mode_; }
   bool by_columns() const { return by_columns_; }
   /// Whether some row had no scale.
   bool any_direct() const { return any_direct_; }
-  const float* values(Index row) const { return values_.data() + row * (by_columns_ ? 1 : ld_); }
-  /// From one row, or by columns from one k (or pair of k), to the next.
+  const float* values(Index row) const {
+    return values_.data() + (by_columns_ ? row / kLanes * block_ + row % kLanes : row * ld_);
+  }
+  /// From one row to the next, where they are not by columns.
   Index ld() const { return ld_; }
   const Row* info(Index row) const { return info_.data() + row; }
 
  private:
+  void set_strip(Index first, Index n, const float* p, Index ldp, Index K);
+
+  static constexpr Index kLanes = Vec<float>::kSize;
   ProductMode mode_ = ProductMode::kFma;
   bool by_columns_ = false, any_direct_ = false;
-  Index rows_ = 0, K_ = 0, ld_ = 0;
+  Index rows_ = 0, K_ = 0, ld_ = 0, block_ = 0;
   Buffer<float> values_;
   Buffer<Row> info_;
 };
