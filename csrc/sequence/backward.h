@@ -27,15 +27,15 @@ void mode_input_gradient(T* dx, const Weights<T>& w, const T* gates, const RowBl
     constexpr Index place[kBlocks] = {0, W, 2 * W, 3 * W};
     const Segments k = gate_segments(w, w.cell.x_acc, w.G);
     const Index width = w.cell.lines * w.Hp;
-    for (Index i = begin; i < end; ++i) {
-      const int R = blocks.size(i);
-      const Index row = blocks.begin(i);
-      for (int r = 0; r < R; ++r) operand.set(r, gates + (row + r) * width, k);
+    const Index from = blocks.begin(begin), to = blocks.begin(end - 1) + blocks.size(end - 1);
+    for (Index row = from; row < to; row += kModeRows) {
+      const Index rows = std::min<Index>(kModeRows, to - row);
+      for (Index r = 0; r < rows; ++r) operand.set(r, gates + (row + r) * width, k);
       for (Index j = 0; j < w.x_back.blocks(); j += kBlocks) {
         const int count = int(std::min<Index>(kBlocks, w.x_back.blocks() - j));
-        alignas(64) T sum[kTileRows][kBlocks][W] = {};
-        w.x_back_mode.multiply(sum[0][0], kBlocks * W, place, operand, 0, R, j, count);
-        for (int r = 0; r < R; ++r) {
+        alignas(64) T sum[kModeRows][kBlocks][W] = {};
+        w.x_back_mode.multiply(sum[0][0], kBlocks * W, place, operand, 0, rows, j, count);
+        for (Index r = 0; r < rows; ++r) {
           for (int n = 0; n < count; ++n) {
             const Index column = (j + n) * W;
             Vec<T>::load(sum[r][n]).store(dx + (row + r) * w.I + column, std::min<Index>(W, w.I - column));
@@ -79,7 +79,7 @@ class Backward final : public ResumableCall {
     if (w_.mode != ProductMode::kFma) {
       mode_rows_ = std::vector<StepRows>(std::size_t(plan.threads));
       for (StepRows& each : mode_rows_)
-        each.dg = {w_.mode, std::max<Index>(batch_sizes_.batch, kTileRows), w_.G * w_.H};
+        each.dg = {w_.mode, std::max<Index>(batch_sizes_.batch, kModeRows), w_.G * w_.H};
     }
     if (!options_) {
       first_ = Buffer<T>(chunk_steps(batch_sizes_) * batch_sizes_.batch * w_.H);

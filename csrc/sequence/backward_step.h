@@ -29,14 +29,6 @@ struct BackwardTiles {
   static BPTT_NOINLINE void tile(const Step& s, Index row, Index block) {
     const Weights<T>& w = s.w;
     const bool apart = s.transition && s.transition->dropout;  // the product's share needs its own factor
-    alignas(64) T dh[R][U][W];
-    if constexpr (kHasModes && std::is_same_v<T, float> && !kHeads) {
-      if (s.mode_rows && s.dg1) {
-        mode_product(s, dh, row, block, apart);
-        if (s.transition) return cells<true>(s, dh[0][0], row, R, block, U);
-        return cells<false>(s, dh[0][0], row, R, block, U);
-      }
-    }
     Vec<T> acc[R][U];
 #pragma GCC unroll 16
     for (int u = 0; u < U; ++u) {
@@ -60,6 +52,7 @@ struct BackwardTiles {
         }
       }
     }
+    alignas(64) T dh[R][U][W];
     spill(acc, dh);
     if (s.transition)
       cells<true>(s, dh[0][0], row, R, block, U);
@@ -67,20 +60,33 @@ struct BackwardTiles {
       cells<false>(s, dh[0][0], row, R, block, U);
   }
 
- private:
-  template <int R, int U>
-  static BPTT_NOINLINE void mode_product(const Step& s, T (&dh)[R][U][W], Index row, Index block, bool apart) {
-    Index place[U];
-    for (int u = 0; u < U; ++u) {
-      place[u] = u * W;
-      for (int r = 0; r < R; ++r) {
-        const T* from = s.dstates + (row + r) * s.w.Hp + (block + u) * W;
-        (apart ? Vec<T>(T(0)) : Vec<T>::load(from)).store(dh[r][u]);
+  /// Some rows, and the blocks [begin, end) of units, in another mode than FMAs.
+  static BPTT_NOINLINE void in_mode([[maybe_unused]] const Step& s, [[maybe_unused]] Index row,
+                                    [[maybe_unused]] Index rows, [[maybe_unused]] Index begin,
+                                    [[maybe_unused]] Index end) {
+    if constexpr (std::is_same_v<T, float>) {
+      const bool apart = s.transition && s.transition->dropout;
+      const int blocks = int(end - begin);
+      assert(rows <= kModeRows && blocks <= kModeBlocks);
+      alignas(64) T dh[kModeRows * kModeBlocks * W];
+      Index place[kModeBlocks];
+      for (int u = 0; u < blocks; ++u) {
+        place[u] = u * W;
+        for (Index r = 0; r < rows; ++r) {
+          const T* from = s.dstates + (row + r) * s.w.Hp + (begin + u) * W;
+          (apart ? Vec<T>(T(0)) : Vec<T>::load(from)).store(dh + (r * blocks + u) * W);
+        }
       }
+      if (s.dg1) s.w.h_back_mode.multiply(dh, blocks * W, place, s.mode_rows->dg, row, rows, begin, blocks);
+      if (s.transition)
+        cells<true>(s, dh, row, int(rows), begin, blocks);
+      else
+        cells<false>(s, dh, row, int(rows), begin, blocks);
     }
-    s.w.h_back_mode.multiply(dh[0][0], U * W, place, s.mode_rows->dg, row, R, block, U);
   }
+  static constexpr int kModeBlocks = 4;
 
+ private:
   /// The cells of a tile; the same code for tiles of all sizes.
   template <bool HasTransition>
   static BPTT_NOINLINE void cells(const Step& s, const T* dh, Index row, int rows, Index block, int blocks) {

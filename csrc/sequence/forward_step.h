@@ -24,7 +24,6 @@ struct ForwardTiles {
   template <int R, int U>
   static BPTT_NOINLINE void tile(const Step& s, Index row, Index block) {
     const Weights<T>& w = s.w;
-    if (has_mode(s)) return mode_tile<R>(s, row, block, U, A, W, W);
     Vec<T> acc[R][U * A];
     start(s, acc, row, block);
     if (s.x) {
@@ -54,7 +53,6 @@ struct ForwardTiles {
     const Weights<T>& w = s.w;
     const Index block = w.blocks - 1;
     const Index units = std::min<Index>(w.tail, W - 1);  // w.tail it is; the bound is for the compiler to see
-    if (has_mode(s)) return mode_tile<R>(s, row, block, 1, N, units, units);
     Vec<T> acc[R][N];
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
@@ -71,44 +69,39 @@ struct ForwardTiles {
     cells(s, a[0][0], N * W, units, units, row, R, block, 1);
   }
 
- private:
-  static bool has_mode(const Step& s) {
-    if constexpr (kHasModes && std::is_same_v<T, float> && !kHeads) return s.mode_rows != nullptr;
-    return false;
-  }
-
-  /// A tile of another mode: `per_block` registers for each of `blocks` blocks, whose accumulators are runs of `lanes`,
-  /// `stride` apart.
-  template <int R>
-  static BPTT_NOINLINE void mode_tile([[maybe_unused]] const Step& s, [[maybe_unused]] Index row,
-                                      [[maybe_unused]] Index block, [[maybe_unused]] int blocks,
-                                      [[maybe_unused]] int per_block, [[maybe_unused]] Index stride,
-                                      [[maybe_unused]] Index lanes) {
+  /// Some rows, and the blocks [begin, end) of units, in another mode than FMAs; the packed last block alone.
+  static BPTT_NOINLINE void in_mode([[maybe_unused]] const Step& s, [[maybe_unused]] Index row,
+                                    [[maybe_unused]] Index rows, [[maybe_unused]] Index begin,
+                                    [[maybe_unused]] Index end) {
     if constexpr (std::is_same_v<T, float>) {
-      constexpr int kMost = tile_blocks(R, A) * A;
       const Weights<T>& w = s.w;
+      const bool in_tail = w.tail > 0 && end == w.blocks;
+      const int blocks = int(end - begin), per_block = in_tail ? int(w.tail_width) : A, gates = in_tail ? per_block : G;
       const Index width = blocks * per_block * W;
-      const bool in_tail = lanes < W;
-      alignas(64) T a[R * kMost * W];
-      for (int n = 0; n < blocks * per_block; ++n) {
-        const Index b = block + n / per_block;
-        const Vec<T> bias = Vec<T>::load(w.bias.data() + (b * A + n % per_block) * W);
-        for (int r = 0; r < R; ++r)
-          (s.x ? bias : Vec<T>::load(gate(s, row + r, n % per_block) + b * W)).store(a + r * width + n * W);
+      alignas(64) T a[kModeRows * kModeBlocks * A * W];
+      assert(rows <= kModeRows && blocks <= kModeBlocks && !(in_tail && blocks > 1));
+      Index x_place[kModeBlocks * G], h_place[kModeBlocks * G];
+      for (int b = 0; b < blocks; ++b) {
+        for (int n = 0; n < per_block; ++n) {
+          const Index at = (b * per_block + n) * W;
+          const Vec<T> bias = Vec<T>::load(w.bias.data() + ((begin + b) * A + n) * W);
+          for (Index r = 0; r < rows; ++r)
+            (s.x ? bias : Vec<T>::load(gate(s, row + r, n) + (begin + b) * W)).store(a + r * width + at);
+        }
+        for (int g = 0; g < gates; ++g) {
+          x_place[b * gates + g] = (b * per_block + (in_tail ? g : Cell::x_acc(g))) * W;
+          h_place[b * gates + g] = (b * per_block + (in_tail ? g : Cell::h_acc(g))) * W;
+        }
       }
-      Index x_place[kMost], h_place[kMost];
-      const int gates = in_tail ? per_block : G;
-      for (int n = 0; n < blocks * gates; ++n) {
-        const int first = n / gates * per_block, g = n % gates;
-        x_place[n] = (first + (in_tail ? g : Cell::x_acc(g))) * W;
-        h_place[n] = (first + (in_tail ? g : Cell::h_acc(g))) * W;
-      }
-      if (s.x) w.x_mode.multiply(a, width, x_place, s.mode_rows->x, row, R, block * G, blocks * gates);
-      w.h_mode.multiply(a, width, h_place, s.mode_rows->h, row, R, block * G, blocks * gates);
-      cells(s, a, per_block * W, stride, lanes, row, R, block, blocks);
+      if (s.x) w.x_mode.multiply(a, width, x_place, s.mode_rows->x, row, rows, begin * G, blocks * gates);
+      w.h_mode.multiply(a, width, h_place, s.mode_rows->h, row, rows, begin * G, blocks * gates);
+      const Index lanes = in_tail ? w.tail : W;
+      cells(s, a, per_block * W, lanes, lanes, row, int(rows), begin, blocks);
     }
   }
+  static constexpr int kModeBlocks = A >= 4 ? 1 : 4 / A;
 
+ private:
   static T* gate(const Step& s, Index row, int i) { return s.gates + (row * L + i) * s.w.Hp; }
 
   template <int R, int UA>
@@ -189,6 +182,26 @@ void prepare(const BackwardStep<T>& s, const RowBlocks& rows) {
   }
 }
 
+/// The same as run_tiles, in another mode: some rows at once, so that a group of registers of weights stays in the
+/// nearest cache while they pass by.
+template <class Tiles, class Step>
+void run_in_mode(const Step& step, const RowBlocks& rows, const Share& units, Index t) {
+  prepare(step, rows);
+  constexpr int kBlocks = Tiles::kModeBlocks;
+  const bool tail = Tiles::kTailWidth > 0 && step.w.tail > 0 && units.end == step.w.blocks && units.begin < units.end;
+  const Index whole = units.end - Index(tail), runs = ceil_div(whole - units.begin, kBlocks);
+  const RowBlocks passes(rows.total, rows.first, kModeRows);
+  const auto run = [&](Index begin, Index end) {
+    for (Index i = 0; i < passes.count; ++i) Tiles::in_mode(step, passes.begin(i), passes.size(i), begin, end);
+  };
+  if (tail && t % 2 != 0) run(whole, units.end);
+  for (Index i = 0; i < runs; ++i) {
+    const Index begin = units.begin + (t % 2 == 0 ? i : runs - 1 - i) * kBlocks;
+    run(begin, std::min(whole, begin + kBlocks));
+  }
+  if (tail && t % 2 == 0) run(whole, units.end);
+}
+
 /// f(Constant<rows>, row block) over row blocks, whose sizes are MaxRows and one less.
 template <int MaxRows, class F>
 BPTT_INLINE void for_row_blocks(const RowBlocks& rows, F&& f) {
@@ -207,7 +220,7 @@ BPTT_INLINE void for_row_blocks(const RowBlocks& rows, F&& f) {
 template <class Tiles, int PerBlock, class Step>
 void run_tiles(const Step& step, const RowBlocks& rows, const Share& units, Index t) {
   if (rows.count == 0) return;
-  if (step.mode_rows) prepare(step, rows);
+  if (step.mode_rows) return run_in_mode<Tiles>(step, rows, units, t);
   dispatch<kTileRows>(rows.max_size(), [&](auto most) {
     constexpr int kMaxRows = most, kMaxBlocks = tile_blocks(kMaxRows, PerBlock);
     const auto tiles = [&](auto width, Index block) {

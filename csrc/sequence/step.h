@@ -14,6 +14,9 @@
 
 namespace bptt::sequence {
 
+/// Rows that a step of another mode takes at once.
+constexpr int kModeRows = 8 * kTileRows;
+
 /// What a step of another mode reads of its rows; each thread has its own.
 struct StepRows {
   ModeRows x, h;  // forward, [B,I] or the rows of a chunk, and [B,H]

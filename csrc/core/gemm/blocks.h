@@ -13,15 +13,15 @@
 
 namespace bptt {
 
-/// Rows cut into blocks of at most kTileRows, as evenly as they go; depends on the number of rows only.
+/// Rows cut into blocks of at most kTileRows (or `most`), as evenly as they go; depends on the number of rows only.
 struct RowBlocks {
   Index total, first;        // rows, and where they begin
   Index count, base, extra;  // the first `extra` blocks have base + 1 rows, the others base
 
-  explicit RowBlocks(Index rows, Index first = 0)
+  explicit RowBlocks(Index rows, Index first = 0, Index most = kTileRows)
       : total(rows),
         first(first),
-        count(ceil_div(rows, kTileRows)),
+        count(ceil_div(rows, most)),
         base(count ? rows / count : 0),
         extra(count ? rows % count : 0) {
     assert(rows >= 0);

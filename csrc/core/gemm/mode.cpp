@@ -45,13 +45,20 @@ BPTT_INLINE Lanes bfloat16_pairs(const Lanes& first, const Lanes& second) {
   __m256i low, high;
   asm("vcvtneps2bf16 %1, %0" : "=v"(low) : "v"(first.v));
   asm("vcvtneps2bf16 %1, %0" : "=v"(high) : "v"(second.v));
-  const __m512i upper = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
-  return Lanes(_mm512_castsi512_ps(_mm512_or_si512(upper, _mm512_cvtepu16_epi32(low))));
+  constexpr __mmask16 all = __mmask16(-1);  // masked, since GCC 12 warns of its own plain intrinsics
+  const __m512i upper = _mm512_maskz_slli_epi32(all, _mm512_maskz_cvtepu16_epi32(all, high), 16);
+  return Lanes(_mm512_castsi512_ps(_mm512_or_si512(upper, _mm512_maskz_cvtepu16_epi32(all, low))));
 }
 
 // The bits of a magnitude order as the magnitudes do, NaN last; those of its exponent alone are the power of two below.
 constexpr std::uint32_t kInfinity = 0x7f800000u, kMagnitude = 0x7fffffffu;
 constexpr std::uint32_t kLeastScale = (127u - 100u) << 23, kLargestScale = (127u + 100u) << 23;
+
+float as_float(std::uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
 
 BPTT_INLINE __m512i in_all(std::uint32_t bits) { return _mm512_set1_epi32(int(bits)); }
 
@@ -67,15 +74,18 @@ BPTT_INLINE __m512i largest_bits(const float* a, Index n, __m512i most) {
   return n > 0 ? larger_bits(most, Lanes::load(a, n)) : most;
 }
 
-/// The largest of all lanes, in each.
-BPTT_INLINE __m512i largest_lane(__m512i x) {
+/// The largest of all lanes.
+BPTT_INLINE std::uint32_t largest_lane(__m512i x) {
   const auto larger = [&](__m512i y) { x = _mm512_mask_max_epu32(x, __mmask16(-1), x, y); };
   constexpr __mmask16 all = __mmask16(-1);  // masked, since GCC 12 warns of its own plain intrinsics
   larger(_mm512_maskz_shuffle_i32x4(all, x, x, 0x4e));
   larger(_mm512_maskz_shuffle_i32x4(all, x, x, 0xb1));
   larger(_mm512_maskz_shuffle_epi32(all, x, _MM_PERM_BADC));
   larger(_mm512_maskz_shuffle_epi32(all, x, _MM_PERM_CDAB));
-  return x;
+  const float first = _mm512_cvtss_f32(_mm512_castsi512_ps(x));
+  std::uint32_t bits;
+  std::memcpy(&bits, &first, sizeof bits);
+  return bits;
 }
 
 /// The lanes whose values have no scale, by their largest magnitude.
@@ -99,6 +109,20 @@ BPTT_INLINE Lanes inverse_scale(__m512i most) {
   inverse = choose(_mm512_cmpge_epu32_mask(most, in_all(kLargestScale)), kOne - k64, inverse);
   inverse = choose(_mm512_cmpge_epu32_mask(most, in_all(kInfinity)), kOne, inverse);
   return Lanes(_mm512_castsi512_ps(choose(_mm512_cmpeq_epu32_mask(most, in_all(0)), kOne, inverse)));
+}
+
+/// A row's scale: the power of two below its largest magnitude, or what inverse_scale chooses where it has none.
+struct Scale {
+  float value, inverse;
+  bool none;
+};
+
+/// Of the magnitudes in all lanes.
+BPTT_INLINE Scale row_scale(__m512i lanes) {
+  const std::uint32_t most = largest_lane(lanes), power = most & kInfinity;
+  if (kLeastScale <= most && most < kLargestScale) return {as_float(power), as_float((254u << 23) - power), false};
+  const float inverse = _mm512_cvtss_f32(inverse_scale(in_all(most)).v);
+  return {most == 0 ? 0.0f : 1 / inverse, inverse, has_no_scale(in_all(most)) != 0};
 }
 
 /// to[r*row_stride + place[n]] += the product of R rows with N registers of a group of S.
@@ -143,17 +167,16 @@ BPTT_NOINLINE void winograd_tile(float* to, Index row_stride, const Index* place
   }
 }
 
-/// The same for one row where it or a column has no scale: a chain of FMAs.
-BPTT_NOINLINE void direct_row(float* to, const Index* place, const float* a, Index to_k, const ModeRows::Row& row,
-                              const float* panel, Index steps, const float* scale, int N, int S) {
-  for (int n = 0; n < N; ++n) {
-    Lanes acc(0.0f);
-    for (Index k = 0; k < 3 * steps; ++k)
-      acc = fma(broadcast(a + k * to_k), Lanes::load(panel + (k * S + n) * kLanes), acc);
-    float* sum = to + place[n];
-    fma(acc * Lanes(row.scale), Lanes::load(scale + n * kLanes), Lanes::load(sum)).store(sum);
-  }
+/// The same for one row and one register where either has no scale: a chain of FMAs.
+BPTT_NOINLINE void direct_row(float* to, const float* a, Index to_k, const ModeRows::Row& row, const float* panel,
+                              Index steps, const float* scale, int S) {
+  Lanes acc(0.0f);
+  for (Index k = 0; k < 3 * steps; ++k) acc = fma(broadcast(a + k * to_k), Lanes::load(panel + k * S * kLanes), acc);
+  fma(acc * Lanes(row.scale), Lanes::load(scale), Lanes::load(to)).store(to);
 }
+
+bool is_direct(const ModeRows::Row& row) { return row.direct; }
+bool is_set(unsigned char flag) { return flag != 0; }
 
 template <int R, int N, int S, bool kByColumns>
 BPTT_NOINLINE void bfloat16_tile(float* to, Index row_stride, const Index* place, const float* a,
@@ -217,12 +240,12 @@ void ModeRows::set(Index row, const float* a, const Segments& k) {
   }
   __m512i lanes = _mm512_setzero_si512();
   for (int s = 0; s < k.count; ++s) lanes = largest_bits(a + k.offset[s], k.length, lanes);
-  const __m512i most = largest_lane(lanes);
   Row& info = info_[row];
-  const Lanes inverse = inverse_scale(most);
-  info.scale = 1 / _mm512_cvtss_f32(inverse.v);
-  info.direct = has_no_scale(most) != 0;
-  any_direct_ |= info.direct;
+  const Scale scale = row_scale(lanes);
+  info.scale = scale.value;
+  info.direct = scale.none;
+  any_direct_ |= scale.none;
+  const Lanes inverse(scale.inverse);
   // The correction is the sum of a[k] a[k + 1] where k is a multiple of 3. Values are read from `a`: what was just
   // stored cannot be loaded again one place further without waiting.
   constexpr std::uint64_t kThirds = 0x9249249249249249u;  // bits 0, 3, 6, ...
@@ -234,31 +257,27 @@ void ModeRows::set(Index row, const float* a, const Segments& k) {
     float* out = to + s * k.length;
     const std::uint64_t thirds = kThirds << (phase == 0 ? 0 : 3 - phase);
     const __mmask16 opens_pair[3] = {__mmask16(thirds), __mmask16(thirds >> 16), __mmask16(thirds >> 32)};
-    const auto add = [&](Lanes& to_sum, Index i, Index n, __mmask16 mask) {
-      const Lanes value = Lanes::load(from + i, n) * inverse;
-      value.store(out + i, n);
-      const Index next = std::min(n, k.length - i - 1);
-      if (next < kLanes) mask &= __mmask16((1u << next) - 1);
-      to_sum.v = _mm512_mask3_fmadd_ps(value.v, (Lanes::load(from + i + 1, next) * inverse).v, to_sum.v, mask);
+    const auto add = [&](int u, Index i) {
+      const Lanes value = Lanes::load(from + i) * inverse;
+      value.store(out + i);
+      const Lanes next = Lanes::load(from + i + 1);  // scaled at the end
+      sum[u].v = _mm512_mask3_fmadd_ps(value.v, next.v, sum[u].v, opens_pair[u]);
     };
     Index i = 0;
-    for (; i + 3 * kLanes < k.length; i += 3 * kLanes) {
-#pragma GCC unroll 3
-      for (int u = 0; u < 3; ++u) add(sum[u], i + u * kLanes, kLanes, opens_pair[u]);
-    }
-#pragma GCC unroll 3
-    for (int u = 0; u < 3; ++u, i += kLanes) {
-      if (i < k.length) add(sum[u], i, std::min(kLanes, k.length - i), opens_pair[u]);
-    }
+    for (; i + 3 * kLanes < k.length; i += 3 * kLanes) add(0, i), add(1, i + kLanes), add(2, i + 2 * kLanes);
+    __mmask16 mask = opens_pair[0];  // of the last register, which may be part of one
+    if (i + kLanes < k.length) add(0, i), i += kLanes, mask = opens_pair[1];
+    if (i + kLanes < k.length) add(1, i), i += kLanes, mask = opens_pair[2];
+    const Index n = k.length - i;
+    const Lanes value = Lanes::load(from + i, n) * inverse, next = Lanes::load(from + i + 1, n - 1);
+    value.store(out + i, n);
+    sum[2].v = _mm512_mask3_fmadd_ps(value.v, next.v, sum[2].v, mask & __mmask16((1u << (n - 1)) - 1));
     const bool opens = (phase + k.length - 1) % 3 == 0;  // the last value is the first of a pair
-    if (opens && s + 1 < k.count) {
-      const float scale = _mm512_cvtss_f32(inverse.v);
-      across = std::fma(from[k.length - 1] * scale, a[k.offset[s + 1]] * scale, across);
-    }
+    if (opens && s + 1 < k.count) across = std::fma(from[k.length - 1] * scale.inverse, a[k.offset[s + 1]], across);
     phase = int((phase + k.length) % 3);
   }
   std::fill(to + K_, to + ceil_div(K_, 3) * 3, 0.0f);
-  info.correction = ((sum[0] + sum[1]) + sum[2]).sum() + across;
+  info.correction = (((sum[0] + sum[1]) + sum[2]).sum() + across) * scale.inverse;
 }
 
 void ModeRows::set_columns(Index first, Index n, const float* p, Index ldp, Index K) {
@@ -352,53 +371,57 @@ void ModePanels::pack_zeros(Index c) {
   pack(c, zeros, 0, kLanes);
 }
 
-void ModePanels::multiply(float* to, Index row_stride, const Index* place, const ModeRows& a, Index row, int R,
+void ModePanels::multiply(float* to, Index row_stride, const Index* place, const ModeRows& a, Index row, Index rows,
                           Index first, int count) const {
-  assert(0 <= first && first + count <= registers_ && a.mode() == mode_);
-  const int S = group_;
-  const bool winograd = mode_ == ProductMode::kWinograd;
-  const ModeRows::Row* const info = winograd ? a.info(row) : nullptr;
-  const bool direct_rows =
-      a.any_direct() && std::any_of(info, info + R, [](const ModeRows::Row& each) { return each.direct; });
+  assert(0 <= first && first + count <= registers_ && a.mode() == mode_ && (!a.by_columns() || group_ == 2));
+  const RowBlocks blocks(rows);
   for (Index c = first, n; c < first + count; c += n, place += n) {
-    n = std::min<Index>(S - c % S, first + count - c);
-    const float* const panel = block(c);
-    const float* const scale = winograd ? scale_.data() + c * kLanes : nullptr;
-    const auto run = [&](auto height, auto width, auto group, auto by_columns, Index r) {
-      constexpr int kRows = height, kWidth = width, kGroup = group;
-      constexpr bool kByColumns = by_columns;
-      const float* values = a.values(row + r);
-      float* out = to + r * row_stride;
-      if (winograd)
-        winograd_tile<kRows, kWidth, kGroup, kByColumns>(out, row_stride, place, values, a.ld(), info + r, panel,
-                                                         steps_, correction_.data() + c * kLanes, scale);
+    n = std::min<Index>(group_ - c % group_, first + count - c);
+    const bool direct = mode_ == ProductMode::kWinograd && std::any_of(&direct_[c], &direct_[c] + n, is_set);
+    for (Index i = 0; i < blocks.count; ++i) {
+      const Index r = blocks.begin(i);
+      const int R = blocks.size(i);
+      if (direct || (a.any_direct() && std::any_of(a.info(row + r), a.info(row + r) + R, is_direct)))
+        multiply_one_by_one(to + r * row_stride, row_stride, place, a, row + r, R, c, int(n));
       else
-        bfloat16_tile<kRows, kWidth, kGroup, kByColumns>(out, row_stride, place, values, a.ld(), panel, steps_);
-    };
-    const auto rows = [&](auto height, Index r) {
-      if (a.by_columns()) {
-        assert(S == 2);
-        dispatch<2>(int(n), [&](auto width) { run(height, width, Constant<2>{}, std::true_type{}, r); });
-      } else if (S == 2) {
-        dispatch<2>(int(n), [&](auto width) { run(height, width, Constant<2>{}, std::false_type{}, r); });
-      } else {
-        dispatch<3>(int(n), [&](auto width) { run(height, width, Constant<3>{}, std::false_type{}, r); });
-      }
-    };
-    const bool direct_columns = winograd && std::any_of(&direct_[c], &direct_[c] + n, [](auto each) { return each; });
-    if (!direct_rows && !direct_columns) {
-      dispatch<kTileRows>(R, [&](auto height) { rows(height, 0); });
-      continue;
+        multiply_tile(to + r * row_stride, row_stride, place, a, row + r, R, c, int(n));
     }
-    for (int r = 0; r < R; ++r) {
-      for (Index i = 0; i < n; ++i) {
-        // A register that has a scale takes the mode's sums in the rows that have one, whatever lies beside it.
-        if (info[r].direct || direct_[c + i])
-          direct_row(to + r * row_stride, place + i, a.values(row + r), a.by_columns() ? kLanes : 1, info[r],
-                     panel + i * kLanes, steps_, scale + i * kLanes, 1, S);
-        else
-          multiply(to + r * row_stride, row_stride, place + i, a, row + r, 1, c + i, 1);
-      }
+  }
+}
+
+void ModePanels::multiply_tile(float* to, Index row_stride, const Index* place, const ModeRows& a, Index row, int R,
+                               Index c, int n) const {
+  const auto tile = [&](auto height, auto width, auto group, auto by_columns) {
+    constexpr int kRows = height, kWidth = width, kGroup = group;
+    constexpr bool kByColumns = by_columns;
+    if (mode_ == ProductMode::kWinograd)
+      winograd_tile<kRows, kWidth, kGroup, kByColumns>(to, row_stride, place, a.values(row), a.ld(), a.info(row),
+                                                       block(c), steps_, correction_.data() + c * kLanes,
+                                                       scale_.data() + c * kLanes);
+    else
+      bfloat16_tile<kRows, kWidth, kGroup, kByColumns>(to, row_stride, place, a.values(row), a.ld(), block(c), steps_);
+  };
+  dispatch<kTileRows>(R, [&](auto height) {
+    if (a.by_columns()) {
+      dispatch<2>(n, [&](auto width) { tile(height, width, Constant<2>{}, std::true_type{}); });
+    } else if (group_ == 2) {
+      dispatch<2>(n, [&](auto width) { tile(height, width, Constant<2>{}, std::false_type{}); });
+    } else {
+      dispatch<3>(n, [&](auto width) { tile(height, width, Constant<3>{}, std::false_type{}); });
+    }
+  });
+}
+
+void ModePanels::multiply_one_by_one(float* to, Index row_stride, const Index* place, const ModeRows& a, Index row,
+                                     int R, Index c, int n) const {
+  for (int r = 0; r < R; ++r) {
+    for (int i = 0; i < n; ++i) {
+      // A register that has a scale takes the mode's sums in the rows that have one, whatever lies beside it.
+      if (a.info(row + r)->direct || direct_[c + i])
+        direct_row(to + r * row_stride + place[i], a.values(row + r), a.by_columns() ? kLanes : 1, *a.info(row + r),
+                   block(c + i), steps_, scale_.data() + (c + i) * kLanes, group_);
+      else
+        multiply_tile(to + r * row_stride, row_stride, place + i, a, row + r, 1, c + i, 1);
     }
   }
 }
@@ -413,7 +436,7 @@ ModePanels::ModePanels(ProductMode, Index, Index, int) {}
 void ModePanels::set_depth(Index) {}
 void ModePanels::pack(Index, const float*, Index, Index) {}
 void ModePanels::pack_zeros(Index) {}
-void ModePanels::multiply(float*, Index, const Index*, const ModeRows&, Index, int, Index, int) const {}
+void ModePanels::multiply(float*, Index, const Index*, const ModeRows&, Index, Index, Index, int) const {}
 
 #endif
 

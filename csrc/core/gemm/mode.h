@@ -82,11 +82,17 @@ class ModePanels {
   void pack_zeros(Index c);
   ProductMode mode() const { return mode_; }
 
-  /// to[r*row_stride + place[i] + lane] += A[row + r,:] * register first + i, for R rows and `count` registers.
-  void multiply(float* to, Index row_stride, const Index* place, const ModeRows& a, Index row, int R, Index first,
+  /// to[r*row_stride + place[i] + lane] += A[row + r,:] * register first + i, for `rows` rows and `count` registers.
+  void multiply(float* to, Index row_stride, const Index* place, const ModeRows& a, Index row, Index rows, Index first,
                 int count) const;
 
  private:
+  /// The same for one tile: R rows and n registers of one group from register c.
+  void multiply_tile(float* to, Index row_stride, const Index* place, const ModeRows& a, Index row, int R, Index c,
+                     int n) const;
+  /// For a tile of which some row or register has no scale.
+  void multiply_one_by_one(float* to, Index row_stride, const Index* place, const ModeRows& a, Index row, int R,
+                           Index c, int n) const;
   float* block(Index c) { return data_.data() + (c / group_ * steps_ * per_step() * group_ + c % group_) * kLanes; }
   const float* block(Index c) const { return const_cast<ModePanels*>(this)->block(c); }
   Index per_step() const { return mode_ == ProductMode::kWinograd ? 3 : 1; }
