@@ -91,7 +91,7 @@ class Model {
     stack::LayerStack<double>::Kernels all;
     for (Index k = 0; k < kKernels; ++k) {
       const Index input = k < kDirections ? I : kDirections * H;
-      all.push_back(std::make_unique<CellRecurrence<double>>(cell, input, H, H, heads));
+      all.push_back(std::make_unique<CellRecurrence<double>>(cell, input, H, H, heads, ProductMode::kFma));
     }
     return all;
   }

@@ -125,6 +125,12 @@ BPTT_INLINE Scale row_scale(__m512i lanes) {
   return {most == 0 ? 0.0f : 1 / inverse, inverse, has_no_scale(in_all(most)) != 0};
 }
 
+/// What sums of columns are multiplied by, 1 over inverse_scale; 0 where all values are 0, so that their products are 0: sums of
+/// 0 and the other operand leave its rounding.
+BPTT_INLINE Lanes scale_of(__m512i most, const Lanes& inverse) {
+  return Lanes(_mm512_maskz_mov_ps(_mm512_cmpneq_epu32_mask(most, in_all(0)), (Lanes(1.0f) / inverse).v));
+}
+
 /// to[r*row_stride + place[n]] += the product of R rows with N registers of a group of S.
 template <int R, int N, int S, bool kByColumns>
 BPTT_NOINLINE void winograd_tile(float* to, Index row_stride, const Index* place, const float* a,
@@ -319,7 +325,7 @@ void ModeRows::set_strip(Index first, Index n, const float* p, Index ldp, Index 
   for (Index i = 0; i < count; ++i) {
     const __mmask16 direct = has_no_scale(most[i]);
     alignas(64) float correction[kLanes], scale[kLanes];
-    sum[i].store(correction), (Lanes(1.0f) / inverse[i]).store(scale);
+    sum[i].store(correction), scale_of(most[i], inverse[i]).store(scale);
     for (Index l = 0; l < std::min(kLanes, n - i * kLanes); ++l)
       info_[first + i * kLanes + l] = {correction[l], scale[l], (direct >> l & 1) != 0};
     any_direct_ |= direct != 0;
@@ -355,7 +361,7 @@ void ModePanels::pack(Index c, const float* from, Index stride, Index n) {
   __m512i most = _mm512_setzero_si512();
   for (Index k = 0; k < K_; ++k) most = larger_bits(most, value(k));
   const Lanes inverse = inverse_scale(most);
-  (Lanes(1.0f) / inverse).store(scale_.data() + c * kLanes);
+  scale_of(most, inverse).store(scale_.data() + c * kLanes);
   direct_[c] = has_no_scale(most) != 0;
   Lanes sum(0.0f);
   for (Index j = 0; j < steps_; ++j, to += 3 * S * kLanes) {
