@@ -53,7 +53,9 @@ class Hide:
 sys.meta_path.insert(0, Hide())
 if {supported!r} is not None:
     import types
-    sys.modules["bptt._cpu"] = types.SimpleNamespace(supported=lambda: {supported!r})
+    sys.modules["bptt._cpu"] = types.SimpleNamespace(
+        supported=lambda: {supported!r}, processor=lambda: ("", 0, [])
+    )
 {LEVEL}
 """
 
@@ -107,4 +109,4 @@ def test_the_configuration_is_shown(capsys):
     bptt.show_config()
     shown = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
     assert shown == {key: str(value) for key, value in bptt.config().items()}
-    assert {"version", "level", "compiler", "eigen", "threads", "numpy", "python"} <= shown.keys()
+    assert {"version", "level", "compiler", "eigen", "threads", "matmul_precision", "numpy", "python"} <= shown.keys()

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "bindings/arrays.h"
+#include "bindings/products.h"
 #include "bindings/register.h"
 #include "core/level.h"
 #include "core/memory/arena.h"
@@ -62,6 +63,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   make_now();
   m.attr("version") = BPTT_VERSION;
   m.attr("level") = level().name;
+  m.attr("products") = products();
   m.attr("max_threads") = int(Pool::kMaxThreads);
   m.def("config", &config);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));

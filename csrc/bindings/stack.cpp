@@ -20,6 +20,7 @@ void register_stack(py::module_& m) {
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("bias"),
            py::arg("proj_size") = 0, py::arg("num_layers") = 1, py::arg("num_directions") = 1, py::arg("num_heads") = 1,
            py::arg("products") = "fma")
+      .def_property_readonly("products", &PyStack::products)
       .def("plan", &PyStack::plan, py::arg("steps"), py::arg("batch"))
       .def("runs_in_parallel", &PyStack::runs_in_parallel, py::arg("steps"), py::arg("batch"),
            py::arg("options").none(true), py::arg("training"))

@@ -13,6 +13,7 @@
 #include "bindings/call_options.h"
 #include "bindings/outer.h"
 #include "bindings/parameters.h"
+#include "bindings/products.h"
 #include "bindings/states.h"
 #include "bindings/tape.h"
 #include "stack/stack.h"
@@ -43,7 +44,7 @@ class PyStack : public Own {
                             std::to_string(directions) + ", expected at most " + std::to_string(kMostLayers) +
                             " and 2");
     }
-    const stack::StackSizes sizes{input, hidden, projection, layers, directions, bias, heads, mode(products)};
+    const stack::StackSizes sizes{input, hidden, projection, layers, directions, bias, heads, read_products(products)};
     if (dtype == "float32")
       impl_ = make<float>(cell, sizes);
     else if (dtype == "float64")
@@ -66,6 +67,11 @@ class PyStack : public Own {
     return impl_.index() == other.impl_.index() && other.visit([&](auto& b) {
       return visit([&](auto& a) { return a.cell() == b.cell() && a.sizes() == b.sizes(); });
     });
+  }
+
+  /// The arithmetic in use: that of the constructor, or fma where the cell or dtype has no other.
+  std::string products() const {
+    return name_of(visit([](auto& s) { return s.mode(); }));
   }
 
   py::dict plan(Index steps, Index batch) const {
@@ -152,14 +158,6 @@ class PyStack : public Own {
       throw py::value_error("Stack: proj_size is " + std::to_string(sizes.projection) + ", expected " + expected);
     }
     return made;
-  }
-
-  static ProductMode mode(const std::string& products) {
-    for (const auto& [name, mode] : {std::pair("fma", ProductMode::kFma), std::pair("winograd", ProductMode::kWinograd),
-                                     std::pair("bfloat16", ProductMode::kBfloat16)}) {
-      if (products == name) return mode;
-    }
-    throw py::value_error("Stack: products is '" + products + "', expected fma, winograd or bfloat16");
   }
 
   std::vector<const stack::CallOptions*> checked(const Asked& asked) const {

@@ -26,7 +26,7 @@ class CellRecurrence final : public Recurrence<T> {
         hidden_(hidden),
         recurrent_(cell_.projects ? projection : hidden),
         heads_(cell_.heads ? heads : 1),
-        mode_(mode) {}
+        mode_(Weights<T>::has_modes(cell_, heads_) ? mode : ProductMode::kFma) {}
 
   int gates() const override { return cell_.gates; }
   int states() const override { return cell_.states; }
@@ -34,6 +34,7 @@ class CellRecurrence final : public Recurrence<T> {
   bool vectors_are_bias() const override { return cell_.vectors_are_bias; }
   bool projects() const override { return cell_.projects; }
   Index heads() const override { return heads_; }
+  ProductMode mode() const override { return mode_; }
   Index width(int state) const override { return state == 0 ? recurrent_ : hidden_; }
   Plan plan(Index steps, Index batch, int threads) const override {
     return make_plan<T>({steps, batch, input_, hidden_, cell_.gates, cell_.multi_stage, heads_}, threads);

@@ -47,6 +47,8 @@ class Recurrence {
   virtual bool vectors_are_bias() const = 0;  // and absent in a layer without bias
   virtual bool projects() const = 0;
   virtual Index heads() const = 0;  // 1 for a cell without
+  /// By which arithmetic products are made: the one that was asked for, or kFma where the cell or T has no other.
+  virtual ProductMode mode() const = 0;
   /// Width of state i; 0 is h.
   virtual Index width(int state) const = 0;
 

@@ -66,7 +66,7 @@ struct Weights {
         h(checked_mul(checked_mul(Hp, cell.hidden_gates), band_room)),
         bias(checked_mul(Hp, A)),
         vectors(checked_mul(Hp, cell.vectors)),
-        mode(has_modes() ? wanted : ProductMode::kFma) {
+        mode(has_modes(cell, N) ? wanted : ProductMode::kFma) {
     if (cell.multi_stage || tail_width >= G) tail = tail_width = 0;
     if (cell.second) second = Buffer<Stored>(checked_mul(Hp, R));
     if (cell.heads) bands = make_bands(H, N, W);
@@ -89,7 +89,9 @@ struct Weights {
   }
 
   /// Whether products of this cell's steps can be of another mode: float32, one stage, one head.
-  bool has_modes() const { return kHasModes && std::is_same_v<T, float> && !cell.multi_stage && N == 1; }
+  static bool has_modes(const cells::Info& cell, Index N) {
+    return kHasModes && std::is_same_v<T, float> && !cell.multi_stage && N == 1;
+  }
 
   /// What the units of a block read of h.
   template <bool kHeads>

@@ -28,6 +28,7 @@ class LayerStack final : public Stack<T> {
   const std::string& cell() const override { return cell_; }
 
   const StackSizes& sizes() const override { return sizes_; }
+  ProductMode mode() const override { return kernels_[0]->mode(); }
   int states() const override { return kernels_[0]->states(); }
   Index width(int state) const override { return kernels_[0]->width(state); }
 

@@ -141,6 +141,8 @@ class Stack {
 
   virtual const std::string& cell() const = 0;
   virtual const StackSizes& sizes() const = 0;
+  /// By which arithmetic products are made; kFma also where the cell or T has no other.
+  virtual ProductMode mode() const = 0;
   virtual int states() const = 0;
   /// Width of state i, of one direction.
   virtual Index width(int state) const = 0;

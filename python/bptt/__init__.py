@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from bptt import init, losses, optim
+from bptt._precision import get_matmul_precision, matmul_precision, set_matmul_precision
 from bptt._runtime import config, get_num_threads, release_memory, set_num_threads, show_config
 from bptt.layers import (
     GRU,
@@ -74,6 +75,7 @@ __all__ = [
     "config",
     "diagnose",
     "fit",
+    "get_matmul_precision",
     "get_num_threads",
     "gradient_flow",
     "init",
@@ -81,9 +83,11 @@ __all__ = [
     "load_extra",
     "losses",
     "lyapunov_exponents",
+    "matmul_precision",
     "optim",
     "release_memory",
     "save",
+    "set_matmul_precision",
     "set_num_threads",
     "show_config",
     "watch",

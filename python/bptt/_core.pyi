@@ -15,6 +15,7 @@ _Parameters: TypeAlias = NDArray[Any] | list[NDArray[Any] | tuple[NDArray[Any] |
 
 version: str
 level: str
+products: list[str]  # by which arithmetics Stack can multiply here: fma, winograd, bfloat16
 max_threads: int
 
 def config() -> dict[str, str | int]: ...
@@ -148,6 +149,8 @@ class Stack:
     Parameters and their gradients are one flat array for all kernels, or a list with one entry for each: a flat array,
     or a tuple of its parts at any address: weight_ih [G*H,I], weight_hh [G*H,R/N], bias [G*H], vectors [P,H], weight_hr
     [R,H], None for those that a kernel lacks. A flat array has them in this order.
+
+    `products` is one of `core.products`, the arithmetic of products (csrc/core/gemm/mode.h); ValueError for another.
     """
 
     def __init__(
@@ -161,7 +164,12 @@ class Stack:
         num_layers: int = 1,
         num_directions: int = 1,
         num_heads: int = 1,
+        products: str = "fma",
     ) -> None: ...
+    @property
+    def products(self) -> str:
+        """The arithmetic in use: that of the constructor, or fma where the cell or dtype has no other."""
+
     def plan(self, steps: int, batch: int) -> dict[str, Any]:
         """How a call is split: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""
 

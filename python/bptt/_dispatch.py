@@ -3,6 +3,7 @@
 
 The levels are _core_v4, _core_v3, _core_v2 (x86-64) or _core_base; all have the interface of _core.pyi. The best one
 that this machine runs and this build has is used; the environment variable BPTT_ISA=v2|v3|v4|base selects another.
+`cpu` is the module that knows the processor.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bptt import _core as core
+    from bptt import _cpu as cpu
 else:
 
     def _module(name: str) -> Any:
@@ -26,7 +28,6 @@ else:
             raise
 
     def _choose() -> Any:
-        cpu = _module("bptt._cpu")
         if cpu is None:
             raise ImportError("bptt: the compiled modules are missing; `pip install .` in the source tree builds them")
         supported = cpu.supported()
@@ -44,6 +45,7 @@ else:
             f"bptt: this build has no module for levels {', '.join(supported)}; `pip install .` builds it"
         )
 
+    cpu = _module("bptt._cpu")
     core = sys.modules["bptt._core"] = _choose()
 
-__all__ = ["core"]
+__all__ = ["core", "cpu"]

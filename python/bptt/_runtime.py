@@ -10,6 +10,7 @@ import numpy as np
 
 from bptt._arrays import check_size
 from bptt._dispatch import core
+from bptt._precision import get_matmul_precision, products_of
 from bptt._threads import default_threads, register_with_threadpoolctl
 
 __all__ = ["config", "get_num_threads", "release_memory", "set_num_threads", "show_config"]
@@ -57,13 +58,16 @@ def release_memory() -> int:
 
 
 def config() -> dict[str, str | int]:
-    """Return the build and the settings in use: versions, compiler, instruction-set level, threads.
+    """Return the build and the settings in use: versions, compiler, instruction-set level, threads, precision.
 
     >>> config()["threads"] == get_num_threads()
     True
     """
     return {
         **core.config(),
+        "matmul_precision": get_matmul_precision(),
+        "high_products": products_of("high"),
+        "medium_products": products_of("medium"),
         "numpy": np.__version__,
         "python": sys.version.split()[0],
     }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which x86-64 microarchitecture levels (psABI v2, v3, v4) this processor and its operating system can run.
-// It reads CPUID itself: __builtin_cpu_supports knows lzcnt and movbe only in recent compilers, and MSVC has nothing
-// like it. It must be compiled with baseline flags, since it runs before anything else is known about the machine.
+// Which x86-64 microarchitecture levels (psABI v2, v3, v4) this processor and its operating system can run, and what
+// the processor says of itself. It reads CPUID itself: __builtin_cpu_supports knows lzcnt and movbe only in recent
+// compilers, and MSVC has nothing like it. It must be compiled with baseline flags, since it runs before anything else
+// is known about the machine.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -19,6 +21,12 @@
 
 namespace bptt::detect {
 
+struct Processor {
+  std::string vendor;                 // as CPUID spells it, such as AuthenticAMD; empty: not known
+  int family = 0;                     // with the extended family, as vendors count
+  std::vector<std::string> features;  // of avx512_bf16, amx_tile, amx_bf16; those whose registers the system saves
+};
+
 #ifdef BPTT_X86_64
 
 struct Registers {
@@ -26,17 +34,17 @@ struct Registers {
 };
 
 // All zero where the processor does not know the leaf: each feature of that leaf is then absent.
-inline Registers cpuid(std::uint32_t leaf) {
+inline Registers cpuid(std::uint32_t leaf, std::uint32_t subleaf = 0) {
   Registers r;
 #if defined(_MSC_VER)
   int highest[4], values[4];
   __cpuid(highest, static_cast<int>(leaf & 0x80000000u));
   if (static_cast<std::uint32_t>(highest[0]) < leaf) return r;
-  __cpuidex(values, static_cast<int>(leaf), 0);
+  __cpuidex(values, static_cast<int>(leaf), static_cast<int>(subleaf));
   r = {static_cast<std::uint32_t>(values[0]), static_cast<std::uint32_t>(values[1]),
        static_cast<std::uint32_t>(values[2]), static_cast<std::uint32_t>(values[3])};
 #else
-  __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
+  __get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx);
 #endif
   return r;
 }
@@ -78,9 +86,29 @@ inline std::vector<std::string> levels() {
   return found;
 }
 
+inline Processor processor() {
+  const Registers leaf0 = cpuid(0), leaf1 = cpuid(1), leaf7 = cpuid(7);
+  Processor found;
+  char vendor[13] = {};
+  std::memcpy(vendor, &leaf0.ebx, 4), std::memcpy(vendor + 4, &leaf0.edx, 4), std::memcpy(vendor + 8, &leaf0.ecx, 4);
+  found.vendor = vendor;
+  const int base = static_cast<int>(leaf1.eax >> 8 & 0xf), extended = static_cast<int>(leaf1.eax >> 20 & 0xff);
+  found.family = base == 0xf ? base + extended : base;
+  const std::uint64_t saved = has(leaf1.ecx, bits(27)) ? saved_states() : 0;  // if OSXSAVE
+  const Registers more = leaf7.eax >= 1 ? cpuid(7, 1) : Registers();
+  // avx512f, the opmask and ZMM states; the tile states
+  if (has(leaf7.ebx, bits(16)) && has(more.eax, bits(5)) && has(saved, bits(1, 2, 5, 6, 7)))
+    found.features.emplace_back("avx512_bf16");
+  const bool tiles = has(saved, bits(17, 18));
+  if (tiles && has(leaf7.edx, bits(24))) found.features.emplace_back("amx_tile");
+  if (tiles && has(leaf7.edx, bits(22, 24))) found.features.emplace_back("amx_bf16");
+  return found;
+}
+
 #else
 
 inline std::vector<std::string> levels() { return {"base"}; }
+inline Processor processor() { return {}; }
 
 #endif
 

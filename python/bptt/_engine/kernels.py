@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bptt._dispatch import core
 from bptt._locks import ForkSafeLock
+from bptt._precision import products_of
 
 if TYPE_CHECKING:
     from bptt import _core
@@ -36,6 +37,7 @@ class Kernels:
             structure.num_layers,
             structure.num_directions,
             structure.num_heads,
+            products_of(structure.precision),
         )
         self._packed: tuple[object, bool] = (_NEVER, False)  # version, whether with the backward layout
 

@@ -17,6 +17,7 @@ class Structure(NamedTuple):
     """A stack of layers of one cell, in one or two directions; it has a kernel for each layer and direction.
 
     cell: the kernels' name of the cell (csrc/cells/all.h).
+    precision: what was chosen for its products (bptt._precision), whatever that becomes on the machine it runs on.
     """
 
     cell: str
@@ -28,6 +29,7 @@ class Structure(NamedTuple):
     num_directions: int = 1
     bias: bool = True
     num_heads: int = 1
+    precision: str = "highest"
 
     @property
     def info(self) -> _core.CellInfo:

@@ -33,6 +33,7 @@ class CellOptions(NamedTuple):
     zoneout: float | tuple[float, float]
     clip_state: float | None
     clip_grad_per_step: float | None
+    precision: str | None
 
 
 class RecurrentCell(RecurrentBase):
@@ -60,6 +61,7 @@ class RecurrentCell(RecurrentBase):
             bias=options.bias,
             dtype=options.dtype,
             num_heads=num_heads,
+            precision=options.precision,
         )
         state_options = StateOptions.check(
             type(self).__name__,

@@ -78,11 +78,12 @@ class GRU(Recurrent):
         clip_grad_per_step: float | None = None,
         checkpoint: int | str | None = None,
         learn_initial_state: bool = False,
+        precision: str | None = None,
     ) -> None:
         cell = _cell(type(self).__name__, reset_after, layer_norm)
         options = LayerOptions(
             num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed, recurrent_dropout, zoneout,
-            clip_state, clip_grad_per_step, checkpoint, learn_initial_state,
+            clip_state, clip_grad_per_step, checkpoint, learn_initial_state, precision,
         )  # fmt: skip
         super().__init__(cell, input_size, hidden_size, options)
 
@@ -134,9 +135,10 @@ class GRUCell(RecurrentCell):
         zoneout: float | tuple[float, float] = 0.0,
         clip_state: float | None = None,
         clip_grad_per_step: float | None = None,
+        precision: str | None = None,
     ) -> None:
         cell = _cell(type(self).__name__, reset_after, layer_norm)
-        options = CellOptions(bias, dtype, init, seed, zoneout, clip_state, clip_grad_per_step)
+        options = CellOptions(bias, dtype, init, seed, zoneout, clip_state, clip_grad_per_step, precision)
         super().__init__(cell, input_size, hidden_size, options)
 
 

@@ -47,6 +47,8 @@ class LayerOptions(NamedTuple):
     learn_initial_state: whether the state at the start and after a reset is a parameter instead of zeros, default
         False: `initial_h_l0` [H] for each layer and direction, of an LSTM also `initial_c_l0`,
         of an SLSTM these, `initial_n_l0` (ones at first) and `initial_m_l0`.
+    precision: "highest", "high" or "medium": how products are computed, in float32, as of `set_matmul_precision`.
+        Default None: the choice of that function at the time when the layer is made.
     """
 
     num_layers: int
@@ -63,6 +65,7 @@ class LayerOptions(NamedTuple):
     clip_grad_per_step: float | None
     checkpoint: int | str | None
     learn_initial_state: bool
+    precision: str | None
 
 
 _PLACE = "        {options}\n"

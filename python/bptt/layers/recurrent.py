@@ -59,6 +59,7 @@ class Recurrent(RecurrentBase):
             num_layers=options.num_layers,
             num_directions=self.num_directions,
             num_heads=num_heads,
+            precision=options.precision,
         )
         self.num_layers = structure.num_layers
         state_options = StateOptions.check(

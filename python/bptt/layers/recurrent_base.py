@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bptt._arrays import check_bool, check_dtype, check_seed, check_size
 from bptt._engine.stack import Stack
 from bptt._engine.structure import Structure
+from bptt._precision import check_precision, get_matmul_precision
 from bptt.init import fill
 from bptt.layers.base import Layer
 from bptt.layers.layout import lay_out
@@ -32,6 +33,8 @@ class RecurrentBase(Layer):
 
     _cell: Cell
     _stack: Stack
+    precision: str  # "highest", "high" or "medium": what was chosen for its products
+    _own_precision: bool  # whether it was chosen for this layer
 
     def _set_sizes(
         self,
@@ -45,6 +48,7 @@ class RecurrentBase(Layer):
         num_layers: int = 1,
         num_directions: int = 1,
         num_heads: int = 1,
+        precision: str | None = None,
     ) -> Structure:
         """Check the sizes, keep them as attributes, and return the structure."""
         where = type(self).__name__
@@ -60,6 +64,8 @@ class RecurrentBase(Layer):
             raise ValueError(f"{where}: {what}")
         num_layers = check_size(where, "num_layers", num_layers, most=MOST_LAYERS)
         bias, exact = check_bool(where, "bias", bias), check_dtype(where, dtype)
+        self._own_precision = precision is not None
+        self.precision = get_matmul_precision() if precision is None else check_precision(where, "precision", precision)
         self._cell = cell
         return Structure(
             cell.kernel,
@@ -71,6 +77,7 @@ class RecurrentBase(Layer):
             num_directions,
             bias,
             self.num_heads,
+            self.precision,
         )
 
     def _set_params(
@@ -109,6 +116,11 @@ class RecurrentBase(Layer):
         """The width of h, and of y in one direction: H, or proj_size."""
         return self._stack.structure.output_size
 
+    @property
+    def products(self) -> str:
+        """How the products are computed on this machine: "fma", "winograd" or "bfloat16" (`set_matmul_precision`)."""
+        return self._stack.kernels.native.products
+
     def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
         if not any(name.startswith("bias_ih") for name in state):
             return state
@@ -130,6 +142,7 @@ class RecurrentBase(Layer):
             "bias": structure.bias,
             "dtype": structure.dtype.name,
             **{name: options[name] for name in shared},
+            **({"precision": self.precision} if self._own_precision else {}),
         }
 
     def _mask_state(self) -> list[int]:
@@ -149,6 +162,7 @@ class RecurrentBase(Layer):
         parts += [f", num_layers={structure.num_layers}"] * (structure.num_layers > 1)
         parts += [f", {name}={value!r}" for name, value in self._cell.arguments.items()]
         parts += ["" if structure.bias else ", bias=False", arguments]
+        parts += [f", precision={self.precision!r}"] * (self.precision != "highest")
         return f"{type(self).__name__}({''.join(parts)}{self._stack.state_options}, dtype={structure.dtype})"
 
     def __repr__(self) -> str:

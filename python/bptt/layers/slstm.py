@@ -95,11 +95,12 @@ class SLSTM(Recurrent):
         clip_grad_per_step: float | None = None,
         checkpoint: int | str | None = None,
         learn_initial_state: bool = False,
+        precision: str | None = None,
     ) -> None:
         cell = _cell(type(self).__name__, num_heads, forget_gate)
         options = LayerOptions(
             num_layers, bias, batch_first, dropout, bidirectional, dtype, init, seed, recurrent_dropout, zoneout,
-            clip_state, clip_grad_per_step, checkpoint, learn_initial_state,
+            clip_state, clip_grad_per_step, checkpoint, learn_initial_state, precision,
         )  # fmt: skip
         self.forget_gate = forget_gate
         super().__init__(cell, input_size, hidden_size, options, num_heads=num_heads)
@@ -147,9 +148,10 @@ class SLSTMCell(RecurrentCell):
         zoneout: float | tuple[float, float] = 0.0,
         clip_state: float | None = None,
         clip_grad_per_step: float | None = None,
+        precision: str | None = None,
     ) -> None:
         cell = _cell(type(self).__name__, num_heads, forget_gate)
-        options = CellOptions(bias, dtype, init, seed, zoneout, clip_state, clip_grad_per_step)
+        options = CellOptions(bias, dtype, init, seed, zoneout, clip_state, clip_grad_per_step, precision)
         self.forget_gate = forget_gate
         super().__init__(cell, input_size, hidden_size, options, num_heads=num_heads)
 
