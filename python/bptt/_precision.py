@@ -98,9 +98,11 @@ def set_matmul_precision(precision: str) -> None:
     Args: precision:
         "highest" (the default): chains of FMAs.
         "high": float32 by Winograd's inner product where the processor gains from it (AMD's Zen 4); errors of products
-            are up to 4 times as large. Elsewhere as "highest".
+            are a few times as large. Elsewhere as "highest".
         "medium": factors rounded to bfloat16, sums in float32, where the processor has such an instruction
             (AVX512_BF16); products have a relative error of about 0.3 %. Elsewhere as "highest".
+
+    The page docs/precision.md has errors and times.
 
     It concerns products alone: states, equations, sums, weights and gradients are float32. Layers of float64, those of
     several heads or several stages (layer normalisation, projection, a GRU with reset_after=False) and all layers but
