@@ -125,8 +125,8 @@ BPTT_INLINE Scale row_scale(__m512i lanes) {
   return {most == 0 ? 0.0f : 1 / inverse, inverse, has_no_scale(in_all(most)) != 0};
 }
 
-/// What sums of columns are multiplied by, 1 over inverse_scale; 0 where all values are 0, so that their products are 0: sums of
-/// 0 and the other operand leave its rounding.
+/// What sums of columns are multiplied by, 1 over inverse_scale; 0 where all values are 0, so that their products are
+/// 0: sums of 0 and the other operand leave its rounding.
 BPTT_INLINE Lanes scale_of(__m512i most, const Lanes& inverse) {
   return Lanes(_mm512_maskz_mov_ps(_mm512_cmpneq_epu32_mask(most, in_all(0)), (Lanes(1.0f) / inverse).v));
 }
