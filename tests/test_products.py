@@ -91,6 +91,16 @@ def test_errors_are_a_few_times_those_of_chains_of_fmas(mode: str, heavy: bool, 
             assert error <= (20 if heavy else 4) * worst(plain[name], value), name
 
 
+def test_large_batches_have_the_bits_of_single_rows(mode: str) -> None:
+    x, h, dy, wx, wh = operands(101, 37, 50, False)
+    whole = products(mode, x, h, dy, wx, wh)
+    for row in (0, 47, 48, 50, 99, 100):
+        one = slice(row, row + 1)
+        alone = products(mode, x[one], h[one], dy[one], wx, wh)
+        for name in ("y", "dx", "dh"):
+            assert alone[name][0].tobytes() == whole[name][row].tobytes(), (name, row)
+
+
 def bad_values() -> dict[str, tuple[int, Array]]:
     """Rows of 40 values by name, and their number."""
     mixed = np.resize(np.array([1e-20, 1e20, -1e20, 1e-20, 0], np.float32), 40)

@@ -20,7 +20,7 @@ using namespace bptt::test;
 namespace {
 
 constexpr Index W = Vec<float>::kSize;
-constexpr Index kRows = kTileRows, kRegisters = 7, kColumns = (kRegisters - 1) * W + 5;
+constexpr Index kRows = 2 * kTileRows + 1, kRegisters = 7, kColumns = (kRegisters - 1) * W + 5;
 constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNaN = std::numeric_limits<float>::quiet_NaN();
 
 float to_bfloat16(float x) {
