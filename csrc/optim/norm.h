@@ -46,7 +46,7 @@ double scaled_sum(const T* g, Index n, double scale, const F& of) {
   Buffer<double> sums(blocks);
   Pool::instance().run(threads_for_pass(n), [&](int thread, Barrier& barrier) {
     const Share share(blocks, thread, barrier.size());
-    for (Index b = share.begin; b < share.end; ++b) {
+    for (Index b = share.end - 1; b >= share.begin; --b) {  // the update begins with what was read last
       sums[b] = sum_of_squares(g + b * kBlock, std::min(kBlock, n - b * kBlock), scale, of);
     }
   });

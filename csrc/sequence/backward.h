@@ -14,37 +14,10 @@
 #include "core/threads/parallel.h"
 #include "core/threads/share.h"
 #include "sequence/forward.h"
+#include "sequence/mode_steps.h"
 #include "sequence/weight_gradient.h"
 
 namespace bptt::sequence {
-
-/// dx of the rows [begin, end) of `blocks` in another mode.
-template <class T>
-void mode_input_gradient(T* dx, const Weights<T>& w, const T* gates, const RowBlocks& blocks, Index begin, Index end,
-                         ModeRows& operand) {
-  if constexpr (std::is_same_v<T, float>) {
-    constexpr int W = Vec<T>::kSize, kBlocks = 4;
-    constexpr Index place[kBlocks] = {0, W, 2 * W, 3 * W};
-    const Segments k = gate_segments(w, w.cell.x_acc, w.G);
-    const Index width = w.cell.lines * w.Hp;
-    const Index from = blocks.begin(begin), to = blocks.begin(end - 1) + blocks.size(end - 1);
-    for (Index row = from; row < to; row += kModeRows) {
-      const Index rows = std::min<Index>(kModeRows, to - row);
-      for (Index r = 0; r < rows; ++r) operand.set(r, gates + (row + r) * width, k);
-      for (Index j = 0; j < w.x_back.blocks(); j += kBlocks) {
-        const int count = int(std::min<Index>(kBlocks, w.x_back.blocks() - j));
-        alignas(64) T sum[kModeRows][kBlocks][W] = {};
-        w.x_back_mode.multiply(sum[0][0], kBlocks * W, place, operand, 0, rows, j, count);
-        for (Index r = 0; r < rows; ++r) {
-          for (int n = 0; n < count; ++n) {
-            const Index column = (j + n) * W;
-            Vec<T>::load(sum[r][n]).store(dx + (row + r) * w.I + column, std::min<Index>(W, w.I - column));
-          }
-        }
-      }
-    }
-  }
-}
 
 template <class T>
 class Backward final : public ResumableCall {
@@ -371,7 +344,8 @@ class Backward final : public ResumableCall {
     for (Index i = share.begin; i < share.end;) {
       const Index stop = share.end - i > piece ? i + piece : share.end;
       if (w_.I > kNarrow && !mode_rows_.empty()) {
-        mode_input_gradient(dx, w_, gates(begin), blocks, i, stop, mode_rows_[std::size_t(thread)].dg);
+        mode_input_gradient(dx, w_, gates(begin), blocks.begin(i), blocks.begin(stop - 1) + blocks.size(stop - 1),
+                            mode_rows_[std::size_t(thread)].dg);
       } else if (w_.I > kNarrow) {
         product(dx, w_.I, gates(begin), row_, k, w_.x_back, static_cast<const T*>(nullptr), blocks, i, stop);
       } else {

@@ -77,7 +77,7 @@ struct BackwardTiles {
           (apart ? Vec<T>(T(0)) : Vec<T>::load(from)).store(dh + (r * blocks + u) * W);
         }
       }
-      if (s.dg1) s.w.h_back_mode.multiply(dh, blocks * W, place, s.mode_rows->dg, row, rows, begin, blocks);
+      if (s.dg1) s.w.h_back_mode.multiply({dh, blocks * W, place}, s.mode_rows->dg, row, rows, begin, blocks);
       if (s.transition)
         cells<true>(s, dh, row, int(rows), begin, blocks);
       else

@@ -9,6 +9,7 @@
 #include "core/gemm/tile.h"
 #include "core/simd/math.h"
 #include "sequence/input_products.h"
+#include "sequence/mode_steps.h"
 
 namespace bptt::sequence {
 
@@ -93,8 +94,8 @@ struct ForwardTiles {
           h_place[b * gates + g] = (b * per_block + (in_tail ? g : Cell::h_acc(g))) * W;
         }
       }
-      if (s.x) w.x_mode.multiply(a, width, x_place, s.mode_rows->x, row, rows, begin * G, blocks * gates);
-      w.h_mode.multiply(a, width, h_place, s.mode_rows->h, row, rows, begin * G, blocks * gates);
+      if (s.x) w.x_mode.multiply({a, width, x_place}, s.mode_rows->x, row, rows, begin * G, blocks * gates);
+      w.h_mode.multiply({a, width, h_place}, s.mode_rows->h, row, rows, begin * G, blocks * gates);
       const Index lanes = in_tail ? w.tail : W;
       cells(s, a, per_block * W, lanes, lanes, row, int(rows), begin, blocks);
     }
@@ -160,47 +161,6 @@ struct ForwardTiles {
     }
   }
 };
-
-/// The operands of a step of another mode, for some rows.
-template <class T>
-void prepare(const ForwardStep<T>& s, const RowBlocks& rows) {
-  if constexpr (std::is_same_v<T, float>) {
-    for (Index row = rows.first; row < rows.first + rows.total; ++row) {
-      if (s.x) s.mode_rows->x.set(row, s.x + row * s.w.I, {s.w.I});
-      s.mode_rows->h.set(row, s.h + row * s.w.H, {s.w.H});
-    }
-  }
-}
-template <class T>
-void prepare(const BackwardStep<T>& s, const RowBlocks& rows) {
-  if constexpr (std::is_same_v<T, float>) {
-    if (!s.dg1) return;
-    const Segments gates = gate_segments(s.w, s.w.cell.h_acc, s.w.G);
-    const Index width = s.w.cell.lines * s.w.Hp;
-    for (Index row = rows.first; row < rows.first + rows.total; ++row)
-      s.mode_rows->dg.set(row, s.dg1 + row * width, gates);
-  }
-}
-
-/// The same as run_tiles, in another mode: some rows at once, so that a group of registers of weights stays in the
-/// nearest cache while they pass by.
-template <class Tiles, class Step>
-void run_in_mode(const Step& step, const RowBlocks& rows, const Share& units, Index t) {
-  prepare(step, rows);
-  constexpr int kBlocks = Tiles::kModeBlocks;
-  const bool tail = Tiles::kTailWidth > 0 && step.w.tail > 0 && units.end == step.w.blocks && units.begin < units.end;
-  const Index whole = units.end - Index(tail), runs = ceil_div(whole - units.begin, kBlocks);
-  const RowBlocks passes(rows.total, rows.first, kModeRows);
-  const auto run = [&](Index begin, Index end) {
-    for (Index i = 0; i < passes.count; ++i) Tiles::in_mode(step, passes.begin(i), passes.size(i), begin, end);
-  };
-  if (tail && t % 2 != 0) run(whole, units.end);
-  for (Index i = 0; i < runs; ++i) {
-    const Index begin = units.begin + (t % 2 == 0 ? i : runs - 1 - i) * kBlocks;
-    run(begin, std::min(whole, begin + kBlocks));
-  }
-  if (tail && t % 2 == 0) run(whole, units.end);
-}
 
 /// f(Constant<rows>, row block) over row blocks, whose sizes are MaxRows and one less.
 template <int MaxRows, class F>

@@ -5,6 +5,7 @@
 
 #include "core/gemm/blocks.h"
 #include "core/gemm/tile.h"
+#include "sequence/mode_steps.h"
 #include "sequence/step.h"
 
 namespace bptt::sequence {
@@ -59,28 +60,6 @@ template <class Cell>
 using InputMap = MapOf<Cell, OwnInputMap<Cell>>;
 template <class Cell>
 using HiddenMap = MapOf<Cell, OwnHiddenMap<Cell>>;
-
-/// The input products in another mode.
-inline void mode_input_products(const Weights<float>& w, const float* x, float* gates, const RowBlocks& rows,
-                                const Share& blocks, ModeRows& operand) {
-  constexpr int W = Vec<float>::kSize;
-  const Index row_width = w.cell.lines * w.Hp;
-  for (Index row = 0; row < rows.total; ++row) operand.set(row, x + row * w.I, {w.I});
-  for (Index j = blocks.begin; j < blocks.end; ++j) {
-    const bool in_tail = w.tail > 0 && j + 1 == w.blocks;
-    const int registers = in_tail ? int(w.tail_width) : w.G;
-    Index place[cells::kMaxGates];
-    for (int g = 0; g < registers; ++g) place[g] = (in_tail ? g : w.cell.x_acc[g]) * w.Hp;
-    for (Index i = 0; i < rows.count; ++i) {
-      float* to = gates + rows.begin(i) * row_width + j * W;
-      for (int r = 0; r < rows.size(i); ++r) {
-        for (int n = 0; n < (in_tail ? registers : w.A); ++n)
-          Vec<float>::load(w.bias.data() + (j * w.A + n) * W).store(to + r * row_width + n * w.Hp);
-      }
-      w.x_mode.multiply(to, row_width, place, operand, rows.begin(i), rows.size(i), j * w.G, registers);
-    }
-  }
-}
 
 /// See CellKernels.
 template <class Cell, class T>

@@ -13,6 +13,7 @@
 #include "core/gemm/sums.h"
 #include "core/gemm/transpose.h"
 #include "core/threads/share.h"
+#include "sequence/tape.h"
 #include "sequence/weights.h"
 
 namespace bptt::sequence {
@@ -33,7 +34,8 @@ class WeightGradient {
     if (w.mode != ProductMode::kFma) {
       operands_ = std::vector<Operands>(std::size_t(threads));
       for (Operands& each : operands_)
-        each.dg = {w.mode, checked_mul(cell_.accumulators, w.Hp), kRows}, each.z = {w.mode, kRows, kWidth, 2};
+        each.dg = {w.mode, checked_mul(cell_.accumulators, w.Hp), kRows},
+        each.z = {w.mode, kRows, ceil_div(std::max(w.I, w.Q), W), 2};
     }
     db_.clear();
     if (rows <= kLongSum) return;
@@ -160,42 +162,43 @@ class WeightGradient {
         operands.dg.set_columns(first, end - begin, dg + first, row_, rows);
       }
       operands.z.set_depth(rows);
-      add_columns(to.hidden, cell_.h_acc, w_.Q, h, w_.R, operands, begin, end);
-      if (!transposed()) add_columns(to.input, cell_.x_acc, w_.I, x, w_.I, operands, begin, end);
+      add_columns(to.hidden, cell_.h_acc, {h, w_.R}, w_.Q, operands, Share(begin, end));
+      if (!transposed()) add_columns(to.input, cell_.x_acc, {x, w_.I}, w_.I, operands, Share(begin, end));
     }
   }
 
-  /// dW[g*H + j, :] += sum over rows of dg[row, lines[g], j] * z[row,:] for the units [begin, end) of all gates.
-  void add_columns(const SumTarget<T>& dw, const int* lines, Index columns, const T* z, Index ld, Operands& operands,
-                   Index begin, Index end) const {
-    for (Index first = 0; first < columns; first += kWidth * W) {
-      const int count = int(std::min<Index>(kWidth, ceil_div(columns - first, W)));
-      const Index last = std::min<Index>(W, columns - first - (count - 1) * W);
-      for (int n = 0; n < count; ++n) operands.z.pack(n, z + first + n * W, ld, n + 1 < count ? W : last);
-      for (Index g = 0; g < G; ++g) {
-        for (Index block = begin; block < end; block += W) {
-          const RowBlocks tiles(std::min<Index>(W, end - block), block);
-          for (Index i = 0; i < tiles.count; ++i) {
-            const Index unit = tiles.begin(i);
-            add_tile(dw.at((g * w_.H + unit) * columns + first), operands, lines[g] * w_.Hp + unit, tiles.size(i),
-                     count, last);
-          }
+  /// dW[g*H + j, :] += sum over rows of dg[row, lines[g], j] * z[row,:] for some units of all gates, `columns` wide.
+  /// All columns are packed first, and each block of units meets them while it is in the nearest cache.
+  void add_columns(const SumTarget<T>& dw, const int* lines, const StridedRows<const T>& z, Index columns,
+                   Operands& operands, const Share& units) const {
+    const Index registers = ceil_div(columns, W);
+    const auto lanes = [&](Index n) { return std::min<Index>(W, columns - n * W); };
+    for (Index n = 0; n < registers; ++n) operands.z.pack(n, z.data + n * W, z.ld, lanes(n));
+    for (Index g = 0; g < G; ++g) {
+      for (Index block = units.begin; block < units.end; block += W) {
+        const Index rows = std::min<Index>(W, units.end - block);
+        for (Index first = 0; first < registers; first += kWidth) {
+          const Share part(first, std::min(registers, first + kWidth));
+          const SumTarget<T> to = dw.at((g * w_.H + block) * columns + first * W);
+          add_tile(to, operands, lines[g] * w_.Hp + block, rows, part, lanes(part.end - 1));
         }
       }
     }
   }
 
-  /// R rows of dW from row `row` of the operand, `count` registers wide.
-  void add_tile(const SumTarget<T>& to, const Operands& operands, Index row, int R, int count, Index last) const {
+  /// R rows of dW, of one block of units, from row `row` of the operand, and some registers of columns.
+  void add_tile(const SumTarget<T>& to, const Operands& operands, Index row, Index R, const Share& part,
+                Index last) const {
     constexpr Index place[kWidth] = {0, W, 2 * W, 3 * W};
+    const int count = int(part.end - part.begin);
     if (!to.total && last == W) {  // in its place; the rounding is the same
-      for (int r = 0; r < R && to.fresh; ++r) std::fill_n(to.sum + r * to.ld, count * W, T(0));
-      return operands.z.multiply(to.sum, to.ld, place, operands.dg, row, R, 0, count);
+      for (Index r = 0; r < R && to.fresh; ++r) std::fill_n(to.sum + r * to.ld, count * W, T(0));
+      return operands.z.multiply({to.sum, to.ld, place}, operands.dg, row, R, part.begin, count);
     }
-    alignas(64) T sum[kTileRows * kWidth * W];
+    alignas(64) T sum[W * kWidth * W];
     std::fill_n(sum, R * count * W, T(0));
-    operands.z.multiply(sum, count * W, place, operands.dg, row, R, 0, count);
-    to.add_tile(sum, R, count, 0, last);
+    operands.z.multiply({sum, count * W, place}, operands.dg, row, R, part.begin, count);
+    to.add_tile(sum, int(R), count, 0, last);
   }
 
   /// The products that only cells of several stages have.

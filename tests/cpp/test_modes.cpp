@@ -84,7 +84,7 @@ struct Problem {
     std::vector<float> c(std::size_t(R * count * W), 1.0f);
     std::vector<Index> place;
     for (Index i = 0; i < count; ++i) place.push_back(i * W);
-    right.multiply(c.data(), count * W, place.data(), left, row, R, first, count);
+    right.multiply({c.data(), count * W, place.data()}, left, row, R, first, count);
     return c;
   }
 

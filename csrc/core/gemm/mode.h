@@ -56,7 +56,8 @@ class ModeRows {
   }
   /// From one row to the next, where they are not by columns.
   Index ld() const { return ld_; }
-  const Row* info(Index row) const { return info_.data() + row; }
+  /// Null where the mode is not kWinograd.
+  const Row* info(Index row) const { return info_.size() > 0 ? info_.data() + row : nullptr; }
 
  private:
   void set_strip(Index first, Index n, const float* p, Index ldp, Index K);
@@ -68,6 +69,19 @@ class ModeRows {
   Buffer<float> values_;
   Buffer<Row> info_;
 };
+
+/// Where the sums of some rows and registers are: those of row r and register i at to[r*row_stride + place[i]].
+struct ModeSums {
+  float* to;
+  Index row_stride;
+  const Index* place;
+
+  ModeSums at(Index row, Index i) const { return {to + row * row_stride, row_stride, place + i}; }
+};
+
+namespace lanes {
+struct Panel;
+}
 
 /// Columns of B as registers, `group` of them side by side: [groups][K steps][group][...].
 class ModePanels {
@@ -82,17 +96,15 @@ class ModePanels {
   void pack_zeros(Index c);
   ProductMode mode() const { return mode_; }
 
-  /// to[r*row_stride + place[i] + lane] += A[row + r,:] * register first + i, for `rows` rows and `count` registers.
-  void multiply(float* to, Index row_stride, const Index* place, const ModeRows& a, Index row, Index rows, Index first,
-                int count) const;
+  /// Adds A[row + r,:] * register first + i to the sums of row r and register i, for `rows` rows and `count` registers.
+  void multiply(const ModeSums& to, const ModeRows& a, Index row, Index rows, Index first, int count) const;
 
  private:
   /// The same for one tile: R rows and n registers of one group from register c.
-  void multiply_tile(float* to, Index row_stride, const Index* place, const ModeRows& a, Index row, int R, Index c,
-                     int n) const;
+  void multiply_tile(const ModeSums& to, const ModeRows& a, Index row, int R, Index c, int n) const;
   /// For a tile of which some row or register has no scale.
-  void multiply_one_by_one(float* to, Index row_stride, const Index* place, const ModeRows& a, Index row, int R,
-                           Index c, int n) const;
+  void multiply_one_by_one(const ModeSums& to, const ModeRows& a, Index row, int R, Index c, int n) const;
+  lanes::Panel panel(Index c) const;
   float* block(Index c) { return data_.data() + (c / group_ * steps_ * per_step() * group_ + c % group_) * kLanes; }
   const float* block(Index c) const { return const_cast<ModePanels*>(this)->block(c); }
   Index per_step() const { return mode_ == ProductMode::kWinograd ? 3 : 1; }
