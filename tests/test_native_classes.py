@@ -50,6 +50,7 @@ METHODS = {
     },
     "Stack": {
         "plan": lambda o, a: CORE.Stack.plan(o, T, B),
+        "products": lambda o, a: CORE.Stack.products.__get__(o),
         "runs_in_parallel": lambda o, a: CORE.Stack.runs_in_parallel(o, T, B, None, True),
         "memory": lambda o, a: CORE.Stack.memory(o, T, B, [a.CallOptions], True),
         "pack": lambda o, a: CORE.Stack.pack(o, a.params, True),

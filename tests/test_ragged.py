@@ -178,7 +178,8 @@ def test_packed_rows_of_lists_and_none_at_all() -> None:
     np.testing.assert_array_equal(h[:, 0], last)
     assert layer(Packed(np.zeros((0, 2)), []))[0].data.shape == (0, 6)
     assert layer(np.zeros((3, 0, 2)), lengths=(), resets=[[]] * 3)[0].shape == (3, 0, 6)
-    assert max(layer.estimate_memory(3, 0, []), layer.estimate_memory(3, 0)) < 50_000
+    # without rows, little but the panels of 128 rows and 4 registers of the weight gradients, 32 KiB a direction on v4
+    assert max(layer.estimate_memory(3, 0, []), layer.estimate_memory(3, 0)) < 100_000
     y, h, tape = layer.forward(Packed(np.zeros((0, 2)), np.zeros(0, int)))
     assert (y.data.shape, h.shape) == ((0, 6), (2, 0, 3))
     dx, dh, grads = layer.backward(tape, y)
