@@ -72,7 +72,7 @@ def run(
 
 
 if __name__ == "__main__":
-    print("begins", flush=True)
-    trained, table = run(Path(sys.argv[1]), save_every=1, epochs=int(sys.argv[2]))
+    told = {"on_step": lambda step: print(step.number, flush=True)}  # a line for each update, before it is saved
+    trained, table = run(Path(sys.argv[1]), save_every=1, epochs=int(sys.argv[2]), **told)
     np.save(Path(sys.argv[1], "weights.npy"), np.asarray(trained.params.flat))
     print("ends", len(table), flush=True)
