@@ -60,11 +60,7 @@ def assert_same(folder: Path, weights: NDArray[Any], history: bptt.History, whol
 
 
 def killed_until_done(folder: Path, kills: int, epochs: int) -> int:
-    """Run in processes that are killed at random moments, as often as that; return how many were killed at work.
-
-    A moment is a number of updates and some milliseconds, about an update and its save, so that a fast machine does not
-    get to the end.
-    """
+    """Run in processes that are killed some updates and milliseconds after their start; return how many were at work."""
     draw, killed = random.Random(kills), 0
     command = [sys.executable, resumed_run.__file__, str(folder), str(epochs)]
     for _ in range(kills):
