@@ -60,14 +60,13 @@ def assert_same(folder: Path, weights: NDArray[Any], history: bptt.History, whol
 
 
 def killed_until_done(folder: Path, kills: int, epochs: int) -> int:
-    """Run in processes that are killed some updates and milliseconds after their start; return how many were at work."""
+    """Run in processes that are killed after some updates and milliseconds; return how many were at work."""
     draw, killed = random.Random(kills), 0
     command = [sys.executable, resumed_run.__file__, str(folder), str(epochs)]
     for _ in range(kills):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            for _ in range(draw.randint(1, 7)):
-                process.stdout.readline()
+            [process.stdout.readline() for _ in range(draw.randint(1, 7))]
             time.sleep(draw.uniform(0.0, 0.005))
             process.kill()
             killed += "ends" not in process.stdout.read()
