@@ -43,11 +43,11 @@ class Rule(NamedTuple):
 # The first rule that holds decides, where the level in use has its products; without one they are chains of FMAs.
 # Measured with forward steps of an LSTM, B = 36, I = H = 256, one core (docs/precision.md has whole calls).
 TABLE: dict[str, tuple[Rule, ...]] = {
-    # Zen 4 (family 25 with AVX-512; Zen 3 has none): EPYC at 3.695 GHz, 162 GF/s where chains of FMAs reach 114:
+    # Zen 4 (family 25 with AVX-512; Zen 3 has none): EPYC at 3.695 GHz, 150 GF/s where chains of FMAs reach 113:
     # additions have pipes of their own there. Not measured, and so left out: AMD family 26 (Zen 5). On Intel's
     # processors additions and FMAs share their pipes: nothing can be gained.
     "high": (Rule("winograd", vendor="AuthenticAMD", family=25),),
-    # AVX512_BF16: the same EPYC, 220 GF/s instead of 114; other processors that have it were not measured, but twice as
+    # AVX512_BF16: the same EPYC, 206 GF/s instead of 113; other processors that have it were not measured, but twice as
     # many products fit into one instruction. A rule for AMX (feature amx_bf16) belongs before it; no kernel uses that.
     "medium": (Rule("bfloat16", feature="avx512_bf16"),),
 }
