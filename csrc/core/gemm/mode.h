@@ -11,8 +11,8 @@
 //   kBfloat16  VDPBF16PS: values rounded to bfloat16, two products a lane and instruction, sums in float32.
 //
 // Both operands are brought into the mode's form first: rows by ModeRows, columns by ModePanels. Each element is one
-// chain in a fixed order of k, whatever the tile: its bits depend on its row and on the columns of its register, of which
-// one without a scale makes all of them take FMAs.
+// chain in a fixed order of k, whatever the tile: its bits depend on its row and on the columns of its register, of
+// which one without a scale makes all of them take FMAs.
 #pragma once
 
 #include <cstdint>
