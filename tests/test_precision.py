@@ -20,6 +20,7 @@ from bptt import _cpu, _precision
 from kernels import levels
 
 ALL = ["fma", "winograd", "bfloat16"]
+AMX = [*ALL, "amx_bfloat16"]
 LAYERS = [bptt.RNN, bptt.LSTM, bptt.SLSTM, bptt.GRU, bptt.RNNCell, bptt.LSTMCell, bptt.SLSTMCell, bptt.GRUCell]
 ZEN4 = ("AuthenticAMD", 25, ["avx512_bf16"])
 
@@ -124,7 +125,9 @@ def test_a_file_keeps_what_was_given_to_the_layer(precision: str, tmp_path: Path
         (ZEN4, ["fma"], "fma", "fma"),  # at level v3
         (("AuthenticAMD", 25, []), ["fma"], "fma", "fma"),  # Zen 3, without AVX-512
         (("AuthenticAMD", 26, ["avx512_bf16"]), ALL, "fma", "bfloat16"),
-        (("GenuineIntel", 6, ["avx512_bf16", "amx_tile", "amx_bf16"]), ALL, "fma", "bfloat16"),
+        (("GenuineIntel", 6, ["avx512_bf16", "amx_tile", "amx_bf16"]), AMX, "fma", "amx_bfloat16"),
+        (("GenuineIntel", 6, ["avx512_bf16", "amx_tile", "amx_bf16"]), ALL, "fma", "fma"),  # the system refuses AMX
+        (("GenuineIntel", 6, ["avx512_bf16"]), ALL, "fma", "fma"),
         (("GenuineIntel", 6, []), ["fma", "winograd"], "fma", "fma"),
         (("", 0, []), ["fma"], "fma", "fma"),
     ],
@@ -141,6 +144,7 @@ def test_the_table(processor: Any, runs: list[str], high: str, medium: str) -> N
         ("BPTT_HIGH", "bfloat16", ALL, "fma or winograd"),
         ("BPTT_HIGH", "Winograd", ALL, "fma or winograd"),
         ("BPTT_MEDIUM", "winograd", ALL, "fma or bfloat16"),
+        ("BPTT_MEDIUM", "amx", AMX, "fma or bfloat16 or amx_bfloat16"),
         ("BPTT_MEDIUM", "bfloat16", ["fma", "winograd"], "fma"),
     ],
 )
@@ -183,9 +187,9 @@ def test_what_the_processor_says() -> None:
 
 @pytest.mark.parametrize("core", levels(), ids=lambda core: core.level)
 def test_native_stacks_refuse_what_does_not_run_and_say_what_they_use(core: Any) -> None:
-    assert core.products == [name for name in ALL if name in core.products]
+    assert core.products == [name for name in AMX if name in core.products]
     assert (len(core.products) > 1) <= (core.level == "v4")
-    for name in {*ALL, "exact"} - {*core.products}:
+    for name in {*AMX, "exact"} - {*core.products}:
         message = f"^Stack: products is '{name}', expected fma.* \\(what level {core.level} has on this processor\\)$"
         with pytest.raises(ValueError, match=message):
             core.Stack("lstm", "float32", 3, 4, True, products=name)

@@ -19,23 +19,19 @@ from stacks import Case, Expected, Results, parts, threads
 
 Array = NDArray[Any]
 
-PRECISION = {"winograd": "high", "bfloat16": "medium"}
+PRECISION = {"winograd": "high", "bfloat16": "medium", "amx_bfloat16": "medium"}
 MODES = [name for name in PRECISION if name in core.products]
 KINDS = ["lstm", "peephole", "gru", "rnn_tanh"]
 if not MODES:
     pytest.skip("this level on this processor has chains of FMAs only", allow_module_level=True)
 
 
-@pytest.fixture(autouse=True)
-def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each mode that this machine runs, also where it does not pay."""
-    for name in MODES:
-        monkeypatch.setitem(_precision._products, PRECISION[name], name)
-
-
 @pytest.fixture(params=MODES)
-def mode(request: Any) -> str:
-    return str(request.param)
+def mode(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each mode that this machine runs, also where it does not pay."""
+    name = str(request.param)
+    monkeypatch.setitem(_precision._products, PRECISION[name], name)
+    return name
 
 
 def products(mode: str, x: Array, h: Array, dy: Array, wx: Array, wh: Array) -> Results:
@@ -85,7 +81,7 @@ def test_errors_are_a_few_times_those_of_chains_of_fmas(mode: str, heavy: bool, 
     for name, value in expected.items():
         assert found[name].tobytes() != plain[name].tobytes(), name
         error = worst(found[name], value)
-        if mode == "bfloat16":  # two factors are rounded by at most 2^-9 each
+        if PRECISION[mode] == "medium":  # two factors are rounded by at most 2^-9 each
             assert error < 2**-7, name
         else:
             assert error <= (20 if heavy else 4) * worst(plain[name], value), name
@@ -175,7 +171,7 @@ def test_columns_of_zeros_and_huge_ones(mode: str) -> None:
     for name in ("y", "dx", "dh"):  # column by column, since sizes differ
         some = expected[name].any(0)
         assert worst(found[name].T[some], expected[name].T[some]) < 2**-7, name
-    assert worst(found["y"].T[:5], expected["y"].T[:5]) < (2**-7 if mode == "bfloat16" else 1e-5)
+    assert worst(found["y"].T[:5], expected["y"].T[:5]) < (2**-7 if PRECISION[mode] == "medium" else 1e-5)
 
 
 def case_of(kind: str, mode: str, **options: Any) -> Case:
@@ -191,7 +187,7 @@ def assert_same(found: Results, expected: Results) -> None:
 
 
 def tolerance(case: Case, mode: str) -> float:
-    return 4 * case.tolerance() if mode == "winograd" else 0.05
+    return 4 * case.tolerance() if PRECISION[mode] == "high" else 0.05
 
 
 def assert_right(case: Case, mode: str, results: Results | None = None) -> None:
@@ -267,7 +263,7 @@ def test_options_are_right_and_checkpoints_have_the_same_bits(kind: str, options
         )  # fmt: skip
         case = case.but(resets=np.random.default_rng(4).random((T, B)) < 0.1)
         both.append(case.run())
-        smooth = options != "all" or mode == "winograd"  # a value is clipped or not: in bfloat16 no small change
+        smooth = options != "all" or PRECISION[mode] == "high"  # a value is clipped or not: in bfloat16 no small change
         if checkpoint is None and smooth:
             assert_right(case, mode, both[0])
     assert_same(both[1], both[0])
@@ -306,22 +302,22 @@ def test_all_sizes_are_right(kind: str, mode: str) -> None:
         (70, 9, 6, 20), (300, 1, 2, 5),
     ]:  # fmt: skip
         case = case_of(kind, mode, T=T, B=B, I=I, hidden_size=H)
-        if kind == "rnn_relu" and mode == "bfloat16":  # a unit may be on in one and off in the other
+        if kind == "rnn_relu" and PRECISION[mode] == "medium":  # a unit may be on in one and off in the other
             assert all(np.isfinite(value).all() for value in case.run().values())
             continue
         assert_right(case, mode)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "slstm"])
-def test_highest_is_the_default_bit_for_bit(kind: str) -> None:
+def test_highest_is_the_default_bit_for_bit(kind: str, mode: str) -> None:
     cases = [
         Case.random(kind, "float32", T=8, B=9, I=6, hidden_size=40, **options)
-        for options in ({}, {"precision": "highest"}, {"precision": "high"})
+        for options in ({}, {"precision": "highest"}, {"precision": PRECISION[mode]})
     ]
     assert [case.layer.products for case in cases[:2]] == ["fma", "fma"]
-    plain, highest, high = (case.run() for case in cases)
+    plain, highest, other = (case.run() for case in cases)
     assert_same(highest, plain)
-    assert high["y"].tobytes() != plain["y"].tobytes()
+    assert other["y"].tobytes() != plain["y"].tobytes()
 
 
 def test_float64_ignores_the_choice(mode: str) -> None:

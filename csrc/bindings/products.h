@@ -10,13 +10,17 @@
 
 #include "bindings/arrays.h"
 #include "bindings/detect/levels.h"
+#include "core/gemm/amx_permission.h"
 #include "core/gemm/product_mode.h"
 #include "core/level.h"
 
 namespace bptt::bindings {
 
-inline constexpr std::array<std::pair<const char*, ProductMode>, 3> kProducts{
-    {{"fma", ProductMode::kFma}, {"winograd", ProductMode::kWinograd}, {"bfloat16", ProductMode::kBfloat16}}};
+inline constexpr std::array<std::pair<const char*, ProductMode>, 4> kProducts{
+    {{"fma", ProductMode::kFma},
+     {"winograd", ProductMode::kWinograd},
+     {"bfloat16", ProductMode::kBfloat16},
+     {"amx_bfloat16", ProductMode::kAmxBfloat16}}};
 
 inline std::string name_of(ProductMode mode) {
   const auto found =
@@ -29,7 +33,9 @@ inline bool runs_here(ProductMode mode) {
   if (mode == ProductMode::kFma) return true;
   if (!level().has_modes || mode == ProductMode::kWinograd) return level().has_modes;
   static const std::vector<std::string> features = detect::processor().features;
-  return std::find(features.begin(), features.end(), "avx512_bf16") != features.end();
+  const auto has = [](const char* name) { return std::find(features.begin(), features.end(), name) != features.end(); };
+  static const bool amx = has("amx_bf16") && request_amx();
+  return has("avx512_bf16") && (amx || mode == ProductMode::kBfloat16);
 }
 
 /// The names of all that run here.

@@ -34,6 +34,7 @@ void prepare(const BackwardStep<T>& s, const RowBlocks& rows) {
 template <class Tiles, class Step>
 void run_in_mode(const Step& step, const RowBlocks& rows, const Share& units, Index t) {
   prepare(step, rows);
+  const ModeScope scope(step.w.mode);
   constexpr int kBlocks = Tiles::kModeBlocks;
   const bool tail = Tiles::kTailWidth > 0 && step.w.tail > 0 && units.end == step.w.blocks && units.begin < units.end;
   const Index whole = units.end - Index(tail), runs = ceil_div(whole - units.begin, kBlocks);
@@ -54,6 +55,7 @@ inline void mode_input_products(const Weights<float>& w, const float* x, float* 
                                 const Share& blocks, ModeRows& operand) {
   constexpr int W = Vec<float>::kSize;
   const Index row_width = w.cell.lines * w.Hp;
+  const ModeScope scope(w.mode);
   for (Index row = 0; row < rows.total; ++row) operand.set(row, x + row * w.I, {w.I});
   for (Index j = blocks.begin; j < blocks.end; ++j) {
     const bool in_tail = w.tail > 0 && j + 1 == w.blocks;
@@ -78,6 +80,7 @@ void mode_input_gradient(T* dx, const Weights<T>& w, const T* gates, Index from,
     constexpr int W = Vec<T>::kSize, kBlocks = 4;
     constexpr Index place[kBlocks] = {0, W, 2 * W, 3 * W};
     const Segments k = gate_segments(w, w.cell.x_acc, w.G);
+    const ModeScope scope(w.mode);
     const Index width = w.cell.lines * w.Hp;
     for (Index row = from; row < to; row += kModeRows) {
       const Index rows = std::min<Index>(kModeRows, to - row);

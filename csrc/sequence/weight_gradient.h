@@ -172,6 +172,7 @@ class WeightGradient {
   void add_columns(const SumTarget<T>& dw, const int* lines, const StridedRows<const T>& z, Index columns,
                    Operands& operands, const Share& units) const {
     const Index registers = ceil_div(columns, W);
+    const ModeScope scope(w_.mode);
     const auto lanes = [&](Index n) { return std::min<Index>(W, columns - n * W); };
     for (Index n = 0; n < registers; ++n) operands.z.pack(n, z.data + n * W, z.ld, lanes(n));
     for (Index g = 0; g < G; ++g) {

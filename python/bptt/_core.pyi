@@ -15,7 +15,7 @@ _Parameters: TypeAlias = NDArray[Any] | list[NDArray[Any] | tuple[NDArray[Any] |
 
 version: str
 level: str
-products: list[str]  # by which arithmetics Stack can multiply here: fma, winograd, bfloat16
+products: list[str]  # by which arithmetics Stack can multiply here: fma, winograd, bfloat16, amx_bfloat16
 max_threads: int
 
 def config() -> dict[str, str | int]: ...

@@ -41,18 +41,27 @@ class Rule(NamedTuple):
 
 
 # The first rule that holds decides, where the level in use has its products; without one they are chains of FMAs.
-# Measured with forward steps of an LSTM, B = 36, I = H = 256, one core (docs/precision.md has whole calls).
+# Measured with forward steps of an LSTM, B = 36, I = H = 256, one core (docs/precision.md has whole calls); on Emerald
+# Rapids, instruction by instruction.
 TABLE: dict[str, tuple[Rule, ...]] = {
     # Zen 4 (family 25 with AVX-512; Zen 3 has none): EPYC at 3.695 GHz, 150 GF/s where chains of FMAs reach 113:
     # additions have pipes of their own there. Not measured, and so left out: AMD family 26 (Zen 5). On Intel's
-    # processors additions and FMAs share their pipes: nothing can be gained.
+    # processors additions and FMAs share their pipes (Emerald Rapids: two additions and an FMA take 1.57 cycles, three
+    # FMAs 1.52): nothing can be gained. AMX with values split into three bfloat16 parts, six products for one, was
+    # slower than FMAs in 26 of 36 whole calls there (0.60 to 1.28x).
     "high": (Rule("winograd", vendor="AuthenticAMD", family=25),),
-    # AVX512_BF16: the same EPYC, 206 GF/s instead of 113; other processors that have it were not measured, but twice as
-    # many products fit into one instruction. A rule for AMX (feature amx_bf16) belongs before it; no kernel uses that.
-    "medium": (Rule("bfloat16", feature="avx512_bf16"),),
+    # VDPBF16PS: the same EPYC, 206 GF/s instead of 113. Emerald Rapids needs 2 cycles for one, and half a cycle for an
+    # FMA, which makes half as many products: a loss. Other processors of AMD that have it were not measured.
+    "medium": (
+        Rule("amx_bfloat16", feature="amx_bf16"),
+        Rule("bfloat16", vendor="AuthenticAMD", feature="avx512_bf16"),
+    ),
 }
 # What overrides the table: environment variable, and the products that it may name.
-VARIABLES = {"high": ("BPTT_HIGH", (FMA, "winograd")), "medium": ("BPTT_MEDIUM", (FMA, "bfloat16"))}
+VARIABLES = {
+    "high": ("BPTT_HIGH", (FMA, "winograd")),
+    "medium": ("BPTT_MEDIUM", (FMA, "bfloat16", "amx_bfloat16")),
+}
 
 
 def chosen(environ: Mapping[str, str], processor: tuple[str, int, list[str]], runs: list[str]) -> dict[str, str]:
@@ -78,7 +87,7 @@ _current = "highest"
 
 
 def products_of(precision: str) -> str:
-    """What a precision becomes on this machine: fma, winograd or bfloat16."""
+    """What a precision becomes on this machine: fma, winograd, bfloat16 or amx_bfloat16."""
     return _products[precision]
 
 
@@ -99,8 +108,8 @@ def set_matmul_precision(precision: str) -> None:
         "highest" (the default): chains of FMAs.
         "high": float32 by Winograd's inner product where the processor gains from it (AMD's Zen 4); errors of products
             are a few times as large. Elsewhere as "highest".
-        "medium": factors rounded to bfloat16, sums in float32, where the processor has such an instruction
-            (AVX512_BF16); products have a relative error of about 0.3 %. Elsewhere as "highest".
+        "medium": factors rounded to bfloat16, sums in float32, where the processor gains from such an instruction
+            (AMD's AVX512_BF16, Intel's AMX); products have a relative error of about 0.3 %. Elsewhere as "highest".
 
     The page docs/precision.md has errors and times.
 
@@ -108,8 +117,8 @@ def set_matmul_precision(precision: str) -> None:
     several heads or several stages (layer normalisation, projection, a GRU with reset_after=False) and all layers but
     the recurrent ones multiply as with "highest". A layer keeps the choice of the time when it was made, also in
     copies and pickles; its argument `precision` is a choice for it alone. The setting is that of the process, all
-    threads included. The environment variables BPTT_HIGH=fma|winograd and BPTT_MEDIUM=fma|bfloat16 say what "high" and
-    "medium" become instead.
+    threads included. The environment variables BPTT_HIGH=fma|winograd and
+    BPTT_MEDIUM=fma|bfloat16|amx_bfloat16 say what "high" and "medium" become instead.
     Raises: ValueError for another value, TypeError for what is no string.
 
     >>> from bptt import LSTM

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bindings/detect/levels.h"
+#include "core/gemm/amx_permission.h"
 #include "core/gemm/mode.h"
 #include "test.h"
 
@@ -20,7 +21,7 @@ using namespace bptt::test;
 namespace {
 
 constexpr Index W = Vec<float>::kSize;
-constexpr Index kRows = 2 * kTileRows + 1, kRegisters = 7, kColumns = (kRegisters - 1) * W + 5;
+constexpr Index kRegisters = 7, kColumns = (kRegisters - 1) * W + 5;
 constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNaN = std::numeric_limits<float>::quiet_NaN();
 
 float to_bfloat16(float x) {
@@ -31,12 +32,15 @@ float to_bfloat16(float x) {
   return x;
 }
 
+bool is_rounded(ProductMode mode) { return mode == ProductMode::kBfloat16 || mode == ProductMode::kAmxBfloat16; }
+
 /// A [rows,K], or by columns [K,rows]; B [K,columns].
 struct Problem {
   ProductMode mode;
   Index K;
   int group;
   bool by_columns;
+  Index rows;
   std::vector<float> a, b;
 
   Problem(ProductMode mode, Index K, int group, bool by_columns)
@@ -44,7 +48,8 @@ struct Problem {
         K(K),
         group(group),
         by_columns(by_columns),
-        a(std::size_t(kRows * K)),
+        rows(mode == ProductMode::kAmxBfloat16 ? 37 : 2 * kTileRows + 1),
+        a(std::size_t(rows * K)),
         b(std::size_t(K * kColumns)) {
     std::mt19937 rng(unsigned(K * 4 + group * 2 + by_columns));
     std::normal_distribution<float> normal;
@@ -52,13 +57,13 @@ struct Problem {
     for (float& x : b) x = normal(rng);
   }
 
-  float& at(Index r, Index k) { return a[std::size_t(by_columns ? k * kRows + r : r * K + k)]; }
+  float& at(Index r, Index k) { return a[std::size_t(by_columns ? k * rows + r : r * K + k)]; }
   float& weight(Index k, Index column) { return b[std::size_t(k * kColumns + column)]; }
 
-  ModeRows rows() {
-    ModeRows made(mode, by_columns ? W : kRows, K);
+  ModeRows left() {
+    ModeRows made(mode, ceil_div(rows, W) * W, K);
     if (by_columns) {
-      made.set_columns(0, kRows, a.data(), kRows, K);
+      made.set_columns(0, rows, a.data(), rows, K);
       return made;
     }
     Segments k{K};
@@ -69,11 +74,11 @@ struct Problem {
       break;
     }
     for (int s = 0; s < k.count; ++s) k.offset[s] = s * k.length;
-    for (Index r = 0; r < kRows; ++r) made.set(r, a.data() + r * K, k);
+    for (Index r = 0; r < rows; ++r) made.set(r, a.data() + r * K, k);
     return made;
   }
 
-  ModePanels panels() {
+  ModePanels right() {
     ModePanels made(mode, K, kRegisters, group);
     for (Index c = 0; c < kRegisters; ++c) made.pack(c, b.data() + c * W, kColumns, std::min(W, kColumns - c * W));
     return made;
@@ -91,7 +96,7 @@ struct Problem {
   double expected(Index r, Index column) {
     double sum = 1;
     for (Index k = 0; k < K; ++k) {
-      const bool round = mode == ProductMode::kBfloat16;
+      const bool round = is_rounded(mode);
       sum += double(round ? to_bfloat16(at(r, k)) : at(r, k)) *
              double(round ? to_bfloat16(weight(k, column)) : weight(k, column));
     }
@@ -106,10 +111,10 @@ struct Errors {
 
 /// The whole product is right, and each element has the bits of a product of its row and its register alone.
 void check_product(Problem p, Errors& errors) {
-  const ModeRows left = p.rows();
-  const ModePanels right = p.panels();
+  const ModeRows left = p.left();
+  const ModePanels right = p.right();
   std::vector<float> alone;  // [rows,registers,W]
-  for (Index r = 0; r < kRows; ++r) {
+  for (Index r = 0; r < p.rows; ++r) {
     for (Index c = 0; c < kRegisters; ++c) {
       const auto each = p.multiply(left, right, r, 1, c, 1);
       alone.insert(alone.end(), each.begin(), each.end());
@@ -117,7 +122,7 @@ void check_product(Problem p, Errors& errors) {
   }
   // With scales, sums of two values below 2: each of K roundings is of a partial sum below 16 K / 2.
   const double eps = std::numeric_limits<float>::epsilon();
-  for (Index r = 0; r < kRows; ++r) {
+  for (Index r = 0; r < p.rows; ++r) {
     for (Index column = 0; column < kColumns; ++column) {
       double largest_a = 0, largest_b = 0;
       for (Index k = 0; k < p.K; ++k) {
@@ -132,9 +137,9 @@ void check_product(Problem p, Errors& errors) {
       errors.chain += (double(1 + chain) - exact) * (double(1 + chain) - exact);
     }
   }
-  for (int R = 1; R <= kRows; ++R) {
+  for (int R = 1; R <= int(p.rows); ++R) {
     for (int count = 1; count <= kRegisters; ++count) {
-      const Index row = kRows - R, first = kRegisters - count;
+      const Index row = p.rows - R, first = kRegisters - count;
       const auto tile = p.multiply(left, right, row, R, first, count);
       bool same = true;
       for (Index r = 0; r < R; ++r) {
@@ -154,7 +159,7 @@ bool same_kind(float found, double expected, double tolerance) {
 
 /// Rows and columns without a scale, or with parts that are not finite: right by themselves, and no other is touched.
 void check_without_scale(ProductMode mode, int group, bool by_columns) {
-  const bool rounds = mode == ProductMode::kBfloat16;
+  const bool rounds = is_rounded(mode);
   Problem clean(mode, 31, group, by_columns), p = clean;
   for (Index k = 0; k < p.K; ++k) {
     p.at(1, k) *= 0x1p-120f;
@@ -166,9 +171,11 @@ void check_without_scale(ProductMode mode, int group, bool by_columns) {
   }
   p.at(3, 7) = kInfinity;
   p.at(5, 11) = kNaN;
-  const auto whole = [&](Problem& each) { return each.multiply(each.rows(), each.panels(), 0, kRows, 0, kRegisters); };
+  const auto whole = [&](Problem& each) {
+    return each.multiply(each.left(), each.right(), 0, int(each.rows), 0, kRegisters);
+  };
   const auto with = whole(p), without = whole(clean);
-  for (Index r = 0; r < kRows; ++r) {
+  for (Index r = 0; r < p.rows; ++r) {
     for (Index column = 0; column < kColumns; ++column) {
       const float found = with[std::size_t(r * kRegisters * W + column)];
       double size = 1;
@@ -188,9 +195,14 @@ void check_without_scale(ProductMode mode, int group, bool by_columns) {
 int main() {
   check(true, "a level without modes has nothing to check");
   const auto features = detect::processor().features;
-  const bool has_bfloat16 = std::find(features.begin(), features.end(), "avx512_bf16") != features.end();
-  for (const ProductMode mode : {ProductMode::kWinograd, ProductMode::kBfloat16}) {
-    if (!kHasModes || (mode == ProductMode::kBfloat16 && !has_bfloat16)) continue;
+  const auto has = [&](const char* name) {
+    return std::find(features.begin(), features.end(), name) != features.end();
+  };
+  const bool has_bfloat16 = has("avx512_bf16"), has_amx = has_bfloat16 && has("amx_bf16") && request_amx();
+  for (const ProductMode mode : {ProductMode::kWinograd, ProductMode::kBfloat16, ProductMode::kAmxBfloat16}) {
+    const bool runs = mode == ProductMode::kAmxBfloat16 ? has_amx : has_bfloat16 || mode == ProductMode::kWinograd;
+    if (!kHasModes || !runs) continue;
+    const ModeScope scope(mode);
     Errors errors;
     for (const int group : {2, 3}) {
       for (Index K = 1; K <= 50; ++K) check_product({mode, K, group, false}, errors);
@@ -198,7 +210,7 @@ int main() {
     }
     for (Index K = 1; K <= 50; ++K) check_product({mode, K, 2, true}, errors);
     check_without_scale(mode, 2, true);
-    if (mode == ProductMode::kWinograd)
+    if (!is_rounded(mode))
       check(errors.mode <= 16 * errors.chain, "errors are at most 4 times those of a chain of FMAs");
   }
   return finish();

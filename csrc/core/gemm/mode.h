@@ -9,6 +9,7 @@
 //              would lose the smaller one's digits. What has no such scale (values that are not finite, or all beyond
 //              2^100 or below 2^-100) takes a chain of FMAs.
 //   kBfloat16  VDPBF16PS: values rounded to bfloat16, two products a lane and instruction, sums in float32.
+//   kAmxBfloat16  the same by the tiles of AMX (amx.h), between the two ends of a ModeScope.
 //
 // Both operands are brought into the mode's form first: rows by ModeRows, columns by ModePanels. Each element is one
 // chain in a fixed order of k, whatever the tile: its bits depend on its row and on the columns of its register, of
@@ -24,12 +25,24 @@
 
 namespace bptt {
 
-/// Whether this module has the other modes; kBfloat16 needs a processor with VDPBF16PS besides.
+/// Whether this module has the other modes; those of bfloat16 and AMX need a processor that has the instructions.
 #if defined(__AVX512F__) && defined(__GNUC__)
 constexpr bool kHasModes = true;
 #else
 constexpr bool kHasModes = false;
 #endif
+
+/// While it is there, this thread can multiply in the mode.
+class ModeScope {
+ public:
+  explicit ModeScope(ProductMode mode);
+  ~ModeScope();
+  ModeScope(const ModeScope&) = delete;
+  ModeScope& operator=(const ModeScope&) = delete;
+
+ private:
+  ProductMode mode_;
+};
 
 /// Rows of A, [rows,K], as a mode reads them.
 class ModeRows {
@@ -44,8 +57,8 @@ class ModeRows {
   /// Row `row` from the segments `k` of a, which together have K values.
   void set(Index row, const float* a, const Segments& k);
   /// Instead: the rows [first, first + n) of A from the columns of P [K,...], whose rows are ldp apart: A's row
-  /// first + i is column i. A then lies in blocks of W rows side by side, and a tile's rows are of one block. K is at
-  /// most that of the constructor.
+  /// first + i is column i. A then lies in blocks of W rows side by side but for AMX, and a tile's rows are of one
+  /// block. K is at most that of the constructor.
   void set_columns(Index first, Index n, const float* p, Index ldp, Index K);
 
   ProductMode mode() const { return mode_; }
@@ -62,6 +75,7 @@ class ModeRows {
 
  private:
   void set_strip(Index first, Index n, const float* p, Index ldp, Index K);
+  void set_tiles(Index first, Index n, const float* p, Index ldp, Index K);
 
   static constexpr Index kLanes = Vec<float>::kSize;
   ProductMode mode_ = ProductMode::kFma;
@@ -105,6 +119,8 @@ class ModePanels {
   void multiply_tile(const ModeSums& to, const ModeRows& a, Index row, int R, Index c, int n) const;
   /// For a tile of which some row or register has no scale.
   void multiply_one_by_one(const ModeSums& to, const ModeRows& a, Index row, int R, Index c, int n) const;
+  /// The whole of multiply, by the tiles of AMX.
+  void multiply_tiles(const ModeSums& to, const ModeRows& a, Index row, Index rows, Index first, int count) const;
   lanes::Panel panel(Index c) const;
   float* block(Index c) { return data_.data() + (c / group_ * steps_ * per_step() * group_ + c % group_) * kLanes; }
   const float* block(Index c) const { return const_cast<ModePanels*>(this)->block(c); }
@@ -112,7 +128,7 @@ class ModePanels {
 
   static constexpr Index kLanes = Vec<float>::kSize;
   ProductMode mode_ = ProductMode::kFma;
-  Index K_ = 0, steps_ = 0, registers_ = 0;  // steps of three k (kWinograd) or two (kBfloat16)
+  Index K_ = 0, steps_ = 0, registers_ = 0;  // steps of three k (kWinograd) or two; for AMX a multiple of 16
   int group_ = 1;
   Buffer<float> data_;
   Buffer<float> correction_, scale_;  // of columns: [registers][W]

@@ -6,6 +6,7 @@
 #include <cassert>
 #include <type_traits>
 
+#include "core/gemm/amx.h"
 #include "core/gemm/blocks.h"
 #include "core/gemm/mode_tiles.h"
 #include "core/memory/dry_run.h"
@@ -15,6 +16,33 @@ namespace bptt {
 #if defined(__AVX512F__) && defined(__GNUC__)
 
 using namespace lanes;
+
+namespace {
+
+/// The products of `height` tiles of rows and `width` of columns, at most four.
+void multiply_four(const amx::Operand& a, const amx::Operand& b, Index steps, int height, int width, float* sums) {
+  const auto multiply = [&](auto rows, auto columns) {
+    constexpr int R = rows, N = columns;
+    constexpr Index kSize = amx::kTile * kLanes;
+    amx::multiply<R, N>(a, b, steps);
+    amx::store<0>(sums);
+    if constexpr (R * N > 1) amx::store<1>(sums + kSize);
+    if constexpr (R * N > 2) amx::store<2>(sums + 2 * kSize), amx::store<3>(sums + 3 * kSize);
+  };
+  if (width == 4)
+    multiply(Constant<1>{}, Constant<4>{});
+  else
+    dispatch<2>(height, [&](auto rows) { dispatch<2>(width, [&](auto columns) { multiply(rows, columns); }); });
+}
+
+}  // namespace
+
+ModeScope::ModeScope(ProductMode mode) : mode_(mode) {
+  if (mode == ProductMode::kAmxBfloat16) amx::configure();
+}
+ModeScope::~ModeScope() {
+  if (mode_ == ProductMode::kAmxBfloat16) amx::release();
+}
 
 ModePanels::ModePanels(ProductMode mode, Index K, Index registers, int group)
     : mode_(mode), registers_(ceil_div(registers, group) * group), group_(group) {
@@ -32,13 +60,14 @@ ModePanels::ModePanels(ProductMode mode, Index K, Index registers, int group)
 void ModePanels::set_depth(Index K) {
   K_ = K;
   steps_ = ceil_div(K, mode_ == ProductMode::kWinograd ? 3 : 2);
+  if (mode_ == ProductMode::kAmxBfloat16) steps_ = ceil_div(steps_, amx::kTile) * amx::kTile;
 }
 
 void ModePanels::pack(Index c, const float* from, Index stride, Index n) {
   const Index S = group_;
   float* to = block(c);
   const auto value = [&](Index k) { return k < K_ ? Lanes::load(from + k * stride, n) : Lanes(0.0f); };
-  if (mode_ == ProductMode::kBfloat16) {
+  if (mode_ != ProductMode::kWinograd) {
     for (Index j = 0; j < steps_; ++j, to += S * kLanes) bfloat16_pairs(value(2 * j), value(2 * j + 1)).store(to);
     return;
   }
@@ -63,6 +92,7 @@ void ModePanels::pack_zeros(Index c) {
 
 void ModePanels::multiply(const ModeSums& to, const ModeRows& a, Index row, Index rows, Index first, int count) const {
   assert(0 <= first && first + count <= registers_ && a.mode() == mode_ && (!a.by_columns() || group_ == 2));
+  if (mode_ == ProductMode::kAmxBfloat16) return multiply_tiles(to, a, row, rows, first, count);
   const auto is_direct = [](const ModeRows::Row& each) { return each.direct; };
   const auto is_set = [](unsigned char flag) { return flag != 0; };
   const RowBlocks blocks(rows);
@@ -121,8 +151,31 @@ void ModePanels::multiply_one_by_one(const ModeSums& to, const ModeRows& a, Inde
   }
 }
 
+void ModePanels::multiply_tiles(const ModeSums& to, const ModeRows& a, Index row, Index rows, Index first,
+                                int count) const {
+  alignas(64) float sums[4][amx::kTile][kLanes];
+  for (Index c = first, n; c < first + count; c += n) {
+    const Index left = first + count - c;
+    const bool wide = rows <= amx::kTile && group_ == 2 && c % 2 == 0 && left >= 4;  // four sums of one tile of rows
+    n = wide ? 4 : std::min<Index>({2, group_ - c % group_, left});
+    const amx::Operand right{block(c), group_ * kLanes, wide ? block(c + 2) - block(c) : 0};
+    for (Index r = 0, R; r < rows; r += R) {
+      R = std::min<Index>(2 * amx::kTile, rows - r);
+      multiply_four({a.values(row + r), a.ld()}, right, steps_, R > amx::kTile ? 2 : 1, int(n), sums[0][0]);
+      for (Index i = 0; i < n; ++i) {
+        for (Index l = 0; l < R; ++l) {
+          float* sum = to.to + (r + l) * to.row_stride + to.place[c - first + i];
+          (Lanes::load(sum) + Lanes::load(sums[l / amx::kTile * n + i][l % amx::kTile])).store(sum);
+        }
+      }
+    }
+  }
+}
+
 #else
 
+ModeScope::ModeScope(ProductMode mode) : mode_(mode) {}
+ModeScope::~ModeScope() {}
 ModePanels::ModePanels(ProductMode, Index, Index, int) {}
 void ModePanels::set_depth(Index) {}
 void ModePanels::pack(Index, const float*, Index, Index) {}

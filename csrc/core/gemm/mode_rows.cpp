@@ -7,7 +7,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/gemm/amx.h"
 #include "core/gemm/mode_tiles.h"
+#include "core/gemm/transpose.h"
 
 namespace bptt {
 
@@ -15,20 +17,26 @@ namespace bptt {
 
 using namespace lanes;
 
+// A tile has 16 rows, wherever it begins. Its rows have a register between them: a power of two apart, they would meet
+// in one set of the cache.
 ModeRows::ModeRows(ProductMode mode, Index rows, Index K)
     : mode_(mode),
       rows_(rows),
       K_(K),
       ld_(mode == ProductMode::kWinograd ? ceil_div(K, 3 * kLanes) * 3 * kLanes + kLanes
                                          : ceil_div(K, 2 * kLanes) * kLanes),
-      block_(ld_ * kLanes),
-      values_(checked_mul(ceil_div(rows, kLanes) * kLanes, ld_)),
-      info_(mode == ProductMode::kWinograd ? rows : 0) {}
+      values_(),
+      info_(mode == ProductMode::kWinograd ? rows : 0) {
+  Index room = ceil_div(rows, kLanes) * kLanes;
+  if (mode == ProductMode::kAmxBfloat16) room += kLanes, ld_ += kLanes;
+  block_ = ld_ * kLanes;
+  values_ = Buffer<float>(checked_mul(room, ld_));
+}
 
 void ModeRows::set(Index row, const float* a, const Segments& k) {
   float* const to = values_.data() + row * ld_;
   assert(k.count * k.length == K_ && !by_columns_);
-  if (mode_ == ProductMode::kBfloat16) {
+  if (mode_ != ProductMode::kWinograd) {
     auto* pairs = reinterpret_cast<std::uint16_t*>(to);
     alignas(64) std::uint16_t last[kLanes];
     for (int s = 0; s < k.count; ++s) {
@@ -85,11 +93,27 @@ void ModeRows::set(Index row, const float* a, const Segments& k) {
 }
 
 void ModeRows::set_columns(Index first, Index n, const float* p, Index ldp, Index K) {
-  by_columns_ = true;
+  by_columns_ = mode_ != ProductMode::kAmxBfloat16;
   assert(first % kLanes == 0 && first + n <= rows_ && K <= K_);
   // Some registers of columns at a time, row by row: what lies side by side in P is read together.
   constexpr Index kStrip = 8;
-  for (Index i = 0; i < n; i += kStrip * kLanes) set_strip(first + i, std::min(n - i, kStrip * kLanes), p + i, ldp, K);
+  for (Index i = 0; i < n; i += kStrip * kLanes) {
+    const Index strip = std::min(n - i, kStrip * kLanes);
+    by_columns_ ? set_strip(first + i, strip, p + i, ldp, K) : set_tiles(first + i, strip, p + i, ldp, K);
+  }
+}
+
+void ModeRows::set_tiles(Index first, Index n, const float* p, Index ldp, Index K) {
+  alignas(64) float square[amx::kTile][kLanes];
+  for (Index j = 0; j < ceil_div(K, 2 * amx::kTile) * amx::kTile; j += amx::kTile) {
+    for (Index i = 0; i < n; i += kLanes) {
+      const Index count = std::min(kLanes, n - i);
+      const auto value = [&](Index k) { return k < K ? Lanes::load(p + k * ldp + i, count) : Lanes(0.0f); };
+      for (Index r = 0; r < amx::kTile; ++r)
+        bfloat16_pairs(value(2 * (j + r)), value(2 * (j + r) + 1)).store(square[r]);
+      transpose(values_.data() + (first + i) * ld_ + j, ld_, square[0], kLanes, amx::kTile, count);
+    }
+  }
 }
 
 void ModeRows::set_strip(Index first, Index n, const float* p, Index ldp, Index K) {
@@ -136,6 +160,7 @@ ModeRows::ModeRows(ProductMode, Index, Index) {}
 void ModeRows::set(Index, const float*, const Segments&) {}
 void ModeRows::set_columns(Index, Index, const float*, Index, Index) {}
 void ModeRows::set_strip(Index, Index, const float*, Index, Index) {}
+void ModeRows::set_tiles(Index, Index, const float*, Index, Index) {}
 
 #endif
 

@@ -4,6 +4,6 @@
 
 namespace bptt {
 
-enum class ProductMode : unsigned char { kFma, kWinograd, kBfloat16 };
+enum class ProductMode : unsigned char { kFma, kWinograd, kBfloat16, kAmxBfloat16 };
 
 }  // namespace bptt

@@ -118,7 +118,7 @@ class RecurrentBase(Layer):
 
     @property
     def products(self) -> str:
-        """How the products are computed on this machine: "fma", "winograd" or "bfloat16" (`set_matmul_precision`)."""
+        """How products are computed on this machine: "fma", or what `set_matmul_precision` made of the precision."""
         return self._stack.kernels.native.products
 
     def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
