@@ -3,7 +3,8 @@
 
 A case is a cell, a mode and the sizes T, B, I, H. Modes: infer (y from x), train (forward, and backward to dx and all
 weight gradients), step (a whole training step of a small model: recurrent layer, Linear, MSE, clip, Adam), stream (one
-time step per call, with the state carried along).
+time step per call, with the state carried along). A precision says how its products are computed (docs/precision.md),
+and so with which peers it may be compared.
 """
 
 from collections.abc import Iterable
@@ -12,6 +13,10 @@ from fnmatch import fnmatchcase
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 ITEM_BYTES = {"float32": 4, "float64": 8}
+# precision of ours -> the arithmetic of products: a ratio compares two of the same. "full" is that of the dtype;
+# "bfloat16" and "int8" are weights in that form (`layer.quantize`), "medium" rounds as it multiplies.
+ARITHMETIC = {"highest": "full", "high": "full", "medium": "bfloat16", "bfloat16": "bfloat16", "int8": "int8"}
+QUANTIZED = ("bfloat16", "int8")  # inference only
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,13 @@ class Case:
     H: int
     dtype: str = "float32"
     group: str = "table"
+    precision: str = "highest"
 
     @property
     def name(self) -> str:
-        """A unique name, which `--cases` matches: `lstm-train-B32-T100-I128-H128`."""
+        """A unique name, which `--cases` matches: `lstm-train-B32-T100-I128-H128`, `...-medium`, `...-float64`."""
         suffix = "" if self.dtype == "float32" else f"-{self.dtype}"
+        suffix += "" if self.precision == "highest" else f"-{self.precision}"
         return f"{self.cell}-{self.mode}-{self.shape}{suffix}"
 
     @property
@@ -42,6 +49,11 @@ class Case:
     def gates(self) -> int:
         """G."""
         return GATES[self.cell]
+
+    @property
+    def arithmetic(self) -> str:
+        """By which products are computed: full, bfloat16 or int8."""
+        return ARITHMETIC[self.precision]
 
     @property
     def item_bytes(self) -> int:
@@ -61,7 +73,7 @@ class Case:
     @property
     def regime(self) -> str:
         """What bounds it: compute, bandwidth or latency; empty between the regimes."""
-        if self.mode not in ("infer", "train") or self.dtype != "float32" or self.T < 10:
+        if self.mode not in ("infer", "train") or self.group not in ("table", "grid") or self.T < 10:
             return ""
         if self.B >= 32 and self.H >= 128:
             return "compute"
@@ -105,6 +117,11 @@ GRID = [
     (3, 40, 2, 25),
     (1, 50, 8, 300),
 ]
+# One time step: batches and (I, H) of policies and of models that are called from a loop of the user's own.
+SHORT_B = (1, 8, 32, 96)
+SHORT = [(5, 25), (24, 64), (100, 50), (64, 128), (200, 100), (300, 256)]
+# B, T, I, H of the table where products take most of the time; without the largest, which takes seconds a round.
+PRECISION = [(1, 100, 512, 512), (8, 100, 64, 128), (32, 100, 128, 128), (64, 128, 128, 256), (64, 100, 512, 512)]
 QUICK = {(1, 100, 16, 32), (1, 100, 512, 512), (32, 100, 128, 128), (5, 50, 9, 200)}
 CELLS = ("lstm", "gru", "rnn")
 # A forecaster's default and a small policy.
@@ -112,7 +129,10 @@ STEPS = [("lstm", 32, 24, 1, 25), ("gru", 4, 16, 16, 64)]
 
 
 def all_cases() -> list[Case]:
-    """Every case of the full run, cheap ones first: when time runs out, only expensive ones are missing."""
+    """Every case of the full run, cheap ones first: when time runs out, only expensive ones are missing.
+
+    A case that is in two groups belongs to the last.
+    """
     cases = [
         Case(cell, mode, B, T, I, H, group=group)
         for group, shapes in (("table", TABLE), ("grid", GRID))
@@ -123,17 +143,31 @@ def all_cases() -> list[Case]:
     cases += [Case(cell, "step", B, T, I, H, group="step") for cell, B, T, I, H in STEPS]  # noqa: E741
     cases += [Case(cell, "stream", 1, 1, 32, 32, group="stream") for cell in ("lstm", "gru")]
     cases += [Case("lstm", mode, 32, 100, 128, 128, "float64", "float64") for mode in ("infer", "train")]
-    return sorted(cases, key=lambda case: case.flops + 20_000_000 * case.T * case.backward * (case.B == 1))
+    cases += [Case(cell, "train", B, 1, I, H, group="short") for B in SHORT_B for I, H in SHORT for cell in CELLS]  # noqa: E741
+    cases += [
+        Case(cell, mode, B, T, I, H, group="precision", precision=precision)
+        for B, T, I, H in PRECISION  # noqa: E741
+        for cell in CELLS
+        for precision in ARITHMETIC
+        for mode in ("infer", "train")
+        if precision != "highest" and not (mode == "train" and precision in QUANTIZED)
+    ]
+    unique = {case.name: case for case in cases}.values()
+    return sorted(unique, key=lambda case: case.flops + 20_000_000 * case.T * case.backward * (case.B == 1))
 
 
 def quick_cases() -> list[Case]:
     """A few of each kind, for `--quick`."""
-    return [
-        case
-        for case in all_cases()
-        if case.group not in ("table", "grid")
-        or ((case.B, case.T, case.I, case.H) in QUICK and (case.cell == "lstm" or case.B > 1))
-    ]
+
+    def chosen(case: Case) -> bool:
+        if case.group == "short":
+            return case.B == 32 and case.H == 64
+        if case.group == "precision":
+            return case.cell == "lstm" and case.B == 32
+        known = (case.B, case.T, case.I, case.H) in QUICK and (case.cell == "lstm" or case.B > 1)
+        return known or case.group not in ("table", "grid")
+
+    return [case for case in all_cases() if chosen(case)]
 
 
 def select(cases: Iterable[Case], patterns: Iterable[str]) -> list[Case]:

@@ -20,7 +20,7 @@ from benchmarks.results import Results, merge
 from benchmarks.terminal import Screen
 
 # Shares of the remaining time: the relative time of a peer's import, compilation and calls.
-WEIGHTS = {"torch": 4.0, "jax": 4.0, "torch-compiled": 3.0, "numpy": 1.5}
+WEIGHTS = {"torch": 4.0, "jax": 4.0, "torch-compiled": 3.0, "torch-bfloat16": 2.0, "numpy": 1.5}
 ONCE = {"numpy", "torch-compiled", "keras"}  # in the first repeat only: for context, or slow to compile
 SLOW_S = 0.4  # a pair of calls that takes longer is measured in the first SLOW_REPEATS only
 SLOW_REPEATS = 3
@@ -50,6 +50,7 @@ class Collected:
     rounds: dict[tuple[str, str, int], list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     versions: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)  # cases that ours does not know yet
     failed: list[str] = field(default_factory=list)
@@ -131,6 +132,8 @@ class Runner:
         if kind == "hello":
             self.found.versions.update(event["versions"])
             self.found.config = event["config"]
+            if event["note"]:
+                self.found.notes[job.peer] = event["note"]
         elif kind == "missing":
             self.found.missing[job.peer] = event["why"]
             self._screen.note(f"skipped: {job.peer} is not here ({event['why']})")
@@ -148,8 +151,9 @@ class Runner:
         elif kind == "late" and repeat == 0:
             self.found.late.append(where)
         elif kind == "impossible" and name not in self.found.refused:
+            if event["why"] not in self.found.refused.values():
+                self._screen.note(f"skipped: {name} and its like: {event['why']}")
             self.found.refused[name] = event["why"]
-            self._screen.note(f"skipped: {name}: {event['why']}")
         if kind in ("rounds", "failed", "late", "refused", "impossible"):
             self._screen.progress(f"repeat {repeat + 1} of {self.plan.repeats}: {where}", done=1)
 
@@ -185,6 +189,7 @@ class Runner:
             "probe": probe,
             "threads": self.plan.threads,
             "bptt": self.found.config,
+            "notes": self.found.notes,
             "versions": dict(sorted(self.found.versions.items())),
             "repeats": self.plan.repeats,
             "other_programs_cores": self._neighbours.mean(),

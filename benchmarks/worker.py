@@ -2,7 +2,7 @@
 """The process of one peer, with ours in a second one: reads a job from stdin, writes JSON events to stdout.
 
 Job: {peer, threads, cases, budget_s, least, most, until}; `until` is a time.time() at which no new case is begun.
-Events: hello (versions), begin (case), rounds (case, ours_s, peer_s), refused / impossible / failed
+Events: hello (versions, config, note), begin (case), rounds (case, ours_s, peer_s), refused / impossible / failed
 (case, why), late (case), missing (why).
 """
 
@@ -77,7 +77,7 @@ def measure(job: dict[str, Any], out: TextIO) -> None:
     except ImportError as error:
         tell("missing", why=str(error).splitlines()[0])
         return
-    tell("hello", versions=versions(peer.distributions), config=bptt.config())
+    tell("hello", versions=versions(peer.distributions), config=bptt.config(), note=peer.note())
     table = cases.by_name()
     remote = Remote(job["threads"])
     for name in job["cases"]:
@@ -85,7 +85,7 @@ def measure(job: dict[str, Any], out: TextIO) -> None:
         if why := ours.lacks(case):
             tell("impossible", case=name, why=why)
             continue
-        if why := peer.refuses(case, job["threads"]):
+        if why := peer.skips(case, job["threads"]):
             tell("refused", case=name, why=why)
             continue
         if time.time() > job["until"]:

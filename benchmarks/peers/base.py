@@ -42,13 +42,25 @@ class Peer(ABC):
 
     #: distributions whose versions the report names
     distributions: tuple[str, ...] = ()
+    #: the arithmetic of its products, as `Case.arithmetic`; empty: whatever the case has
+    arithmetic: str = "full"
 
     def setup(self, threads: int) -> None:  # noqa: B027
         """Set the number of threads, before any work. The environment is set already (see worker.environment)."""
 
+    def note(self) -> str:
+        """What the report says of it on this machine, such as the arithmetic that it chose; after `setup`."""
+        return ""
+
+    def skips(self, case: Case, threads: int) -> str:
+        """Why that case is not compared with this peer; empty if it is."""
+        if self.arithmetic not in ("", case.arithmetic):
+            return f"has products of the kind {self.arithmetic}, not {case.arithmetic}"
+        return self.refuses(case, threads)
+
     @abstractmethod
     def refuses(self, case: Case, threads: int) -> str:
-        """Why this peer does not run that case; empty if it does."""
+        """Why this peer does not run that case, whose arithmetic it has; empty if it does."""
 
     @abstractmethod
     def make(self, problem: Problem) -> Task:

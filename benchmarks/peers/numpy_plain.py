@@ -133,7 +133,7 @@ class NumpyPlain(Peer):
     distributions = ("numpy",)
 
     def refuses(self, case: Case, threads: int) -> str:
-        if case.mode not in ("infer", "train"):
+        if case.mode not in ("infer", "train") or case.group == "precision":
             return "runs whole sequences only"
         return "is for context, on the smaller cases" if case.flops > MOST_FLOPS or case.T > MOST_STEPS else ""
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO on the CPU: one stream for the least latency, float32 arithmetic, tensors set once."""
+"""OpenVINO on the CPU: one stream for the least latency, tensors set once. By default it computes in bfloat16 where the
+processor has it: that is one peer, float32 forced is the other.
+"""
 
 import numpy as np
 import openvino
@@ -11,13 +13,7 @@ from benchmarks.problem import Array, Problem
 
 
 class Infer(Task):
-    def __init__(self, core: openvino.Core, problem: Problem, threads: int) -> None:
-        # The default precision is bfloat16 where the CPU has it.
-        config = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": str(threads),
-        }
+    def __init__(self, core: openvino.Core, problem: Problem, config: dict[str, str]) -> None:
         model = core.read_model(onnx_graph.model(problem, with_state=False))
         compiled = core.compile_model(model, "CPU", config)
         self._request = compiled.create_infer_request()
@@ -39,8 +35,11 @@ class Infer(Task):
 class OpenVino(Peer):
     distributions = ("openvino",)
 
+    precision: dict[str, str] = {"INFERENCE_PRECISION_HINT": "f32"}
+
     def setup(self, threads: int) -> None:
-        self._threads, self._core = threads, openvino.Core()
+        self._core = openvino.Core()
+        self._config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads), **self.precision}
 
     def refuses(self, case: Case, threads: int) -> str:
         if case.mode != "infer":
@@ -48,4 +47,14 @@ class OpenVino(Peer):
         return "" if case.dtype == "float32" else "is measured with float32 only"
 
     def make(self, problem: Problem) -> Task:
-        return Infer(self._core, problem, self._threads)
+        return Infer(self._core, problem, self._config)
+
+
+class OpenVinoDefault(OpenVino):
+    """As it is without a hint."""
+
+    arithmetic = "bfloat16"
+    precision: dict[str, str] = {}
+
+    def note(self) -> str:
+        return f"computes in {self._core.get_property('CPU', 'INFERENCE_PRECISION_HINT').to_string()} here"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import bptt
-from benchmarks.cases import Case
+from benchmarks.cases import QUANTIZED, Case
 from benchmarks.peers.base import Task
 from benchmarks.problem import CLIP_NORM, LEARNING_RATE, Array, Problem
 
@@ -19,15 +19,18 @@ CLASSES = {"lstm": bptt.LSTM, "gru": bptt.GRU, "rnn": bptt.RNN}
 
 def lacks(case: Case) -> str:
     """What the case needs and this bptt lacks; empty if nothing."""
+    if case.precision in QUANTIZED and not hasattr(bptt.LSTM, "quantize"):
+        return "this bptt has no layer.quantize"
     return "this bptt has no layer.stream" if case.mode == "stream" and not hasattr(bptt.LSTM, "stream") else ""
 
 
 def make_layer(problem: Problem) -> Any:
-    """The layer of a case, with its weights."""
+    """The layer of a case, with its weights; for inference with quantized weights what `quantize` makes of it."""
     case = problem.case
-    layer = CLASSES[case.cell](case.I, case.H, dtype=case.dtype, init="zeros")
+    precision = "highest" if case.precision in QUANTIZED else case.precision
+    layer: Any = CLASSES[case.cell](case.I, case.H, dtype=case.dtype, init="zeros", precision=precision)
     layer.load_state_dict(problem.weights)
-    return layer
+    return layer.quantize(case.precision) if case.precision in QUANTIZED else layer
 
 
 def make(problem: Problem) -> Task:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bptt under other conditions, in the place of a peer: one thread, float32, a shared machine.
+"""bptt under other conditions, in the place of a peer: one thread, float32, precision "highest", a shared machine.
 
-The ratio peer / ours is then the gain from threads, the speed of float64 against float32, the cost of a busy core.
+The ratio peer / ours is then the gain from threads, the speed of float64 against float32, the gain of a precision, the
+cost of a busy core.
 """
 
 import os
@@ -76,7 +77,13 @@ class BusyOneThreadTask(BusyTask):
             bptt.set_num_threads(self._threads)
 
 
-class OneThread(Peer):
+class OwnPeer(Peer):
+    """Whatever arithmetic a case has."""
+
+    arithmetic = ""
+
+
+class OneThread(OwnPeer):
     """All threads against one, where a step is long enough to divide."""
 
     def refuses(self, case: Case, threads: int) -> str:
@@ -88,7 +95,7 @@ class OneThread(Peer):
         return OneThreadTask(ours.make(problem))
 
 
-class Busy(Peer):
+class Busy(OwnPeer):
     """A quiet machine against one with a busy core."""
 
     task: type[Wrapped] = BusyTask
@@ -97,7 +104,7 @@ class Busy(Peer):
         if threads < 2 or not hasattr(signal, "SIGSTOP"):
             return "needs two threads and a system that can stop a process"
         chosen = case.cell == "lstm" and (case.B, case.T, case.I, case.H) in SHARED_SHAPES
-        return "" if chosen and case.dtype == "float32" else "is for a few cases only"
+        return "" if chosen and case.group == "table" else "is for a few cases only"
 
     def make(self, problem: Problem) -> Task:
         return self.task(ours.make(problem))
@@ -109,7 +116,17 @@ class BusyOneThread(Busy):
     task = BusyOneThreadTask
 
 
-class Float32(Peer):
+class Highest(OwnPeer):
+    """Another precision against "highest"."""
+
+    def refuses(self, case: Case, threads: int) -> str:
+        return "" if case.group == "precision" else "is for other precisions only"
+
+    def make(self, problem: Problem) -> Task:
+        return ours.make(Problem(replace(problem.case, precision="highest")))
+
+
+class Float32(OwnPeer):
     """float64 against float32."""
 
     def refuses(self, case: Case, threads: int) -> str:

@@ -30,8 +30,8 @@ class TorchCompiled(Peer):
         torch._dynamo.config.allow_rnn = True
 
     def refuses(self, case: Case, threads: int) -> str:
-        if case.dtype != "float32":
-            return "is measured with float32 only"
+        if case.dtype != "float32" or case.group in ("short", "precision"):
+            return "is measured with few float32 cases, since each takes long to compile"
         if case.mode == "stream" or (case.mode != "step" and (case.T > 1 or case.B != COMPILED_B)):
             return "is measured where there is little to unroll: T = 1, and the small model's training step"
         return "takes minutes to compile so long a loop" if case.T * case.gates > MOST_UNROLLED else ""
