@@ -26,11 +26,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few cases of each kind, at most 3 minutes")
     parser.add_argument("--peers", help=f"comma-separated, of {', '.join(peers.PEERS)}; default all but keras")
     parser.add_argument(
-        "--cases", help="comma-separated names, patterns, or groups: table, grid, step, stream, float64"
+        "--cases",
+        help="comma-separated names, patterns, or groups: table, grid, short, precision, step, stream, float64",
     )
     parser.add_argument("--threads", help="comma-separated numbers of threads; default 1,2 as far as cores go")
     parser.add_argument("--out", type=Path, help="folder for results.json, report.md and pictures")
     parser.add_argument("--repeats", type=int, help="processes for each peer and number of threads; default 5, quick 1")
+    parser.add_argument("--minutes", type=float, help="when to end; default 38.5, quick 2.75")
     parser.add_argument("--list", action="store_true", help="list the cases and peers, and end")
     return parser.parse_args(arguments)
 
@@ -58,7 +60,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         sorted(set(threads)),
         options.repeats or (1 if options.quick else 5),
         budget_s=0.1,
-        limit_s=QUICK_S if options.quick else FULL_S,
+        limit_s=60 * options.minutes if options.minutes else QUICK_S if options.quick else FULL_S,
         quick=options.quick,
         extras=not options.cases and not options.peers,
     )
@@ -69,11 +71,10 @@ def _parts(text: str | None) -> list[str]:
 
 
 def say_summary(results: Results) -> None:
-    """One line for each figure."""
+    """The ten lines."""
     print()
-    for found in summary.summarise(results):
-        if found.value is not None:
-            print(f"{found.figure.what}: {found.value:.2f}{found.figure.unit}")
+    for line in summary.lines(results):
+        print(line.replace("**", ""))
 
 
 def main() -> int:

@@ -11,7 +11,8 @@ import numpy as np
 from benchmarks.cases import CELLS, Case, by_name
 from benchmarks.limits import from_probe, intensity
 from benchmarks.results import Results
-from benchmarks.summary import INFERENCE, TRAINERS
+from benchmarks.summary import MODES, RIVALS, sizes, times
+from benchmarks.summary import ratios as best_ratios
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -22,7 +23,6 @@ COLOURS = {
     "openvino": "#2a9d8f", "numpy": "#8d99ae", "keras": "#adb5bd",
 }  # fmt: skip
 MARKS = {"lstm": "o", "gru": "^", "rnn": "s"}
-MODES = {"train": "training", "infer": "inference"}
 LEVELS_KIB = (32, 512, 8192, 65536)  # sets whose read rate is drawn into the roofline
 RATIO_RANGE = 16.0  # colours end at 1/16 and 16
 DPI = 110
@@ -32,7 +32,7 @@ def draw(results: Results, folder: Path) -> list[str]:
     """Write every picture that the results have data for; their names."""
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     made = []
-    for name, make in (("ratios", ratios), ("roofline", roofline), ("scaling", scaling), ("sweep", sweep)):
+    for name, make in PICTURES.items():
         figure = make(results)
         if figure is None:
             continue
@@ -45,7 +45,38 @@ def draw(results: Results, folder: Path) -> list[str]:
 def _shape_cases(results: Results) -> list[Case]:
     table = by_name()
     measured = {p.case for p in results.pairs}
-    return [c for name, c in table.items() if name in measured and c.mode in MODES and c.dtype == "float32"]
+    return [c for name, c in table.items() if name in measured and c.mode in MODES and c.group in ("table", "grid")]
+
+
+def summary(results: Results) -> Any:
+    """A dot for each size and number of threads: the time of the fastest other library over ours."""
+    rows = [(cell, mode) for mode in MODES for cell in CELLS]
+    found = {row: [r.value for r in best_ratios(results, sizes(row[1])) if r.case.cell == row[0]] for row in rows}
+    if not all(found.values()):
+        return None
+    figure, axis = plt.subplots(figsize=(8, 3.4), layout="constrained")
+    most = max(max(values) for values in found.values()) * 1.3
+    least = min(0.7, *(min(values) / 1.2 for values in found.values()))
+    axis.axvspan(least, 1, color="#f4d6d2", lw=0)
+    axis.axvline(1, color="0.3", lw=1)
+    rng = np.random.default_rng(0)
+    for k, row in enumerate(rows):
+        values = np.array(found[row])
+        axis.scatter(values, k + rng.uniform(-0.25, 0.25, len(values)), s=14, lw=0, alpha=0.55, color="#1982c4")
+        mean = float(np.exp(np.log(values).mean()))
+        axis.plot([mean, mean], [k - 0.38, k + 0.38], color=COLOURS["ours"], lw=2)
+        axis.annotate(times(mean), (most, k), size=10, color=COLOURS["ours"], va="center", ha="right", weight="bold")
+    axis.set_xscale("log")
+    axis.set(xlim=(least, most), ylim=(len(rows) - 0.5, -0.9))
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if least <= tick <= most / 1.3]
+    axis.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
+    axis.xaxis.set_minor_locator(ticker.NullLocator())
+    axis.set_yticks(range(len(rows)), [f"{cell.upper()} {MODES[mode]}" for cell, mode in rows], size=10)
+    axis.tick_params(axis="y", length=0)
+    axis.text(1.03, -0.62, "bptt is faster", size=9, color="0.3", va="center")
+    axis.text(0.97, -0.62, "slower", size=9, color="#a33", va="center", ha="right")
+    axis.set_xlabel("time of the fastest other library / time of bptt; a dot is one size, a bar is the geometric mean")
+    return figure
 
 
 def ratios(results: Results) -> Any:
@@ -62,7 +93,7 @@ def ratios(results: Results) -> Any:
         values = np.full((len(shapes), len(columns)), np.nan)
         for case in cases:
             for k, (cell, threads) in enumerate(columns):
-                best = results.best(case.name, threads, TRAINERS if mode == "train" else INFERENCE)
+                best = results.best(case.name, threads, RIVALS)
                 if case.mode == mode and case.cell == cell and best:
                     values[shapes.index((case.H, case.B, case.T, case.I)), k] = best.ratio
         _heat(axis, values, columns)
@@ -87,7 +118,7 @@ def roofline(results: Results) -> Any:
     """GF/s over flop per byte of weights, below the measured peak and read rates."""
     table = by_name()
     points = [(table[o.case], o) for o in results.ours if table[o.case].mode in MODES]
-    points = [(case, o) for case, o in points if case.dtype == "float32" and case.T > 1]
+    points = [(case, o) for case, o in points if case.group in ("table", "grid") and case.T > 1]
     if not points:
         return None
     threads = results.about["threads"]
@@ -172,3 +203,6 @@ def sweep(results: Results) -> Any:
     for axis in axes[:, 0]:
         axis.set_ylabel("B")
     return figure
+
+
+PICTURES = {"summary": summary, "ratios": ratios, "roofline": roofline, "scaling": scaling, "sweep": sweep}

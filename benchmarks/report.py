@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report: results.json, report.md and its pictures in one folder. `python -m benchmarks.report results.json` writes
-the report again from a file.
+"""The report: results.json, README.md (one picture and ten lines), report.md and its pictures in one folder.
+
+`python -m benchmarks.report results.json` writes all again from a file.
 """
 
 import itertools
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import summary
 from benchmarks.cases import CELLS, Case, by_name
+from benchmarks.peers import PEERS
 from benchmarks.results import Ours, Pair, Results, geometric_mean
+from benchmarks.summary import title
 from benchmarks.terminal import duration
 
 WORST = 10
@@ -19,8 +23,8 @@ BUSY_CORES = 0.1  # used by other programs: from here on the report warns
 METHOD = """\
 For each library and number of threads one process holds the library and one holds ours, both pinned to the same cores;
 the library's is stopped while ours is timed, since idle threads may spin. Both get the same weights and inputs; outputs
-and all gradients are compared first, with a tolerance that grows with the square root of the terms summed. Then they
-are called in turn, A B A B; a sample is the mean of calls that take 0.5 ms together, after one that is not counted. Our
+and all gradients are compared first, with a tolerance that grows with the square root of the terms summed, or that of the
+rounding to bfloat16 or int8 (`benchmarks/parity.py`). Then they are called in turn, A B A B; a sample is the mean of calls that take 0.5 ms together, after one that is not counted. Our
 weights count as changed before each training call, so packing them is in our time. Times are medians over the rounds of
 all processes, with quartiles; ratios are medians of the rounds' ratios, with a 95 % bootstrap interval over processes
 and rounds. The floor is the
@@ -38,30 +42,63 @@ def write(results: Results, folder: Path) -> Path:
     except ImportError as error:
         print(f"no pictures: {error}")
         made = []
+    (folder / "README.md").write_text("\n".join(page(results, made)) + "\n", encoding="utf-8")
     path = folder / "report.md"
     path.write_text("\n".join(lines(results, made)) + "\n", encoding="utf-8")
     return path
 
 
+def page(results: Results, made: list[str]) -> list[str]:
+    """The summary's text, for a reader who has a minute."""
+    about = results.about
+    peers = [f"{name} {about['versions'][key]}" for key, name in LIBRARIES.items() if key in about["versions"]]
+    threads = " and ".join(map(str, about["threads"]))
+    return [
+        "# How fast is bptt?",
+        "",
+        *_warnings(about),
+        f"bptt {about['bptt'].get('version', '')} compared with {', '.join(peers) or 'no other library'} on "
+        f"{about['machine']['processor']}; threads: {threads}; float32; {about['when'][:10]}. "
+        "Ratios are another library's time over ours: geometric mean (least to most). "
+        "Other machines give other figures: `python -m benchmarks --quick` measures yours in three minutes.",
+        "",
+        *([f"![ratio to the fastest other library, a dot for each size]({SUMMARY})", ""] if SUMMARY in made else []),
+        *(f"- {line}" for line in summary.lines(results)),
+        "",
+        "Every case, how it was measured, and what limits it: [report.md](report.md). What each feature costs: "
+        "[performance.md](../performance.md)."
+        if not about["quick"]
+        else "Every case: [report.md](report.md).",
+    ]
+
+
 def lines(results: Results, made: list[str]) -> list[str]:
     """The report's text."""
     parts = [
-        ["# Benchmark", "", *_about(results)],
-        ["## Summary", "", *_summary(results)],
+        ["# Benchmark", "", "The summary is [README.md](README.md).", "", *_about(results)],
         ["## Means", "", *_means(results)],
         ["## The worst ten", "", *_worst(results)],
         ["## Where a peer was faster", "", *_losses(results)],
-        *([f"![{name.removesuffix('.png')}]({name})"] for name in made),
-        *(_table(results, mode, title) for mode, title in SECTIONS.items()),
+        *([f"![{name.removesuffix('.png')}]({name})"] for name in made if name != SUMMARY),
+        *(_table(results, *section) for section in SECTIONS),
+        ["## Precision", "", *_precision(results)],
         ["## Ourselves under other conditions", "", *_own(results)],
         ["## Sweep", "", *_sweep(results)],
         ["## Not measured", "", *_gaps(results)],
-        ["## How", "", METHOD],
+        ["## How", "", *METHOD.splitlines()],
     ]
     return [line for part in parts for line in (*part, "")][:-1]
 
 
-SECTIONS = {"train": "Training", "infer": "Inference", "step": "A whole training step", "stream": "One streaming step"}
+SUMMARY = "summary.png"
+LIBRARIES = {"torch": "PyTorch", "jax": "JAX", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+SECTIONS = (
+    ("Training", "train", False),
+    ("Training, one time step", "train", True),
+    ("Inference", "infer", False),
+    ("A whole training step", "step", False),
+    ("One streaming step", "stream", False),
+)
 
 
 def _grid(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -76,9 +113,8 @@ def _about(results: Results) -> list[str]:
     described, probe = about["machine"], about["probe"]
     peaks = ", ".join(f"{rate:.0f} GF/s on {n}" for n, rate in probe["peak_gflops"].items())
     others = about["other_programs_cores"]
-    shared = ["**The machine was shared during this run: its figures are no basis for a claim.**", ""]
     return [
-        *(shared if others is not None and others > BUSY_CORES else []),
+        *_warnings(about),
         f"{about['when']}, {about['minutes']} minutes{', a quick run' if about['quick'] else ''}; "
         f"threads {', '.join(map(str, about['threads']))}; up to {about['repeats']} processes for each figure.",
         "",
@@ -100,22 +136,20 @@ def _about(results: Results) -> list[str]:
     ]
 
 
-def _summary(results: Results) -> list[str]:
-    rows = []
-    for found in summary.summarise(results):
-        value = "not measured" if found.value is None else f"{found.value:.2f}{found.figure.unit}"
-        rows.append([found.figure.what, value, str(found.count)])
-    return _grid(["", "", "cases"], rows)
+def _warnings(about: dict[str, Any]) -> list[str]:
+    others = about["other_programs_cores"]
+    shared = others is not None and others > BUSY_CORES
+    return ["**The machine was shared during this run: its figures are no basis for a claim.**", ""] if shared else []
 
 
 def _means(results: Results) -> list[str]:
     """Geometric means by mode, cell and threads, and the least ratio."""
     table, rows = by_name(), []
-    measured = [(table[o.case], o.threads) for o in results.ours if table[o.case].dtype == "float32"]
+    measured = [(table[o.case], o.threads) for o in results.ours if summary.counted(table[o.case])]
     for mode, cell, n in itertools.product(("train", "infer"), CELLS, results.about["threads"]):
         names = [case.name for case, threads in measured if (case.mode, case.cell, threads) == (mode, cell, n)]
         columns = []
-        for peers in (summary.TRAINERS if mode == "train" else summary.INFERENCE, ("torch",)):
+        for peers in (summary.RIVALS, ("torch",)):
             ratios = [best.ratio for name in names if (best := results.best(name, n, peers))]
             columns += [f"{geometric_mean(ratios):.2f}", f"{min(ratios):.2f}"] if ratios else ["", ""]
         rows.append([f"{cell.upper()} {mode}", str(n), str(len(names)), *columns])
@@ -124,24 +158,18 @@ def _means(results: Results) -> list[str]:
 
 def _worst(results: Results) -> list[str]:
     """By ratio to the best peer."""
-    table, found = by_name(), []
-    for ours in results.ours:
-        case = table[ours.case]
-        peers = summary.TRAINERS if case.mode == "train" else summary.INFERENCE
-        best = results.best(ours.case, ours.threads, peers)
-        if best and case.mode in ("train", "infer") and case.dtype == "float32":
-            found.append((best.ratio, ours, best))
-    found.sort(key=lambda entry: entry[0])
-    rows = [
-        [ours.case, str(ours.threads), best.peer, f"{best.ratio:.2f}", f"{ours.rate:.1f}", _fraction(ours), case_regime]
-        for _, ours, best in found[:WORST]
-        for case_regime in [table[ours.case].regime]
-    ]
+    ours = {(o.case, o.threads): o for o in results.ours}
+    worst = sorted(summary.ratios(results, summary.counted), key=lambda each: each.value)[:WORST]
+    rows = []
+    for each in worst:
+        own = ours[each.case.name, each.threads]
+        threads, ratio = str(each.threads), f"{each.value:.2f}"
+        rows.append([each.case.name, threads, each.peer, ratio, f"{own.rate:.1f}", _fraction(own), each.case.regime])
     return _grid(["case", "threads", "best peer", "ratio", "GF/s", "of limit", "bound by"], rows)
 
 
 def _losses(results: Results) -> list[str]:
-    return [f"- {what}: {ratio:.2f}x" for what, ratio in summary.losses(results)] or ["In no case."]
+    return [f"- {each.label}: {each.value:.2f}x" for each in summary.losses(results)] or ["In no case."]
 
 
 def _fraction(ours: Ours) -> str:
@@ -152,18 +180,21 @@ def _pair(pair: Pair | None) -> str:
     return "" if pair is None else f"{duration(pair.peer_s[1])} ({pair.ratio:.2f}x)"
 
 
-def _table(results: Results, mode: str, title: str) -> list[str]:
+def _table(results: Results, heading: str, mode: str, short: bool) -> list[str]:
     """All cases of a mode: ours, the floor, and every peer with its ratio; the interval is that of the best."""
     table = by_name()
-    ours = [o for o in results.ours if table[o.case].mode == mode]
-    measured = {p.peer for p in results.pairs if table[p.case].mode == mode and not p.peer.startswith("own-")}
-    peers = [name for name in summary.INFERENCE if name in measured] + sorted(measured - set(summary.INFERENCE))
+
+    def belongs(case: Case) -> bool:
+        return case.mode == mode and case.group != "precision" and (case.group == "short") == short
+
+    ours = [o for o in results.ours if belongs(table[o.case])]
+    peers = _peers(results, belongs)
     rows = []
     for entry in ours:
         pairs = {p.peer: p for p in results.by_case[entry.case, entry.threads]}
-        best = results.best(entry.case, entry.threads, summary.INFERENCE)
+        best = results.best(entry.case, entry.threads, summary.RIVALS)
         rows.append([
-            _title(table[entry.case]),
+            title(table[entry.case]),
             str(entry.threads),
             duration(entry.time_s[1]),
             f"{duration(entry.time_s[0])} - {duration(entry.time_s[2])}",
@@ -171,16 +202,57 @@ def _table(results: Results, mode: str, title: str) -> list[str]:
             "" if entry.floor_s is None else duration(entry.floor_s),
             _fraction(entry),
             *(_pair(pairs.get(name)) for name in peers),
-            f"{best.interval[0]:.2f} - {best.interval[1]:.2f}" if best else "",
-            f"{best.processes} / {best.rounds}" if best else "",
+            *_certainty(best),
         ])  # fmt: skip
     names = ["case", "threads", "ours", "quartiles", "GF/s", "floor", "of limit", *peers]
-    return [f"## {title}", "", *_grid([*names, "best peer's ratio, 95 %", "processes / rounds"], rows)]
+    return [f"## {heading}", "", *_grid([*names, "best peer's ratio, 95 %", "processes / rounds"], rows)]
 
 
-def _title(case: Case) -> str:
-    dtype = "" if case.dtype == "float32" else f" {case.dtype}"
-    return f"{case.cell.upper()} B={case.B} T={case.T} I={case.I} H={case.H}{dtype}"
+def _peers(results: Results, belongs: summary.Fits) -> list[str]:
+    """The peers that were measured with such cases, in the order of the list of peers."""
+    table = by_name()
+    measured = {p.peer for p in results.pairs if belongs(table[p.case]) and not p.peer.startswith("own-")}
+    return [name for name in PEERS if name in measured]
+
+
+def _certainty(best: Pair | None) -> list[str]:
+    if best is None:
+        return ["", ""]
+    return [f"{best.interval[0]:.2f} - {best.interval[1]:.2f}", f"{best.processes} / {best.rounds}"]
+
+
+def _precision(results: Results) -> list[str]:
+    """Each precision with the peers of the same arithmetic, and with our "highest"."""
+    table, about = by_name(), results.about
+
+    def belongs(case: Case) -> bool:
+        return case.group == "precision"
+
+    peers, rows = _peers(results, belongs), []
+    for entry in results.ours:
+        case = table[entry.case]
+        if not belongs(case):
+            continue
+        pairs = {p.peer: p for p in results.by_case[entry.case, entry.threads]}
+        best = results.best(entry.case, entry.threads, summary.RIVALS)
+        mean = [title(replace(case, precision="highest")), summary.MODES[case.mode], case.precision]
+        names = ("own-highest", *peers)
+        times = [str(entry.threads), duration(entry.time_s[1]), *(_pair(pairs.get(name)) for name in names)]
+        rows.append([*mean, *times, *_certainty(best)])
+    if not rows:
+        return ["Not run."]
+    kinds = [f"{name} is {about['bptt'][f'{name}_products']}" for name in ("high", "medium")
+             if f"{name}_products" in about["bptt"]]  # fmt: skip
+    notes = [f"- {peer}: {note}" for peer, note in about.get("notes", {}).items()]
+    header = ["case", "", "precision", "threads", "ours", '"highest"', *peers]
+    return [
+        "Compared is what has the same arithmetic: high with float32, medium and weights in bfloat16 with bfloat16, "
+        f"int8 with int8. Products on this machine: {', '.join(kinds)} (fma: as with highest).",
+        "",
+        *notes,
+        "",
+        *_grid([*header, "best peer's ratio, 95 %", "processes / rounds"], rows),
+    ]
 
 
 def _own(results: Results) -> list[str]:
@@ -212,7 +284,9 @@ def _sweep(results: Results) -> list[str]:
 def _gaps(results: Results) -> list[str]:
     about: dict[str, Any] = results.about
     found = [f"- {peer} is not installed: {why}" for peer, why in about["missing"].items()]
-    found += [f"- {case}: {why}" for case, why in about["not_possible"].items()]
+    for why in dict.fromkeys(about["not_possible"].values()):
+        names = [case for case, reason in about["not_possible"].items() if reason == why]
+        found.append(f"- {', '.join(names)}: {why}")
     found += [f"- failed: {what}" for what in about["failed"]]
     found += [f"- out of time: {what}" for what in about["out_of_time"]]
     return found or ["Nothing: every case ran with every peer that can run it."]

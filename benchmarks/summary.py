@@ -1,143 +1,206 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run found, in one table: means, and the worst case of each kind. Nothing is measured here."""
+"""What a run found, in ten lines that a reader without our words understands. Nothing is measured here.
 
-from collections.abc import Callable
+A ratio is the time of another library over ours: above 1, bptt is faster.
+"""
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from benchmarks.cases import by_name
-from benchmarks.peers import CONTEXT
-from benchmarks.results import Results, geometric_mean
+from benchmarks.cases import Case, by_name
+from benchmarks.peers import CONTEXT, PEERS
+from benchmarks.results import Pair, Results, geometric_mean
 
-TRAINERS = ("torch", "torch-compiled", "jax")
-INFERENCE = ("torch", "torch-compiled", "jax", "onnxruntime", "openvino")
-Items = list[tuple[str, float]]  # what (case, threads, peer), value
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line: `of` makes a number of the values of all items, such as their least."""
-
-    what: str
-    items: Callable[[Results], Items]
-    of: Callable[[list[float]], float] = min
-    unit: str = "x"
+# Every competitor. A case is measured with those alone that have its arithmetic, and training with those that train.
+RIVALS = tuple(name for name in PEERS if name not in CONTEXT and not name.startswith("own-"))
+NAMES = {
+    "torch": "PyTorch", "torch-compiled": "PyTorch, compiled", "torch-bfloat16": "PyTorch, bfloat16", "jax": "JAX",
+    "torch-int8": "PyTorch, int8", "onnxruntime": "ONNX Runtime", "onnxruntime-int8": "ONNX Runtime, int8",
+    "openvino": "OpenVINO", "openvino-default": "OpenVINO, its default",
+}  # fmt: skip
+MODES = {"train": "training", "infer": "inference"}
+Fits = Callable[[Case], bool]
 
 
 @dataclass(frozen=True)
-class Found:
-    """A figure of one run: None where nothing was measured, and the number of cases."""
+class Ratio:
+    """Of one case, with a number of threads, to one peer."""
 
-    figure: Figure
-    value: float | None
-    count: int
+    case: Case
+    threads: int
+    peer: str
+    value: float
+
+    @property
+    def label(self) -> str:
+        """All but the ratio."""
+        return f"{self.case.name}, {self.threads} thread{'s' if self.threads > 1 else ''}, {self.peer}"
 
 
-def summarise(results: Results) -> list[Found]:
-    """Every figure, in the order of the table."""
-    found = []
-    for figure in FIGURES:
-        values = [value for _, value in figure.items(results)]
-        found.append(Found(figure, figure.of(values) if values else None, len(values)))
+def ratios(results: Results, fits: Fits, peers: Iterable[str] = RIVALS) -> list[Ratio]:
+    """For each case that fits, to the fastest of these peers."""
+    table, found, chosen = by_name(), [], tuple(peers)
+    for name, threads in results.by_case:
+        best = results.best(name, threads, chosen)
+        if best and fits(table[name]):
+            found.append(Ratio(table[name], threads, best.peer, best.ratio))
     return found
 
 
-def losses(results: Results) -> Items:
-    """The cases of the tables in which the best peer was faster, the worst first."""
-    ratios = against("train", TRAINERS)(results) + against("infer", INFERENCE)(results)
-    return sorted((item for item in ratios if item[1] < 1), key=lambda item: item[1])
+def sizes(mode: str) -> Fits:
+    """The float32 cases of whole sequences."""
+    return lambda case: case.mode == mode and case.group in ("table", "grid")
 
 
-def _label(name: str, threads: int, peer: str = "") -> str:
-    return f"{name}, {threads} thread{'s' if threads > 1 else ''}{', ' if peer else ''}{peer}"
+def short(case: Case) -> bool:
+    """One time step."""
+    return case.group == "short"
 
 
-def against(mode: str, peers: tuple[str, ...]) -> Callable[[Results], Items]:
-    """Ratios to the best of some peers, over the float32 shapes."""
-    assert not CONTEXT & set(peers)
-
-    def items(results: Results) -> Items:
-        table, found = by_name(), []
-        for ours in results.ours:
-            case = table[ours.case]
-            best = results.best(ours.case, ours.threads, peers)
-            if case.mode == mode and case.group in ("table", "grid") and best:
-                found.append((_label(ours.case, ours.threads, best.peer), best.ratio))
-        return found
-
-    return items
+def counted(case: Case) -> bool:
+    """All cases in which a loss to another library counts."""
+    return case.mode in MODES and case.group in ("table", "grid", "short")
 
 
-def fraction(regime: str) -> Callable[[Results], Items]:
-    """Fractions of the machine's limit in one regime."""
-
-    def items(results: Results) -> Items:
-        table = by_name()
-        return [
-            (_label(o.case, o.threads), o.fraction)
-            for o in results.ours
-            if table[o.case].regime == regime and o.fraction is not None
-        ]
-
-    return items
+def losses(results: Results) -> list[Ratio]:
+    """The cases in which the fastest peer was faster than ours, the worst first."""
+    return sorted((each for each in ratios(results, counted) if each.value < 1), key=lambda each: each.value)
 
 
-def of_peer(prefix: str, peer: str) -> Callable[[Results], Items]:
-    """Ratios peer / ours of the cases whose names start with `prefix`."""
-
-    def items(results: Results) -> Items:
-        pairs = [p for p in results.pairs if p.peer == peer and p.case.startswith(prefix)]
-        return [(_label(p.case, p.threads, peer), p.ratio) for p in pairs]
-
-    return items
+def spread(found: list[Ratio]) -> str:
+    """The mean and the ends."""
+    values = [each.value for each in found]
+    return f"{times(geometric_mean(values))} ({times(min(values))} to {times(max(values))})"
 
 
-def busy_against_one_thread(results: Results) -> Items:
-    """All threads over one thread, both while another process keeps a core busy."""
-    one = {(p.case, p.threads): p.ratio for p in results.pairs if p.peer == "own-busy-one-thread"}
-    return [
-        (_label(p.case, p.threads), p.ratio / one[p.case, p.threads])
-        for p in results.pairs
-        if p.peer == "own-busy" and (p.case, p.threads) in one
+def fastest(found: list[Ratio]) -> str:
+    """The same, of ratios to the fastest other library."""
+    return f"{spread(found)} as fast as the fastest other library; {len(found)} cases"
+
+
+def times(ratio: float) -> str:
+    """A ratio as it is read."""
+    return f"{ratio:.2f}x" if ratio < 9.95 else f"{ratio:.0f}x"
+
+
+def title(case: Case) -> str:
+    """The sizes as they are read."""
+    kind = "" if case.dtype == "float32" else f" {case.dtype}"
+    kind += "" if case.precision == "highest" else f" {case.precision}"
+    return f"{case.cell.upper()} B={case.B} T={case.T} I={case.I} H={case.H}{kind}"
+
+
+def lines(results: Results) -> list[str]:
+    """The ten lines; what was not measured is said to be so."""
+    found = []
+    for what, line in LINES.items():
+        text = line(results)
+        found.append(f"**{what}**: {text or 'not measured in this run.'}")
+    return found
+
+
+def _of_mode(mode: str) -> Callable[[Results], str]:
+    def line(results: Results) -> str:
+        found = ratios(results, sizes(mode))
+        if not found:
+            return ""
+        torch = ratios(results, sizes(mode), ["torch"])
+        against = f"; PyTorch alone: {spread(torch)}" if torch else ""
+        return f"{fastest(found)}{against}."
+
+    return line
+
+
+def _losses(results: Results) -> str:
+    cases, lost = ratios(results, counted), losses(results)
+    if not cases:
+        return ""
+    if not lost:
+        return f"none of {len(cases)} cases."
+    worst = [
+        f"{title(each.case)} {MODES[each.case.mode]} on {each.threads} thread{'s' if each.threads > 1 else ''} "
+        f"({NAMES[each.peer]}, {each.value:.2f}x)"
+        for each in lost[:3]
     ]
+    more = f"; {len(lost) - 3} more in the report" if len(lost) > 3 else ""
+    return f"{len(lost)} of {len(cases)} cases: {', '.join(worst)}{more}."
 
 
-def stream_us(results: Results) -> Items:
-    """Microseconds of one streaming step."""
-    return [(_label(o.case, o.threads), o.time_s[1] * 1e6) for o in results.ours if o.case.startswith("lstm-stream")]
+def _large(results: Results) -> str:
+    parts = []
+    for mode, word in MODES.items():
+        found = ratios(results, lambda case, mode=mode: case.mode == mode and case.regime == "compute")  # type: ignore[misc]
+        parts += [f"{word} {spread(found)}"] if found else []
+    text = "; ".join(parts)
+    return f"{text}: little is left to gain where products of matrices take nearly all the time." if parts else ""
 
 
-def memory(results: Results) -> Items:
-    """Our peak over PyTorch's."""
+def _short(results: Results) -> str:
+    found = ratios(results, short)
+    return f"training {fastest(found)}." if found else ""
+
+
+def _of(results: Results, prefix: str, peer: str) -> list[Pair]:
+    return [pair for pair in results.pairs if pair.peer == peer and pair.case.startswith(prefix)]
+
+
+def _step(results: Results) -> str:
+    table, parts = by_name(), []
+    for name in dict.fromkeys(pair.case for pair in _of(results, "", "torch") if table[pair.case].mode == "step"):
+        values = sorted(pair.ratio for pair in _of(results, name, "torch"))
+        parts.append(f"{title(table[name])} {times(values[0])} to {times(values[-1])}")
+    return f"{'; '.join(parts)} as fast as PyTorch." if parts else ""
+
+
+def _stream(results: Results) -> str:
+    ours = [o.time_s[1] * 1e6 for o in results.ours if o.case.startswith("lstm-stream")]
+    theirs = [pair.ratio for pair in _of(results, "lstm-stream", "onnxruntime")]
+    if not ours:
+        return ""
+    return f"{max(ours):.2f} us (LSTM, H = 32)" + (
+        f"; ONNX Runtime takes {times(min(theirs))} as long." if theirs else "."
+    )
+
+
+def _precision(results: Results) -> str:
+    parts = []
+    for precision in ("high", "medium", "bfloat16", "int8"):
+        found = ratios(results, lambda case, p=precision: case.precision == p)  # type: ignore[misc]
+        parts += [f'"{precision}" {spread(found)}'] if found else []
+    return f"{', '.join(parts)} as fast as the fastest other library of the same arithmetic." if parts else ""
+
+
+def _threads(results: Results) -> str:
+    one, busy = _of(results, "", "own-one-thread"), _of(results, "", "own-busy")
+    if not one:
+        return ""
+    values = [pair.ratio for pair in one]
+    text = f"{min(values):.2f} to {max(values):.2f} times as fast as one where steps are long"
+    return text + (f"; while another program keeps a core busy, {_span(busy)} times as long as alone." if busy else ".")
+
+
+def _span(pairs: list[Pair]) -> str:
+    values = [pair.ratio for pair in pairs]
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
+def _memory(results: Results) -> str:
     found = results.memory_bytes
-    return [("LSTM B=64 T=128 I=128 H=256", found["ours"] / found["torch"])] if {"ours", "torch"} <= set(found) else []
+    if not {"ours", "torch"} <= set(found):
+        return ""
+    share = found["ours"] / found["torch"]
+    return f"{share:.2f} of PyTorch's at the peak of a training step (LSTM B=64 T=128 I=128 H=256)."
 
 
-def sweep(results: Results) -> Items:
-    """The largest step between neighbouring sizes, of each table of a sweep that leaves none out."""
-    if results.sweep.get("H", [])[:2] != [1, 2]:
-        return []
-    return [(name, table["worst"]) for name, table in results.sweep.get("tables", {}).items()]
-
-
-FIGURES = [
-    Figure("training, against the best peer, least", against("train", TRAINERS)),
-    Figure("training, against the best peer, geometric mean", against("train", TRAINERS), geometric_mean),
-    Figure("training, against PyTorch, geometric mean", against("train", ("torch",)), geometric_mean),
-    Figure("inference, against the best peer, least", against("infer", INFERENCE)),
-    Figure("inference, against the best peer, geometric mean", against("infer", INFERENCE), geometric_mean),
-    Figure("fraction of the limit, compute-bound (B >= 32, H >= 128), least", fraction("compute"), unit=""),
-    Figure("fraction of the limit, bandwidth-bound (B = 1, H >= 512), least", fraction("bandwidth"), unit=""),
-    Figure("fraction of the limit, latency-bound (B = 1, H <= 64), least", fraction("latency"), unit=""),
-    Figure("one streaming step, LSTM B = 1, H = 32, most", stream_us, max, " us"),
-    Figure("the same, against ONNX Runtime's call, least", of_peer("lstm-stream", "onnxruntime")),
-    Figure(
-        "a whole training step, LSTM I=1 H=25 T=24 B=32, against PyTorch eager, least", of_peer("lstm-step", "torch")
-    ),
-    Figure("the same, GRU I=16 H=64 T=16 B=4, least", of_peer("gru-step", "torch")),
-    Figure("all threads against one, compute- and bandwidth-bound, least", of_peer("", "own-one-thread")),
-    Figure("all threads, one core busy with another process, over quiet, most", of_peer("", "own-busy"), max),
-    Figure("the same over one thread there, most", busy_against_one_thread, max),
-    Figure("peak memory of a training step, over PyTorch's", memory, max),
-    Figure("float64 training against our float32, least", of_peer("lstm-train", "own-float32")),
-    Figure("sweep of sizes: time per rounded flop, over a neighbour's, most", sweep, max),
-]
+LINES: dict[str, Callable[[Results], str]] = {
+    "Training": _of_mode("train"),
+    "Inference": _of_mode("infer"),
+    "Another library is faster in": _losses,
+    "Large layers (B >= 32, H >= 128)": _large,
+    "One time step (T = 1)": _short,
+    "A whole training step of a small model": _step,
+    "One streaming step": _stream,
+    "Faster arithmetic": _precision,
+    "All threads": _threads,
+    "Memory": _memory,
+}

@@ -2,16 +2,18 @@
 """The harness itself: its arithmetic and its summaries, on made-up figures. `pytest benchmarks/test_harness.py`."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import cases, parity, peers, report, summary, timing
+from benchmarks import cases, parity, report, summary, timing
 from benchmarks.cases import Case
 from benchmarks.limits import floor_s, from_probe
-from benchmarks.peers.base import Task
+from benchmarks.peers.base import Peer, Task
 from benchmarks.problem import Array, Problem
 from benchmarks.results import Results, geometric_mean, interval, merge
 from benchmarks.sweep import steps
@@ -93,11 +95,12 @@ def made_up(*ratios: tuple[str, str, float]) -> Results:
 
 def test_the_best_peer_counts_and_a_loss_is_named() -> None:
     results = made_up((CASE.name, "torch", 2.0), (CASE.name, "jax", 0.9), (CASE.name, "numpy", 0.5))
-    found = summary.summarise(results)[0]
+    (found,) = summary.ratios(results, summary.sizes("train"))
+    assert found.peer == "jax"
     assert found.value == pytest.approx(0.9)
-    assert found.count == 1
-    assert [what for what, _ in summary.losses(results)] == [f"{CASE.name}, 1 thread, jax"]
+    assert [each.label for each in summary.losses(results)] == [f"{CASE.name}, 1 thread, jax"]
     assert f"- {CASE.name}, 1 thread, jax: 0.90x" in report.lines(results, [])
+    assert any("faster in**: 1 of 1 cases: LSTM B=32" in line for line in report.page(results, []))
     assert summary.losses(made_up((CASE.name, "torch", 1.0))) == []
 
 
@@ -151,6 +154,55 @@ def test_steps_between_neighbours() -> None:
     assert found[0, 1, 1] == pytest.approx(0.5)  # from B0 to B1
 
 
-def test_the_summary_names_peers_that_exist_and_can_be_empty() -> None:
-    assert set(summary.TRAINERS) | set(summary.INFERENCE) <= set(peers.PEERS)
-    assert all(found.value is None for found in summary.summarise(made_up()))
+def test_the_summary_has_ten_lines_and_says_what_was_not_measured() -> None:
+    assert set(summary.NAMES) == set(summary.RIVALS)
+    assert [line.split(": ", 1)[1] for line in summary.lines(made_up())] == ["not measured in this run."] * 10
+    assert sum(line.startswith("- ") for line in report.page(made_up(), [])) == 10
+
+
+def test_the_pages_in_docs_are_those_of_the_results_there() -> None:
+    folder = Path(report.__file__).parents[1] / "docs" / "benchmarks"
+    results = Results.from_json(json.loads((folder / "results.json").read_text("utf-8")))
+    made = [f"{name}.png" for name in ("summary", "ratios", "roofline", "scaling", "sweep")]
+    assert (folder / "README.md").read_text("utf-8").splitlines() == report.page(results, made)
+    assert (folder / "report.md").read_text("utf-8").splitlines() == report.lines(results, made)
+
+
+def test_precisions_are_compared_with_the_same_arithmetic() -> None:
+    named = {case.precision: case for case in cases.all_cases() if case.group == "precision" and case.mode == "infer"}
+    assert set(named) == {"high", "medium", "bfloat16", "int8"}
+    for kind, precisions in {"full": ["high"], "bfloat16": ["medium", "bfloat16"], "int8": ["int8"], "": named}.items():
+        peer = AnyPeer()
+        peer.arithmetic = kind
+        assert [precision for precision, case in named.items() if not peer.skips(case, 1)] == list(precisions)
+    assert not any(case.mode == "train" for case in cases.all_cases() if case.precision in cases.QUANTIZED)
+    name = named["medium"].name
+    results = made_up((name, "torch-bfloat16", 1.5), (name, "openvino-default", 1.2), (name, "own-highest", 1.7))
+    assert summary.ratios(results, summary.counted) == [], "other arithmetic counts in its own line alone"
+    assert '"medium" 1.20x (1.20x to 1.20x)' in "\n".join(summary.lines(results))
+    assert any("| medium | 1 |" in line and "(1.70x)" in line for line in report.lines(results, []))
+
+
+class AnyPeer(Peer):
+    def refuses(self, case: Case, threads: int) -> str:
+        return ""
+
+    def make(self, problem: Problem) -> Task:
+        raise NotImplementedError
+
+
+def test_one_time_step_at_every_size() -> None:
+    short = [case for case in cases.all_cases() if case.group == "short"]
+    assert len(short) == 3 * len(cases.SHORT_B) * len(cases.SHORT)
+    assert {(case.T, case.mode) for case in short} == {(1, "train")}
+
+
+def test_tolerances_grow_with_the_rounding_and_still_see_swapped_gates() -> None:
+    def allowed(precision: str, name: str) -> float:
+        return parity.tolerance(dataclasses.replace(CASE, precision=precision), name, 2.0**-23)
+
+    for name in ("y", "dweight_hh_l0"):
+        found = [allowed(precision, name) for precision in ("highest", "high", "medium")]
+        assert found == sorted(found)
+        assert found[-1] < 0.2
+    assert allowed("medium", "y") == allowed("bfloat16", "y") < allowed("int8", "y")

@@ -46,7 +46,9 @@ def make_session(
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     graph = onnx_graph.model(problem, with_state=with_state)
-    return onnxruntime.InferenceSession(quantized(graph) if int8 else graph, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        quantized(graph) if int8 else graph, options, providers=["CPUExecutionProvider"]
+    )
 
 
 class Infer(Task):

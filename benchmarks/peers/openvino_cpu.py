@@ -35,11 +35,11 @@ class Infer(Task):
 class OpenVino(Peer):
     distributions = ("openvino",)
 
-    precision: dict[str, str] = {"INFERENCE_PRECISION_HINT": "f32"}
+    forced = (("INFERENCE_PRECISION_HINT", "f32"),)
 
     def setup(self, threads: int) -> None:
         self._core = openvino.Core()
-        self._config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads), **self.precision}
+        self._config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads), **dict(self.forced)}
 
     def refuses(self, case: Case, threads: int) -> str:
         if case.mode != "infer":
@@ -54,7 +54,7 @@ class OpenVinoDefault(OpenVino):
     """As it is without a hint."""
 
     arithmetic = "bfloat16"
-    precision: dict[str, str] = {}
+    forced = ()
 
     def note(self) -> str:
         return f"computes in {self._core.get_property('CPU', 'INFERENCE_PRECISION_HINT').to_string()} here"
