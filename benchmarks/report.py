@@ -23,8 +23,9 @@ BUSY_CORES = 0.1  # used by other programs: from here on the report warns
 METHOD = """\
 For each library and number of threads one process holds the library and one holds ours, both pinned to the same cores;
 the library's is stopped while ours is timed, since idle threads may spin. Both get the same weights and inputs; outputs
-and all gradients are compared first, with a tolerance that grows with the square root of the terms summed, or that of the
-rounding to bfloat16 or int8 (`benchmarks/parity.py`). Then they are called in turn, A B A B; a sample is the mean of calls that take 0.5 ms together, after one that is not counted. Our
+and all gradients are compared first, with a tolerance that grows with the square root of the terms summed, or that of
+rounding to bfloat16 or int8 (`benchmarks/parity.py`). Then they are called in turn, A B A B; a sample is the mean of
+calls that take 0.5 ms together, after one that is not counted. Our
 weights count as changed before each training call, so packing them is in our time. Times are medians over the rounds of
 all processes, with quartiles; ratios are medians of the rounds' ratios, with a 95 % bootstrap interval over processes
 and rounds. The floor is the

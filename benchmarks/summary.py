@@ -163,11 +163,17 @@ def _stream(results: Results) -> str:
 
 
 def _precision(results: Results) -> str:
-    parts = []
+    config, parts, same = results.about["bptt"], [], []
     for precision in ("high", "medium", "bfloat16", "int8"):
-        found = ratios(results, lambda case, p=precision: case.precision == p)  # type: ignore[misc]
-        parts += [f'"{precision}" {spread(found)}'] if found else []
-    return f"{', '.join(parts)} as fast as the fastest other library of the same arithmetic." if parts else ""
+        for mode, word in MODES.items():
+            found = ratios(results, lambda case, p=precision, m=mode: (case.precision, case.mode) == (p, m))  # type: ignore[misc]
+            if found and config.get(f"{precision}_products") == "fma":
+                same.append(f'"{precision}"')  # it may be compared with an emulation: that would say nothing
+            elif found:
+                parts.append(f'"{precision}" {word} {spread(found)}')
+    text = f"{', '.join(parts)} as fast as the fastest other library of the same arithmetic." if parts else ""
+    equal = f'{" and ".join(dict.fromkeys(same))} multiply as "highest" on this machine.' if same else ""
+    return f"{text} {equal}".strip()
 
 
 def _threads(results: Results) -> str:

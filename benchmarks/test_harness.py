@@ -179,7 +179,9 @@ def test_precisions_are_compared_with_the_same_arithmetic() -> None:
     name = named["medium"].name
     results = made_up((name, "torch-bfloat16", 1.5), (name, "openvino-default", 1.2), (name, "own-highest", 1.7))
     assert summary.ratios(results, summary.counted) == [], "other arithmetic counts in its own line alone"
-    assert '"medium" 1.20x (1.20x to 1.20x)' in "\n".join(summary.lines(results))
+    assert '"medium" inference 1.20x (1.20x to 1.20x)' in "\n".join(summary.lines(results))
+    results.about["bptt"] = {"medium_products": "fma"}
+    assert '"medium" multiply as "highest"' in "\n".join(summary.lines(results))
     assert any("| medium | 1 |" in line and "(1.70x)" in line for line in report.lines(results, []))
 
 

@@ -35,7 +35,7 @@ class Infer(Task):
 class OpenVino(Peer):
     distributions = ("openvino",)
 
-    forced = (("INFERENCE_PRECISION_HINT", "f32"),)
+    forced: tuple[tuple[str, str], ...] = (("INFERENCE_PRECISION_HINT", "f32"),)
 
     def setup(self, threads: int) -> None:
         self._core = openvino.Core()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's dynamic int8 quantization of LSTM and GRU, by its default engine; it has none of RNN. PyTorch 2.13 still has
-it, deprecated.
+"""PyTorch's dynamic int8 quantization of LSTM and GRU, by its default engine; it has none of RNN. PyTorch 2.13 has it
+still, deprecated.
 """
 
 import warnings
