@@ -4,13 +4,14 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import cases, parity, report, summary, timing
+from benchmarks import cases, claims, parity, precision_losses, report, summary, timing
 from benchmarks.cases import Case
 from benchmarks.limits import floor_s, from_probe
 from benchmarks.peers.base import Peer, Task
@@ -208,3 +209,25 @@ def test_tolerances_grow_with_the_rounding_and_still_see_swapped_gates() -> None
         assert found == sorted(found)
         assert found[-1] < 0.2
     assert allowed("medium", "y") == allowed("bfloat16", "y") < allowed("int8", "y")
+
+
+def test_the_losses_of_precisions_say_whether_they_are_inside_the_seed_spread() -> None:
+    seeds = precision_losses.seeds_of("0-1,4")
+    assert seeds == [0, 1, 4]
+    highest = dict(zip(seeds, (1.0, 2.0, 3.0), strict=True))  # mean 2, standard deviation 1
+    found = {(s, p): v + d for s, v in highest.items() for p, d in (("highest", 0), ("high", 0.9), ("medium", 1.1))}
+    high, medium = precision_losses.table("adding", "error", found, seeds)[-2:]
+    assert "mean +0.9 from highest" in high
+    assert "inside the seed spread" in high
+    assert "outside the seed spread" in medium
+
+
+def test_the_claims_that_the_docs_quote_are_commands() -> None:
+    page = (Path(report.__file__).parents[1] / "docs" / "performance.md").read_text("utf-8")
+    quoted = {name for line in re.findall(r"python -m benchmarks\.claims ([a-z ]+)`", page) for name in line.split()}
+    assert quoted == set(claims.CLAIMS)
+
+
+def test_a_short_claim_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    claims.main(["calls", "--rounds", "1"])
+    assert "| clip_state |" in capsys.readouterr().out
