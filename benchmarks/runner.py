@@ -20,7 +20,10 @@ from benchmarks.results import Results, merge
 from benchmarks.terminal import Screen
 
 # Shares of the remaining time: the relative time of a peer's import, compilation and calls.
-WEIGHTS = {"torch": 4.0, "jax": 4.0, "torch-compiled": 3.0, "torch-bfloat16": 2.0, "numpy": 1.5}
+WEIGHTS = {
+    "torch": 4.0, "jax": 4.0, "torch-compiled": 3.0, "torch-bfloat16": 2.0, "numpy": 1.5, "torch-int8": 0.5,
+    "onnxruntime-int8": 0.5,
+}  # fmt: skip
 ONCE = {"numpy", "torch-compiled", "keras"}  # in the first repeat only: for context, or slow to compile
 SLOW_S = 0.4  # a pair of calls that takes longer is measured in the first SLOW_REPEATS only
 SLOW_REPEATS = 3

@@ -231,3 +231,17 @@ def test_the_claims_that_the_docs_quote_are_commands() -> None:
 def test_a_short_claim_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     claims.main(["calls", "--rounds", "1"])
     assert "| clip_state |" in capsys.readouterr().out
+
+
+def test_of_two_ways_to_bfloat16_the_one_that_runs_is_taken() -> None:
+    pytest.importorskip("torch")
+    from benchmarks.peers.torch_bfloat16 import fastest
+
+    class Refused(Recorded):
+        def call(self) -> None:
+            raise RuntimeError("could not create a primitive")
+
+    good, bad = Recorded("good", []), Refused("bad", [])
+    assert fastest([lambda: bad, lambda: good]) is good
+    with pytest.raises(RuntimeError, match="primitive"):
+        fastest([lambda: bad])
