@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What precision of products does to training: `python -m benchmarks.precision_losses --jobs 16`, a few minutes on so
-many cores.
+"""What precision of products does to training: `python -m benchmarks.precision_losses --jobs 16`, a few minutes.
 
 Each seed trains with each precision, on the same data and from the same weights, one run a process with one thread:
 
