@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import bptt
 from benchmarks import cases, claims, parity, precision_losses, report, summary, timing
 from benchmarks.cases import Case
 from benchmarks.limits import floor_s, from_probe
+from benchmarks.peers import ours
 from benchmarks.peers.base import Peer, Task
 from benchmarks.problem import Array, Problem
 from benchmarks.results import Results, geometric_mean, interval, merge
@@ -245,3 +247,24 @@ def test_of_two_ways_to_bfloat16_the_one_that_runs_is_taken() -> None:
     assert fastest([lambda: bad, lambda: good]) is good
     with pytest.raises(RuntimeError, match="primitive"):
         fastest([lambda: bad])
+
+
+def test_quantized_weights_are_measured_where_a_layer_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def quantize(self: bptt.LSTM, kind: str) -> bptt.LSTM:
+        asked.append(kind)
+        return self
+
+    case = Case("lstm", "infer", 2, 3, 4, 5, group="precision", precision="int8")
+    monkeypatch.delattr(bptt.LSTM, "quantize", raising=False)
+    if not hasattr(bptt.LSTM, "quantize"):  # it may be inherited
+        assert "quantize" in ours.lacks(case)
+    monkeypatch.setattr(bptt.LSTM, "quantize", quantize, raising=False)
+    assert ours.lacks(case) == ""
+    task = ours.make(Problem(case))
+    task.call()
+    assert asked == ["int8"]
+    plain = ours.make(Problem(dataclasses.replace(case, precision="highest")))
+    plain.call()
+    assert parity.check(case, {}, task.results(), plain.results()) == 0
