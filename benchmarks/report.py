@@ -170,7 +170,8 @@ def _worst(results: Results) -> list[str]:
 
 
 def _losses(results: Results) -> list[str]:
-    return [f"- {each.label}: {each.value:.2f}x" for each in summary.losses(results)] or ["In no case."]
+    found = summary.losses(results, lambda case: summary.counted(case) or case.group == "precision")
+    return [f"- {each.label}: {each.value:.2f}x" for each in found] or ["In no case."]
 
 
 def _fraction(ours: Ours) -> str:

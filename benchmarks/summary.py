@@ -62,9 +62,9 @@ def counted(case: Case) -> bool:
     return case.mode in MODES and case.group in ("table", "grid", "short")
 
 
-def losses(results: Results) -> list[Ratio]:
+def losses(results: Results, fits: Fits = counted) -> list[Ratio]:
     """The cases in which the fastest peer was faster than ours, the worst first."""
-    return sorted((each for each in ratios(results, counted) if each.value < 1), key=lambda each: each.value)
+    return sorted((each for each in ratios(results, fits) if each.value < 1), key=lambda each: each.value)
 
 
 def spread(found: list[Ratio]) -> str:

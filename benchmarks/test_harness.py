@@ -180,6 +180,8 @@ def test_precisions_are_compared_with_the_same_arithmetic() -> None:
         assert [precision for precision, case in named.items() if not peer.skips(case, 1)] == list(precisions)
     assert not any(case.mode == "train" for case in cases.all_cases() if case.precision in cases.QUANTIZED)
     name = named["medium"].name
+    lost = made_up((name, "openvino-default", 0.8))
+    assert f"- {name}, 1 thread, openvino-default: 0.80x" in report.lines(lost, [])
     results = made_up((name, "torch-bfloat16", 1.5), (name, "openvino-default", 1.2), (name, "own-highest", 1.7))
     assert summary.ratios(results, summary.counted) == [], "other arithmetic counts in its own line alone"
     assert '"medium" inference 1.20x (1.20x to 1.20x)' in "\n".join(summary.lines(results))
