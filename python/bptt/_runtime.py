@@ -32,7 +32,14 @@ def set_num_threads(n: int) -> None:
     1
     >>> set_num_threads(before)
     """
+    global _chosen
     core.set_num_threads(check_size("set_num_threads", "n", n))
+    _chosen = True
+
+
+def threads_chosen() -> bool:
+    """Whether the program or BPTT_NUM_THREADS has set the number of threads for this library alone."""
+    return _chosen
 
 
 def get_num_threads() -> int:
@@ -79,5 +86,6 @@ def show_config() -> None:
         print(f"{key}: {value}")
 
 
+_chosen = bool(os.environ.get("BPTT_NUM_THREADS", "").strip())
 core.set_num_threads(default_threads(os.environ))
 register_with_threadpoolctl()

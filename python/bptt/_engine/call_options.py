@@ -35,14 +35,17 @@ class NativeOptions:
     def make(
         self,
         where: str,
-        weights: Weights,
+        weights: Weights | None,
         x: Array,
         shown: Shape,
         lengths: ArrayIn | None,
         resets: ArrayIn | None,
         seed: int,
     ) -> list[_core.CallOptions]:
-        """Layer by layer, for each direction. x [T,B,I], or [sum,I] of packed rows; seed: of the masks, 0 without."""
+        """Layer by layer, for each direction. x [T,B,I], or [sum,I] of packed rows; seed: of the masks, 0 without.
+
+        weights: those with the learnt states, None where there are none.
+        """
         sizes, B = shown.sizes, shown.batch(x.shape)
         steps = len(x) if sizes is None else len(sizes)
         same = lengths is None and resets is None and sizes is None and not seed

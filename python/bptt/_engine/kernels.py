@@ -18,6 +18,22 @@ if TYPE_CHECKING:
 _NEVER = object()  # the version of kernels that are not packed yet
 
 
+def new_stack(structure: Structure) -> _core.Stack:
+    """A native stack without weights."""
+    return core.Stack(
+        structure.cell,
+        structure.dtype.name,
+        structure.input_size,
+        structure.hidden_size,
+        structure.bias,
+        structure.proj_size,
+        structure.num_layers,
+        structure.num_directions,
+        structure.num_heads,
+        products_of(structure.precision),
+    )
+
+
 class Kernels:
     """A native stack with the present weights. `spans` are the places of its kernels in the flat parameters.
 
@@ -27,18 +43,7 @@ class Kernels:
     def __init__(self, structure: Structure, spans: list[Span]) -> None:
         self.structure, self.spans = structure, spans
         self._lock = ForkSafeLock()
-        self._native = core.Stack(
-            structure.cell,
-            structure.dtype.name,
-            structure.input_size,
-            structure.hidden_size,
-            structure.bias,
-            structure.proj_size,
-            structure.num_layers,
-            structure.num_directions,
-            structure.num_heads,
-            products_of(structure.precision),
-        )
+        self._native = new_stack(structure)
         self._packed: tuple[object, bool] = (_NEVER, False)  # version, whether with the backward layout
 
     def __reduce__(self) -> tuple[Any, ...]:

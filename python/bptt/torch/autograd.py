@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A call of a network on tensors, and its place in PyTorch's graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bptt.torch.counts import count_again
+from bptt.torch.memory import array_of, gradient_array, is_plain, tensor_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bptt._arrays import Array
+    from bptt.torch.network import Network, Options, Ran
+
+    Tensors = tuple[Any, ...]
+
+_saving_hooks = torch._C._autograd._top_saved_tensors_default_hooks
+_keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
+
+
+class Call:
+    """A call as it can be repeated: of a network, with options.
+
+    one_step: x [B,I] and states [B,.] of a cell, whose outputs are its states alone.
+    original: PyTorch's operation as a function of x, states and weights; None where it has no such operation.
+    options: as `Network.options` makes them.
+    """
+
+    __slots__ = ("name", "network", "one_step", "options", "original", "states")
+
+    def __init__(
+        self, name: str, network: Network, one_step: bool, original: Callable[..., Any] | None, options: Options = None
+    ) -> None:
+        self.name, self.network, self.one_step, self.original, self.options = name, network, one_step, original, options
+        self.states = len(network.structure.widths)
+
+    def forward(self, inputs: Tensors, training: bool) -> tuple[Tensors, Ran | None]:
+        """The outputs, y and the final states, and what backward needs. inputs: x, states, weights."""
+        n = self.states
+        x, states = array_of(inputs[0]), [array_of(state) for state in inputs[1 : 1 + n]]
+        if self.one_step:
+            x, states = x[None], [state[None] for state in states]
+        y, final, ran = self.network.forward(x, states, inputs[1 + n :], self.options, training)
+        if self.one_step:
+            return tuple([tensor_of(state[0]) for state in final]), ran
+        return (tensor_of(y), *[tensor_of(state) for state in final]), ran
+
+    def backward(
+        self, ran: Ran, gradients: Sequence[Any], wanted: Sequence[bool], retain: bool
+    ) -> tuple[Any | None, ...]:
+        """The wanted gradients of x, states and weights. gradients: of the outputs, None for zeros."""
+        arrays = [None if each is None else gradient_array(each) for each in gradients]
+        if self.one_step:
+            arrays = [None, *[None if each is None else each[None] for each in arrays]]
+        dx, dstates, dweights = self.network.backward(ran, arrays[0], arrays[1:], wanted, retain)
+        found: list[Array | None] = [dx, *dstates]
+        if self.one_step:
+            found = [None if each is None else each[0] for each in found]
+        return tuple(
+            [
+                tensor_of(each) if want and each is not None else None
+                for each, want in zip([*found, *dweights], wanted, strict=True)
+            ]
+        )
+
+
+def run(call: Call, inputs: Tensors) -> Tensors:
+    """The outputs of a call, in PyTorch's graph where there is one."""
+    if torch.is_grad_enabled() and any([each.requires_grad for each in inputs]):
+        outputs: Tensors = Recurrence.apply(call, *inputs)
+        return outputs
+    return call.forward(inputs, False)[0]
+
+
+class Recurrence(torch.autograd.Function):
+    """A call as a node of PyTorch's graph.
+
+    The tape belongs to the graph: it goes when the graph is freed or, as PyTorch's own saved tensors, in a backward
+    pass that does not retain it. Where hooks decide what becomes of saved tensors (checkpoints, offloading to a disk),
+    there is no tape, as they could not see it: backward runs the forward pass again from what they return. So it does
+    where y was changed in place, which PyTorch's own operations allow.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *inputs: Any) -> Tensors:
+        """The outputs; what backward needs is kept in ctx."""
+        ctx.set_materialize_grads(False)
+        outputs, ran = call.forward(inputs, True)
+        assert ran is not None
+        ctx.call, ctx.ran, ctx.watched = call, ran, []
+        if _saving_hooks(True) is not None:
+            ctx.ran = None
+        elif not call.one_step and ran.reads_y:
+            y = outputs[0].detach()  # the same memory and version, and no part of the graph
+            ctx.watched.append((y, y._version, y.data_ptr()))
+        x = inputs[0]
+        ctx.pointer = x.data_ptr()
+        # PyTorch saves x for the gradients of weights alone: without them, a program may change x in place.
+        ctx.x = None if any(ctx.needs_input_grad[2 + call.states :]) else (x, None if x.is_inference() else x._version)
+        ctx.save_for_backward(*(inputs if ctx.x is None else inputs[1:]))
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        """The gradients of the inputs that need them."""
+        call, wanted = ctx.call, ctx.needs_input_grad[1:]
+        inputs = ctx.saved_tensors if ctx.x is None else (ctx.x[0], *ctx.saved_tensors)
+        if all(each is None for each in gradients):
+            return (None,) * (1 + len(wanted))
+        if torch.is_grad_enabled() or not all(each is None or _is_usual(each) for each in gradients):
+            return None, *_by_pytorch(call, inputs, gradients, wanted)
+        ran, retain = ctx.ran, _keeps_graph()
+        why = "saved-tensor hooks, such as checkpoints" if ran is None else _changed(ctx, inputs[0])
+        if why:
+            if ctx.x is not None and ctx.x[1] is not None and inputs[0]._version != ctx.x[1]:
+                what = "x was modified by an inplace operation, and so was y"
+                raise RuntimeError(f"{call.name}.backward: {what}, expected one of them as forward left it")
+            count_again(why)
+            ran = call.forward(inputs, True)[1]
+            ctx.ran, ctx.watched, ctx.pointer = ran, [], inputs[0].data_ptr()
+        if not retain:
+            ctx.ran = None
+        return None, *call.backward(ran, gradients, wanted, retain)
+
+
+def _is_usual(gradient: Any) -> bool:
+    """Whether a gradient is no batch of gradients (`is_grads_batched`) and no subclass."""
+    return is_plain(gradient, gradient.dtype) or (
+        type(gradient) is torch.Tensor and not torch._C._are_functorch_transforms_active() and gradient.is_cpu
+    )
+
+
+def _changed(ctx: Any, x: Any) -> str:
+    """How what the tape reads is no longer what it was, if so."""
+    if any(each._version != version or each.data_ptr() != at for each, version, at in ctx.watched):
+        return "y was changed in place"
+    return "" if x.data_ptr() == ctx.pointer else "the memory of x has moved"
+
+
+def _by_pytorch(
+    call: Call, inputs: Tensors, gradients: Sequence[Any], wanted: Sequence[bool]
+) -> tuple[Any | None, ...]:
+    """The gradients by PyTorch's own operation, which can be differentiated again."""
+    if call.original is None:
+        what = "create_graph=True or batched gradients of a call with dropout, lengths or resets"
+        raise RuntimeError(f"{call.name}.backward: {what} are not implemented, expected plain gradients")
+    count_again("create_graph=True or batched gradients, by PyTorch's operation")
+    create = torch.is_grad_enabled()
+    with torch.enable_grad():
+        again = [each.view_as(each) for each in inputs]  # one for each argument, also where two are the same tensor
+        outputs = call.original(*again)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    pairs = [pair for pair in zip(outputs, gradients, strict=True) if pair[1] is not None]
+    found = iter(
+        torch.autograd.grad(
+            [pair[0] for pair in pairs],
+            [each for each, want in zip(again, wanted, strict=True) if want],
+            [pair[1] for pair in pairs],
+            create_graph=create,
+            allow_unused=True,
+        )
+    )
+    return tuple([next(found) if want else None for want in wanted])

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors as arrays and arrays as tensors, on the same memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from bptt._arrays import Array
+
+DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+_INFO = {torch.float32: "<f4", torch.float64: "<f8", torch.int64: "<i8", torch.bool: "|b1"}
+_TYPES = {torch.Tensor, torch.nn.Parameter}
+
+
+def _keys(tensor: Any) -> int:
+    """What PyTorch dispatches on: device, layout, views that negate, subclasses, transforms, all in one number."""
+    return int(torch._C._dispatch_keys(tensor).raw_repr())
+
+
+with torch.inference_mode():
+    _PLAIN = {_keys(torch.empty(0, device="cpu"))}
+_PLAIN.add(_keys(torch.empty(0, device="cpu")))
+
+
+def is_plain(tensor: Any, dtype: Any) -> bool:
+    """Whether a tensor is PyTorch's own, dense, of this dtype and in memory of the CPU, with nothing attached."""
+    return type(tensor) in _TYPES and tensor.dtype is dtype and _keys(tensor) in _PLAIN
+
+
+class _Memory:
+    """The memory of a contiguous tensor, for NumPy: `tensor.numpy()` would forbid its storage to be resized for ever."""
+
+    __slots__ = ("__array_interface__", "tensor")
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor  # keeps the memory
+        self.__array_interface__ = {
+            "data": (tensor.data_ptr(), False),
+            "shape": tuple(tensor.shape),
+            "typestr": _INFO[tensor.dtype],
+            "version": 3,
+        }
+
+
+def array_of(tensor: Any) -> Array:
+    """A C-contiguous array with the memory of a plain tensor, or of a copy where its elements lie otherwise."""
+    return np.asarray(_Memory(tensor if tensor.is_contiguous() else tensor.contiguous()))
+
+
+def gradient_array(gradient: Any) -> Array:
+    """The same of a gradient, whatever form autograd gives it on the CPU (views that negate, zeros without memory)."""
+    if not is_plain(gradient, gradient.dtype):
+        gradient = torch.zeros(gradient.shape, dtype=gradient.dtype).copy_(gradient)
+    return array_of(gradient)
+
+
+def tensor_of(array: Array) -> Any:
+    """A tensor with the memory of a new array, which nobody else writes to."""
+    if not array.flags.writeable:  # a tape reads it; Recurrence notices where its owner changes it
+        array.flags.writeable = True
+    return torch.from_numpy(array)

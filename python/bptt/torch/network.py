@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks as PyTorch's operations describe them: a list of weights, whose shapes give all sizes.
+
+A network keeps no weights: each call packs those it is given. Its native stacks wait in a list between calls, so that
+any number of threads can call at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from bptt._dispatch import core
+from bptt._engine.call_options import NativeOptions
+from bptt._engine.kernels import new_stack
+from bptt._engine.options import StateOptions
+from bptt._engine.packed import Shape
+from bptt._engine.states import States
+from bptt._engine.structure import Structure
+from bptt._precision import get_matmul_precision
+from bptt._runtime import threads_chosen
+from bptt.torch.memory import DTYPES, array_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bptt import _core
+    from bptt._arrays import Array, ArrayIn
+
+    Options = list[_core.CallOptions] | None
+
+MOST_NETWORKS = 256  # after which those of old sizes are forgotten
+
+
+class Asked(NamedTuple):
+    """What an operation says of a network besides the shapes of its weights. dropout: between layers, of this call."""
+
+    cell: str
+    bias: bool
+    num_layers: int
+    num_directions: int
+    dropout: float
+
+
+class Ran(NamedTuple):
+    """A forward pass that backward can follow: the stack that made it, its tape, and whether the tape reads y."""
+
+    stack: _core.Stack
+    tape: _core.Tape
+    reads_y: bool
+
+
+class Network:
+    """The native stacks of one structure, and the options of its calls."""
+
+    def __init__(self, structure: Structure, dropout: float) -> None:
+        self.structure = structure
+        self._info = structure.info
+        self._states = len(self._info.states)
+        self._gate_bias = bool(self._info.vectors) and structure.bias  # a GRU's n has the second bias apart
+        options = StateOptions.check("bptt.torch", structure.dtype, dropout=dropout, seed=0)
+        self._options = NativeOptions(structure, options, States(structure, None))
+        self._plain = structure.num_directions == 1 and not dropout
+        self._idle: list[_core.Stack] = []
+        self.random = bool(dropout)
+
+    def options(
+        self, x: Array, sizes: Array | None, seed: int, lengths: ArrayIn | None = None, resets: ArrayIn | None = None
+    ) -> Options:
+        """The options of a call. sizes [T] of packed rows; seed: of the masks, 0 without."""
+        if self._plain and sizes is None and lengths is None and resets is None:
+            return None
+        return self._options.make("bptt.torch", None, x, Shape(True, sizes=sizes), lengths, resets, seed)
+
+    def forward(
+        self, x: Array, states: Sequence[Array], weights: Sequence[Any], options: Options, training: bool
+    ) -> tuple[Array, tuple[Array, ...], Ran | None]:
+        """y, the final states and, in training, what backward needs. weights: tensors, in PyTorch's order."""
+        try:
+            stack = self._idle.pop()
+        except IndexError:
+            stack = new_stack(self.structure)
+        stack.pack(self._parts(weights), training)
+        y, final, tape = stack.forward(x, states[0] if self._states == 1 else tuple(states), training, options)
+        self._idle.append(stack)
+        ran = None if tape is None else Ran(stack, tape, not y.flags.writeable)
+        return y, final if isinstance(final, tuple) else (final,), ran
+
+    def backward(
+        self, ran: Ran, dy: Array | None, dstates: Sequence[Array | None], wanted: Sequence[bool], retain: bool
+    ) -> tuple[Array | None, Sequence[Array | None], list[Array | None]]:
+        """The gradients of x, of the states and of the weights. wanted: of x, of each state, of each weight."""
+        n = self._states
+        want_dx, want_dstates, want_weights = wanted[0], any(wanted[1 : 1 + n]), any(wanted[1 + n :])
+        parts = self._gradients() if want_weights else None
+        dstate = self._whole(dstates)
+        dx, dinitial = ran.stack.backward(
+            ran.tape, dy, dstate, parts, retain=retain, want_dx=want_dx, want_dstate=want_dstates
+        )
+        initial = dinitial if isinstance(dinitial, tuple) else (dinitial,) * n
+        found = [None] * (len(wanted) - 1 - n) if parts is None else self._in_order(parts, wanted[1 + n :])
+        return dx, initial, found
+
+    def _whole(self, states: Sequence[Array | None]) -> Any:
+        """The gradients of states as the stack takes them: zeros only where one of several is there."""
+        given = [each for each in states if each is not None]
+        if not given:
+            return None
+        if self._states == 1:
+            return given[0]
+        B, kernels = given[0].shape[1], self.structure.kernels
+        return tuple(
+            np.zeros((kernels, B, width), self.structure.dtype) if each is None else each
+            for each, width in zip(states, self.structure.widths, strict=True)
+        )
+
+    def _parts(self, weights: Sequence[Any]) -> list[Any]:
+        """The parameters of each kernel, at their own addresses but for the biases, which are sums of two."""
+        bias, H = self.structure.bias, self.structure.hidden_size
+        arrays, parts = [array_of(each) for each in weights], []
+        each = len(arrays) // self.structure.kernels
+        for i in range(0, len(arrays), each):
+            vectors = total = None
+            if bias:
+                first, second = arrays[i + 2], arrays[i + 3]
+                total = first + second
+                if self._gate_bias:
+                    total[2 * H :] = first[2 * H :]
+                    vectors = second[2 * H :].reshape(1, H)
+            projection = arrays[i + each - 1] if self._info.projects else None
+            parts.append((arrays[i], arrays[i + 1], total, vectors, projection))
+        return parts
+
+    def _gradients(self) -> list[Any]:
+        """Room for the gradients of each kernel."""
+        of = self.structure
+        rows, H, R = len(self._info.gates) * of.hidden_size, of.hidden_size, of.output_size
+
+        def room(*shape: int) -> Array:
+            return np.empty(shape, of.dtype)
+
+        return [
+            (
+                room(rows, of.inputs[k // of.num_directions]),
+                room(rows, R),
+                room(rows) if of.bias else None,
+                room(1, H) if self._gate_bias else None,
+                room(R, H) if self._info.projects else None,
+            )
+            for k in range(of.kernels)
+        ]
+
+    def _in_order(self, parts: list[Any], wanted: Sequence[bool]) -> list[Array | None]:
+        """Gradients of the kernels as gradients of PyTorch's weights, each in its own memory."""
+        found: list[Array | None] = []
+        for weight_ih, weight_hh, bias, vectors, projection in parts:
+            found += [weight_ih, weight_hh]
+            if bias is not None:
+                second = bias.copy()
+                if vectors is not None:
+                    second[2 * self.structure.hidden_size :] = vectors[0]
+                found += [bias, second]
+            if projection is not None:
+                found.append(projection)
+        return [each if want else None for each, want in zip(found, wanted, strict=True)]
+
+
+_networks: dict[tuple[Any, ...], Network | None] = {}
+
+
+def network_of(asked: Asked, input_size: int, dtype: Any, weights: Sequence[Any]) -> Network | None:
+    """The network of these weights; None where their shapes are not those of one."""
+    key = (asked, input_size, dtype, get_matmul_precision(), *[each.shape for each in weights])
+    try:
+        return _networks[key]
+    except KeyError:
+        pass
+    if len(_networks) >= MOST_NETWORKS:
+        _networks.clear()
+    structure = _structure(asked, input_size, dtype, [tuple(each.shape) for each in weights])
+    return _networks.setdefault(key, None if structure is None else Network(structure, asked.dropout))
+
+
+def _structure(asked: Asked, input_size: int, dtype: Any, shapes: list[tuple[int, ...]]) -> Structure | None:
+    """The structure whose weights have these shapes, if there is one."""
+    if len(shapes) < 2 or len(shapes[1]) != 2 or asked.num_layers < 1 or input_size < 1:
+        return None
+    gates = len(core.cell_info(asked.cell).gates)
+    rows, width = shapes[1]
+    H = rows // gates
+    projected = asked.cell == "lstm" and width != H
+    if H < 1 or not (width == H or (projected and 1 <= width < H)):
+        return None
+    structure = Structure(
+        "lstm_projected" if projected else asked.cell,
+        DTYPES[dtype],
+        input_size,
+        H,
+        width if projected else 0,
+        asked.num_layers,
+        asked.num_directions,
+        asked.bias,
+        precision=get_matmul_precision(),
+    )
+    expected: list[tuple[int, ...]] = []
+    for k in range(structure.kernels):
+        expected += [(gates * H, structure.inputs[k // asked.num_directions]), (gates * H, width)]
+        expected += [(gates * H,)] * (2 * asked.bias)
+        expected += [(width, H)] * projected
+    return structure if shapes == expected else None
+
+
+def follow_threads() -> None:
+    """Use as many threads as PyTorch does, unless the program has chosen a number for bptt."""
+    n = torch.get_num_threads()
+    if n != core.get_num_threads() and not threads_chosen():
+        core.set_num_threads(min(n, core.max_threads))
