@@ -13,9 +13,24 @@ where. `lstm`, `gru` and `rnn` are these operations as functions, with lengths a
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:  # pragma: no cover
-    raise ImportError("bptt.torch: there is no PyTorch, expected the package torch: pip install 'bptt[torch]'") from error
+    raise ImportError(
+        "bptt.torch: there is no PyTorch, expected the package torch: pip install 'bptt[torch]'"
+    ) from error
 
 from bptt.torch.counts import Explanation, explain
+from bptt.torch.functional import gru, lstm, rnn
 from bptt.torch.switch import Accelerated, accelerate, disable, enable, enabled, is_enabled
 
-__all__ = ["Accelerated", "Explanation", "accelerate", "disable", "enable", "enabled", "explain", "is_enabled"]
+__all__ = [
+    "Accelerated",
+    "Explanation",
+    "accelerate",
+    "disable",
+    "enable",
+    "enabled",
+    "explain",
+    "gru",
+    "is_enabled",
+    "lstm",
+    "rnn",
+]

@@ -36,7 +36,7 @@ class Call:
         self, name: str, network: Network, one_step: bool, original: Callable[..., Any] | None, options: Options = None
     ) -> None:
         self.name, self.network, self.one_step, self.original, self.options = name, network, one_step, original, options
-        self.states = len(network.structure.widths)
+        self.states = len(network.widths)
 
     def forward(self, inputs: Tensors, training: bool) -> tuple[Tensors, Ran | None]:
         """The outputs, y and the final states, and what backward needs. inputs: x, states, weights."""
@@ -70,7 +70,7 @@ class Call:
 
 def run(call: Call, inputs: Tensors) -> Tensors:
     """The outputs of a call, in PyTorch's graph where there is one."""
-    if torch.is_grad_enabled() and any([each.requires_grad for each in inputs]):
+    if torch.is_grad_enabled() and any(each.requires_grad for each in inputs):
         outputs: Tensors = Recurrence.apply(call, *inputs)
         return outputs
     return call.forward(inputs, False)[0]

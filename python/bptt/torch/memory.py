@@ -11,7 +11,7 @@ import torch
 if TYPE_CHECKING:
     from bptt._arrays import Array
 
-DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+DTYPES: dict[Any, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 _INFO = {torch.float32: "<f4", torch.float64: "<f8", torch.int64: "<i8", torch.bool: "|b1"}
 _TYPES = {torch.Tensor, torch.nn.Parameter}
 
@@ -32,7 +32,7 @@ def is_plain(tensor: Any, dtype: Any) -> bool:
 
 
 class _Memory:
-    """The memory of a contiguous tensor, for NumPy: `tensor.numpy()` would forbid its storage to be resized for ever."""
+    """The memory of a contiguous tensor, for NumPy: `tensor.numpy()` would forbid to resize its storage later."""
 
     __slots__ = ("__array_interface__", "tensor")
 

@@ -57,20 +57,20 @@ class Network:
 
     def __init__(self, structure: Structure, dropout: float) -> None:
         self.structure = structure
-        self._info = structure.info
+        self.widths, self._info = structure.widths, structure.info
         self._states = len(self._info.states)
         self._gate_bias = bool(self._info.vectors) and structure.bias  # a GRU's n has the second bias apart
         options = StateOptions.check("bptt.torch", structure.dtype, dropout=dropout, seed=0)
         self._options = NativeOptions(structure, options, States(structure, None))
-        self._plain = structure.num_directions == 1 and not dropout
+        self.plain = structure.num_directions == 1 and not dropout
         self._idle: list[_core.Stack] = []
         self.random = bool(dropout)
 
     def options(
-        self, x: Array, sizes: Array | None, seed: int, lengths: ArrayIn | None = None, resets: ArrayIn | None = None
+        self, x: Any, sizes: Array | None, seed: int, lengths: ArrayIn | None = None, resets: ArrayIn | None = None
     ) -> Options:
-        """The options of a call. sizes [T] of packed rows; seed: of the masks, 0 without."""
-        if self._plain and sizes is None and lengths is None and resets is None:
+        """The options of a call on x, of which this takes the shape. sizes [T]: of packed rows; seed: of masks, or 0."""
+        if self.plain and sizes is None and lengths is None and resets is None:
             return None
         return self._options.make("bptt.torch", None, x, Shape(True, sizes=sizes), lengths, resets, seed)
 
@@ -100,7 +100,9 @@ class Network:
             ran.tape, dy, dstate, parts, retain=retain, want_dx=want_dx, want_dstate=want_dstates
         )
         initial = dinitial if isinstance(dinitial, tuple) else (dinitial,) * n
-        found = [None] * (len(wanted) - 1 - n) if parts is None else self._in_order(parts, wanted[1 + n :])
+        found: list[Array | None] = [None] * (len(wanted) - 1 - n)
+        if parts is not None:
+            found = self._in_order(parts, wanted[1 + n :])
         return dx, initial, found
 
     def _whole(self, states: Sequence[Array | None]) -> Any:
@@ -113,7 +115,7 @@ class Network:
         B, kernels = given[0].shape[1], self.structure.kernels
         return tuple(
             np.zeros((kernels, B, width), self.structure.dtype) if each is None else each
-            for each, width in zip(states, self.structure.widths, strict=True)
+            for each, width in zip(states, self.widths, strict=True)
         )
 
     def _parts(self, weights: Sequence[Any]) -> list[Any]:

@@ -76,12 +76,12 @@ def drawn_seed() -> int:
     return int(torch.randint(1, 1 << 62, (), dtype=torch.int64).item())
 
 
-class Found(Exception):
+class LeftError(Exception):
     """Ends the search for a network: `args[0]` says why a call is left to PyTorch."""
 
 
 def _network(asked: Asked, inputs: Sequence[Any], states: int) -> Network:
-    """The network that runs a call. inputs: x, states, weights. Raises: Found."""
+    """The network that runs a call. inputs: x, states, weights. Raises: LeftError."""
     why = surroundings() or refused(inputs)
     if not why and not 0 <= asked.dropout < 1:
         why = "dropout of everything"
@@ -89,7 +89,7 @@ def _network(asked: Asked, inputs: Sequence[Any], states: int) -> Network:
         why = "an empty input"
     network = None if why else network_of(asked, inputs[0].shape[-1], inputs[0].dtype, inputs[1 + states :])
     if network is None:
-        raise Found(why or MISFIT)
+        raise LeftError(why or MISFIT)
     return network
 
 
@@ -120,12 +120,14 @@ def over_time(name: str, original: Operation) -> Operation:
             else:
                 counts = _batch_sizes(x, sizes)
                 _check(network, inputs, 2, int(counts[0]))
-        except Found as why:
+        except LeftError as why:
             count_left(name, why.args[0])
             return original(*args)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # arguments of other kinds: its error
             return original(*args)
-        options = network.options(array_of(inputs[0].detach()), counts, drawn_seed() if drops else 0)
+        options = None
+        if counts is not None or not network.plain:
+            options = network.options(inputs[0], counts, drawn_seed() if drops else 0)
         again = None
         if torch.is_grad_enabled() and not drops:
             again = _repeated(original, sizes, states, (bias, layers, 0.0, train, two))
@@ -150,13 +152,13 @@ def cell(name: str, original: Operation) -> Operation:
             weights = [each for each in args[2:] if each is not None]
             inputs = (x, *hx, *weights) if states == 2 else (x, hx, *weights)
             if len(weights) == 3:
-                raise Found(MISFIT)
+                raise LeftError(MISFIT)
             network = _network(Asked(of, len(weights) == 4, 1, 1, 0.0), inputs, states)
             if x.dim() != 2 or any(
                 each.shape != (x.shape[0], network.structure.hidden_size) for each in inputs[1 : 1 + states]
             ):
-                raise Found(MISFIT)
-        except Found as why:
+                raise LeftError(MISFIT)
+        except LeftError as why:
             count_left(name, why.args[0])
             return original(*args)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
@@ -170,21 +172,21 @@ def cell(name: str, original: Operation) -> Operation:
 
 
 def _check(network: Network, inputs: Sequence[Any], axes: int, B: int) -> None:
-    """Raise Found unless x has this number of axes and the states are those of B rows."""
+    """Raise LeftError unless x has this number of axes and the states are those of B rows."""
     of = network.structure
     if inputs[0].dim() != axes or any(
-        state.shape != (of.kernels, B, width) for state, width in zip(inputs[1:], of.widths, strict=False)
+        state.shape != (of.kernels, B, width) for state, width in zip(inputs[1:], network.widths, strict=False)
     ):
-        raise Found(MISFIT)
+        raise LeftError(MISFIT)
 
 
 def _batch_sizes(x: Any, sizes: Any) -> Array:
     """The batch sizes [T] of packed rows, checked."""
     if not is_plain(sizes, torch.int64) or sizes.dim() != 1 or not len(sizes):
-        raise Found(MISFIT)
+        raise LeftError(MISFIT)
     counts = array_of(sizes)
     if counts[-1] < 1 or (counts[1:] > counts[:-1]).any() or counts.sum() != len(x):
-        raise Found(MISFIT)
+        raise LeftError(MISFIT)
     return counts
 
 

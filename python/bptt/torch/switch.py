@@ -114,7 +114,9 @@ def accelerate(model: Any) -> Accelerated:
             else:
                 found.taken.append(name)
                 modules.append(module)
-        elif "quantized" in type(module).__module__ and "RNN" in "".join(each.__name__ for each in type(module).__mro__):
+        elif "quantized" in type(module).__module__ and "RNN" in "".join(
+            each.__name__ for each in type(module).__mro__
+        ):
             found.left[name] = "quantized"
     covered.add(modules)
     _install()
