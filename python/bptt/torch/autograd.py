@@ -89,7 +89,11 @@ class Recurrence(torch.autograd.Function):
     def forward(ctx: Any, call: Call, *inputs: Any) -> Tensors:
         """The outputs; what backward needs is kept in ctx."""
         ctx.set_materialize_grads(False)
-        outputs, ran = call.forward(inputs, True)
+        # PyTorch saves x and the states for the gradients of weights: without them, a program may change both in place.
+        frozen = not any(ctx.needs_input_grad[2 + call.states :])
+        loose = inputs[: 1 + call.states] if frozen else ()
+        read = (inputs[0], *[each.clone() for each in loose[1:]], *inputs[1 + call.states :]) if frozen else inputs
+        outputs, ran = call.forward(read, True)
         assert ran is not None
         ctx.call, ctx.ran, ctx.watched = call, ran, []
         if _saving_hooks(True) is not None:
@@ -97,28 +101,25 @@ class Recurrence(torch.autograd.Function):
         elif not call.one_step and ran.reads_y:
             y = outputs[0].detach()  # the same memory and version, and no part of the graph
             ctx.watched.append((y, y._version, y.data_ptr()))
-        x = inputs[0]
-        ctx.pointer = x.data_ptr()
-        # PyTorch saves x for the gradients of weights alone: without them, a program may change x in place.
-        ctx.x = None if any(ctx.needs_input_grad[2 + call.states :]) else (x, None if x.is_inference() else x._version)
-        ctx.save_for_backward(*(inputs if ctx.x is None else inputs[1:]))
+        ctx.pointer = inputs[0].data_ptr()
+        ctx.loose = [(each, None if each.is_inference() else each._version) for each in loose]
+        ctx.save_for_backward(*inputs[len(loose) :])
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         """The gradients of the inputs that need them."""
         call, wanted = ctx.call, ctx.needs_input_grad[1:]
-        inputs = ctx.saved_tensors if ctx.x is None else (ctx.x[0], *ctx.saved_tensors)
+        inputs = (*[each for each, _ in ctx.loose], *ctx.saved_tensors)
         if all(each is None for each in gradients):
             return (None,) * (1 + len(wanted))
         if torch.is_grad_enabled() or not all(each is None or _is_usual(each) for each in gradients):
+            _check_unchanged(ctx)
             return None, *_by_pytorch(call, inputs, gradients, wanted)
         ran, retain = ctx.ran, _keeps_graph()
         why = "saved-tensor hooks, such as checkpoints" if ran is None else _changed(ctx, inputs[0])
         if why:
-            if ctx.x is not None and ctx.x[1] is not None and inputs[0]._version != ctx.x[1]:
-                what = "x was modified by an inplace operation, and so was y"
-                raise RuntimeError(f"{call.name}.backward: {what}, expected one of them as forward left it")
+            _check_unchanged(ctx)
             count_again(why)
             ran = call.forward(inputs, True)[1]
             ctx.ran, ctx.watched, ctx.pointer = ran, [], inputs[0].data_ptr()
@@ -128,10 +129,17 @@ class Recurrence(torch.autograd.Function):
 
 
 def _is_usual(gradient: Any) -> bool:
-    """Whether a gradient is no batch of gradients (`is_grads_batched`) and no subclass."""
+    """Whether a gradient is an array of numbers: no batch of gradients (`is_grads_batched`), no subclass."""
     return is_plain(gradient, gradient.dtype) or (
-        type(gradient) is torch.Tensor and not torch._C._are_functorch_transforms_active() and gradient.is_cpu
+        type(gradient) is torch.Tensor and bool(gradient.is_neg() or gradient._is_zerotensor())
     )
+
+
+def _check_unchanged(ctx: Any) -> None:
+    """Raise RuntimeError where a pass over inputs that are not saved would see other ones than the first pass."""
+    if any(version is not None and each._version != version for each, version in ctx.loose):
+        what = "x or the state was modified by an inplace operation, and backward needs it again"
+        raise RuntimeError(f"{ctx.call.name}.backward: {what}, expected it as forward left it")
 
 
 def _changed(ctx: Any, x: Any) -> str:

@@ -69,7 +69,7 @@ class Network:
     def options(
         self, x: Any, sizes: Array | None, seed: int, lengths: ArrayIn | None = None, resets: ArrayIn | None = None
     ) -> Options:
-        """The options of a call on x, of which this takes the shape. sizes [T]: of packed rows; seed: of masks, or 0."""
+        """The options of a call on x, whose shape alone counts. sizes [T]: of packed rows; seed: 0 for no masks."""
         if self.plain and sizes is None and lengths is None and resets is None:
             return None
         return self._options.make("bptt.torch", None, x, Shape(True, sizes=sizes), lengths, resets, seed)
