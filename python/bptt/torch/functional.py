@@ -10,6 +10,7 @@ import torch
 
 from bptt._arrays import check_bool, check_number
 from bptt.torch.autograd import Call, run
+from bptt.torch.compiling import ends_graph
 from bptt.torch.counts import count_taken
 from bptt.torch.network import Asked, Network, follow_threads, network_of
 from bptt.torch.operations import drawn_seed, refused, surroundings
@@ -121,6 +122,7 @@ def rnn(
     return y, h
 
 
+@ends_graph
 def _run(
     name: str,
     x: Any,

@@ -15,6 +15,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from bptt.torch.autograd import Call, run
+from bptt.torch.compiling import uncompiled
 from bptt.torch.counts import count_left, count_taken
 from bptt.torch.coverage import covered
 from bptt.torch.memory import DTYPES, array_of, is_plain
@@ -136,7 +137,7 @@ def over_time(name: str, original: Operation) -> Operation:
         outputs = run(Call(name, network, False, again, options), inputs)
         return (outputs[0].transpose(0, 1), *outputs[1:]) if batch_first else outputs
 
-    return operation
+    return uncompiled(operation)
 
 
 def cell(name: str, original: Operation) -> Operation:
@@ -168,7 +169,7 @@ def cell(name: str, original: Operation) -> Operation:
         outputs = run(Call(name, network, True, _repeated_cell(original, states)), inputs)
         return outputs if states == 2 else outputs[0]
 
-    return operation
+    return uncompiled(operation)
 
 
 def _check(network: Network, inputs: Sequence[Any], axes: int, B: int) -> None:
