@@ -21,7 +21,7 @@ from bptt._engine.states import States
 from bptt._engine.structure import Structure
 from bptt._precision import get_matmul_precision
 from bptt._runtime import threads_chosen
-from bptt.torch.memory import DTYPES, array_of
+from bptt.torch.memory import DTYPES, passing_view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,7 +121,7 @@ class Network:
     def _parts(self, weights: Sequence[Any]) -> list[Any]:
         """The parameters of each kernel, at their own addresses but for the biases, which are sums of two."""
         bias, H = self.structure.bias, self.structure.hidden_size
-        arrays, parts = [array_of(each) for each in weights], []
+        arrays, parts = [passing_view(each, self.structure.dtype) for each in weights], []
         each = len(arrays) // self.structure.kernels
         for i in range(0, len(arrays), each):
             vectors = total = None
