@@ -9,26 +9,31 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from bptt._arrays import Array
 
 DTYPES: dict[Any, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 _INFO = {torch.float32: "<f4", torch.float64: "<f8", torch.int64: "<i8", torch.bool: "|b1"}
 _TYPES = {torch.Tensor, torch.nn.Parameter}
-
-
-def _keys(tensor: Any) -> int:
-    """What PyTorch dispatches on: device, layout, views that negate, subclasses, transforms, all in one number."""
-    return int(torch._C._dispatch_keys(tensor).raw_repr())
-
+_keys = torch._C._dispatch_keys  # what PyTorch dispatches on: device, layout, views that negate, subclasses, transforms
 
 with torch.inference_mode():
-    _PLAIN = {_keys(torch.empty(0, device="cpu"))}
-_PLAIN.add(_keys(torch.empty(0, device="cpu")))
+    _PLAIN = {_keys(torch.empty(0, device="cpu")).raw_repr()}
+_PLAIN.add(_keys(torch.empty(0, device="cpu")).raw_repr())
+
+
+def are_plain(tensors: Iterable[Any], dtype: Any) -> bool:
+    """Whether tensors are PyTorch's own, dense, of this dtype and in memory of the CPU, with nothing attached."""
+    for tensor in tensors:
+        if type(tensor) not in _TYPES or tensor.dtype is not dtype or _keys(tensor).raw_repr() not in _PLAIN:
+            return False
+    return True
 
 
 def is_plain(tensor: Any, dtype: Any) -> bool:
-    """Whether a tensor is PyTorch's own, dense, of this dtype and in memory of the CPU, with nothing attached."""
-    return type(tensor) in _TYPES and tensor.dtype is dtype and _keys(tensor) in _PLAIN
+    """The same of one tensor."""
+    return are_plain((tensor,), dtype)
 
 
 class _Memory:

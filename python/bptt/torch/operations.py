@@ -18,7 +18,7 @@ from bptt.torch.autograd import Call, run
 from bptt.torch.compiling import uncompiled
 from bptt.torch.counts import count_left, count_taken
 from bptt.torch.coverage import covered
-from bptt.torch.memory import DTYPES, array_of, is_plain
+from bptt.torch.memory import DTYPES, are_plain, array_of, is_plain
 from bptt.torch.network import Asked, Network, follow_threads, network_of
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def refused(inputs: Sequence[Any]) -> str:
     dtype = inputs[0].dtype
     if dtype not in DTYPES:
         return f"dtype {str(dtype).removeprefix('torch.')}"
+    if are_plain(inputs, dtype):
+        return ""
     for each in inputs:
         if is_plain(each, dtype):
             continue
