@@ -55,6 +55,8 @@ def test_the_pages_with_examples_are_found() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_python_blocks_run(page: str, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = blocks_of(page)
+    if any("import torch" in block for block in blocks):
+        pytest.importorskip("torch")
     if any(".plot(" in block for block in blocks):
         pytest.importorskip("matplotlib")
     shutil.copytree(ROOT / "docs" / "data", tmp_path / "docs" / "data")  # as in the root of a clone
