@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bptt.torch.counts import count_again
-from bptt.torch.memory import array_of, gradient_array, is_plain, tensor_of
+from bptt.torch.memory import array_of, gradient_view, is_plain, passing_view, tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +41,8 @@ class Call:
     def forward(self, inputs: Tensors, training: bool) -> tuple[Tensors, Ran | None]:
         """The outputs, y and the final states, and what backward needs. inputs: x, states, weights."""
         n = self.states
-        x, states = array_of(inputs[0]), [array_of(state) for state in inputs[1 : 1 + n]]
+        view = array_of if training else passing_view  # a tape keeps them
+        x, states = view(inputs[0]), [view(state) for state in inputs[1 : 1 + n]]
         if self.one_step:
             x, states = x[None], [state[None] for state in states]
         y, final, ran = self.network.forward(x, states, inputs[1 + n :], self.options, training)
@@ -53,7 +54,7 @@ class Call:
         self, ran: Ran, gradients: Sequence[Any], wanted: Sequence[bool], retain: bool
     ) -> tuple[Any | None, ...]:
         """The wanted gradients of x, states and weights. gradients: of the outputs, None for zeros."""
-        arrays = [None if each is None else gradient_array(each) for each in gradients]
+        arrays = [None if each is None else gradient_view(each) for each in gradients]
         if self.one_step:
             arrays = [None, *[None if each is None else each[None] for each in arrays]]
         dx, dstates, dweights = self.network.backward(ran, arrays[0], arrays[1:], wanted, retain)

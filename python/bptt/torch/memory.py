@@ -56,21 +56,21 @@ def array_of(tensor: Any) -> Array:
     return np.asarray(_Memory(tensor if tensor.is_contiguous() else tensor.contiguous()))
 
 
-_views: dict[tuple[int, Any], Array] = {}
+_views: dict[tuple[int, Any, Any], Array] = {}
 MOST_VIEWS = 4096
 
 
-def passing_view(tensor: Any, dtype: np.dtype[Any]) -> Array:
-    """As array_of, of a tensor of this dtype that the caller keeps: the array must not outlive the call.
+def passing_view(tensor: Any) -> Array:
+    """As array_of, of a tensor that the caller keeps: the array must not outlive the call.
 
     An array is nothing but an address and a shape here, so that the one of an earlier call serves again where both
     are the same, whatever lies there now (0.5 us instead of 2).
     """
     if not tensor.is_contiguous():
         return array_of(tensor.contiguous())
-    key = tensor.data_ptr(), tensor.shape
+    key = tensor.data_ptr(), tensor.shape, tensor.dtype
     found = _views.get(key)
-    if found is None or found.dtype is not dtype:
+    if found is None:
         if len(_views) >= MOST_VIEWS:
             _views.clear()
         memory = _Memory(tensor)
@@ -80,11 +80,11 @@ def passing_view(tensor: Any, dtype: np.dtype[Any]) -> Array:
     return found
 
 
-def gradient_array(gradient: Any) -> Array:
+def gradient_view(gradient: Any) -> Array:
     """The same of a gradient, whatever form autograd gives it on the CPU (views that negate, zeros without memory)."""
-    if not is_plain(gradient, gradient.dtype):
-        gradient = torch.zeros(gradient.shape, dtype=gradient.dtype).copy_(gradient)
-    return array_of(gradient)
+    if is_plain(gradient, gradient.dtype):
+        return passing_view(gradient)
+    return array_of(torch.zeros(gradient.shape, dtype=gradient.dtype).copy_(gradient))
 
 
 def tensor_of(array: Array) -> Any:

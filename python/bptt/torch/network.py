@@ -121,7 +121,7 @@ class Network:
     def _parts(self, weights: Sequence[Any]) -> list[Any]:
         """The parameters of each kernel, at their own addresses but for the biases, which are sums of two."""
         bias, H = self.structure.bias, self.structure.hidden_size
-        arrays, parts = [passing_view(each, self.structure.dtype) for each in weights], []
+        arrays, parts = [passing_view(each) for each in weights], []
         each = len(arrays) // self.structure.kernels
         for i in range(0, len(arrays), each):
             vectors = total = None
