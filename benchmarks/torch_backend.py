@@ -62,6 +62,8 @@ def measure(kind: str, shape: str, training: bool, budget_s: float, clock: Calla
     """The least seconds of a call by PyTorch's operation, and by ours."""
     run, best = call(kind, shape, training), [math.inf, math.inf]
     with torch.set_grad_enabled(training):
+        for _ in range(3):  # oneDNN compiles code for a new shape
+            run()
         stop = time.perf_counter() + budget_s
         while time.perf_counter() < stop or math.inf in best:
             for side in (0, 1):

@@ -64,6 +64,27 @@ def test_resets_as_calls_of_parts(kind: str) -> None:
     assert_close(flat(turned)[1:], flat(theirs)[1:])
 
 
+@every_kind
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_layers_with_lengths_and_resets(kind: str, batch_first: bool) -> None:
+    model = layer(kind, num_layers=2, batch_first=batch_first)
+    ours = getattr(bt, type(model).__name__)(
+        5, 7, 2, batch_first=batch_first, dtype=torch.float64,
+        **({"nonlinearity": model.nonlinearity} if kind.startswith("rnn") else {}),
+        **({"proj_size": 3} if kind == "lstm_projected" else {}),
+    )  # fmt: skip
+    ours.load_state_dict(model.state_dict())
+    assert isinstance(ours, type(model))
+    x = torch.randn(*((3, 6, 5) if batch_first else (6, 3, 5)), dtype=torch.float64)
+    assert_close(flat(ours(x)), flat(model(x)))
+    options = {"lengths": [6, 2, 4], "resets": torch.rand(x.shape[:2]) < 0.3}
+    bt.explain(reset=True)
+    assert_close(flat(ours(x, **options)), flat(call(kind, model, x, batch_first=batch_first, **options)))
+    assert sum(bt.explain().taken.values()) == 2
+    with pytest.raises(ValueError, match="expected a tensor of 3 axes"):
+        ours(x[0], lengths=[2])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_by_finite_differences(kind: str) -> None:
     model = layer(kind, 2, 4)

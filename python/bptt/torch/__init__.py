@@ -7,7 +7,8 @@
 >>> bptt.torch.disable()
 
 `enable` replaces the operations below PyTorch's layers; `accelerate` does so for one model; `explain` says what ran
-where. `lstm`, `gru` and `rnn` are these operations as functions, with lengths and resets.
+where. `lstm`, `gru` and `rnn` are these operations as functions, with lengths and resets; `LSTM`, `GRU` and `RNN` are
+PyTorch's layers with these arguments.
 """
 
 try:
@@ -19,9 +20,13 @@ except ImportError as error:  # pragma: no cover
 
 from bptt.torch.counts import Explanation, explain
 from bptt.torch.functional import gru, lstm, rnn
+from bptt.torch.layers import GRU, LSTM, RNN
 from bptt.torch.switch import Accelerated, accelerate, disable, enable, enabled, is_enabled
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "Accelerated",
     "Explanation",
     "accelerate",
