@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -102,3 +104,12 @@ def both(run: Callable[[], list[Any]], *, calls: int | None = None) -> list[Any]
     assert count > 0 if calls is None else count == calls
     assert_close(ours, theirs)
     return ours
+
+
+def x_for(kind: str, dtype: Any = torch.float64) -> Any:
+    return torch.ones(*([3, 5] if kind in CELLS else [4, 3, 5]), dtype=dtype)
+
+
+def python(code: str) -> str:
+    """What a new interpreter prints."""
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120).stdout
