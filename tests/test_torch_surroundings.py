@@ -25,7 +25,10 @@ from torch_cases import (  # noqa: E402
     x_for,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),  # inside PyTorch's forward-mode derivatives
+]
 
 
 def test_bptt_neither_needs_nor_imports_torch() -> None:
