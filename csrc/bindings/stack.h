@@ -114,6 +114,18 @@ class PyStack : public Own {
     });
   }
 
+  /// The same on `params`, of which the stack keeps nothing. None also where the call is not a short one.
+  py::object forward_short(const py::object& x, const py::object& state, bool training,
+                           const py::object& params) const {
+    return visit([&](auto& s) -> py::object {
+      if (!is_exact(s, x, state)) return py::none();
+      const auto array = py::reinterpret_borrow<py::array>(x);
+      if (!s.is_short(OuterShape::of(array.shape(0), array.shape(1)))) return py::none();
+      const auto weights = read_parameters(s, params, "Stack.forward_short: params");
+      return forward_as(s, array, state, training, std::nullopt, &weights[0]);
+    });
+  }
+
   /// What a backward call is asked for besides the gradients of parameters and reset states.
   struct BackwardOptions {
     bool accumulate = false, retain = false, want_dx = true, want_dstate = true, want_dsteps = false;
@@ -221,8 +233,8 @@ class PyStack : public Own {
 
   template <class T>
   py::tuple forward_as(const stack::Stack<T>& s, const py::array& x, const py::object& state, bool training,
-                       const Asked& options) const {
-    if (!s.packed()) throw py::value_error("Stack.forward: there are no weights, expected a call of pack first");
+                       const Asked& options, const sequence::Flat<const T>* weights = nullptr) const {
+    if (!weights && !s.packed()) throw py::value_error("Stack.forward: there are no weights, expected a call of pack first");
     const auto* order = options && !options->empty() && (*options)[0] ? (*options)[0]->options.order.get() : nullptr;
     stack::StackForward<T> call{outer_shape(x, order, "Stack.forward: x"), nullptr, {}, nullptr, {}, {}};
     const OuterShape& outer = call.outer;
@@ -234,7 +246,10 @@ class PyStack : public Own {
     call.y = y.mutable_data();
     const States last = new_states(s, n, outer.batch, call.final);
     std::unique_ptr<stack::StackTape<T>> passes;
-    without_gil([&] { return s.forward(call, training ? &passes : nullptr, &interrupted); });
+    without_gil([&] {
+      auto* const made = training ? &passes : nullptr;
+      return weights ? s.forward(*weights, call, made, &interrupted) : s.forward(call, made, &interrupted);
+    });
     const py::object final = as_state(last, s.states());
     if (!training) return py::make_tuple(y, final, py::none());
     auto tape = std::make_unique<PyTape>();

@@ -16,6 +16,8 @@
 
 namespace bptt::sequence {
 
+constexpr double kShortStep = 20e-3;  // seconds
+
 template <class T>
 class CellRecurrence final : public Recurrence<T> {
  public:
@@ -50,6 +52,23 @@ class CellRecurrence final : public Recurrence<T> {
                Poll::Interrupted interrupted) const override {
     const ForwardCall<T> own = prepared(call, tape, segment, weights);
     return Forward<T>(kernels_, std::move(weights), own, tape, plan(own.batch_sizes, threads), interrupted).run();
+  }
+
+  /// One step on one thread, of cells whose units read all of h by FMAs in one stage; too short to be interrupted.
+  bool is_short(Index steps, Index batch, int threads) const override {
+    if (steps != 1 || cell_.multi_stage || heads_ > 1 || mode_ != ProductMode::kFma) return false;
+    const Plan own = plan(steps, batch, threads);
+    return own.threads == 1 && own.step_time_s < kShortStep;
+  }
+
+  bool forward(const Flat<const T>& from, const ForwardCall<T>& call, Tape<T>* tape,
+               Poll::Interrupted interrupted) const override {
+    const bool training = tape != nullptr;
+    const auto weights =
+        std::make_shared<Weights<T>>(cell_, input_, hidden_, recurrent_, heads_, mode_, training, false);
+    const FreshWeights<T> fresh(*weights, from, call.batch_sizes.batch);
+    const ForwardCall<T> own = prepared(call, tape, 0, weights);
+    return Forward<T>(kernels_, weights, own, tape, plan(own.batch_sizes, 1), interrupted, &fresh).run();
   }
 
   bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads, Poll::Interrupted interrupted) const override {

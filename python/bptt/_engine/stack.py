@@ -67,13 +67,15 @@ class Stack:
         training: bool,
     ) -> tuple[Any, State, RecurrentTape | None]:
         """Return y, the final state and, in training, the tape. The tape's `layer` is the owner."""
-        native = self.kernels.packed(owner.params, training)
         plain = self._plain and lengths is None and resets is None
         if plain and self._direct:
-            found = native.forward_if_exact(x, state, training)
+            found = self.kernels.forward_if_exact(owner.params, x, state, training)
             if found is not None:
                 y, final, kept = found
-                return y, final, None if kept is None else RecurrentTape(owner, self.structure, native, kept, y.shape)
+                if kept is None:
+                    return y, final, None
+                return y, final, RecurrentTape(owner, self.structure, self.kernels.native, kept, y.shape)
+        native = self.kernels.packed(owner.params, training)
         where, given = f"{self.name}.forward", x
         x, shown = self._taken(where, x)
         B = shown.batch(x.shape)
