@@ -184,6 +184,14 @@ class PyStack : public Own {
     return options;
   }
 
+  /// Whether a call takes a few microseconds: some 100,000 multiplications.
+  template <class T>
+  static bool is_brief(const stack::Stack<T>& s, const OuterShape& outer) {
+    constexpr double kWeights = 32768;
+    const stack::StackSizes& n = s.sizes();
+    return double(outer.rows) * double(s.kernels()) * double(n.hidden) * double(n.input + n.hidden) < kWeights;
+  }
+
   template <class T>
   static bool is_exact_rows(const stack::Stack<T>&, const OuterShape& outer, const py::object& a, Index width) {
     return outer.packed ? fits<T>(a, {outer.rows, width}) : fits<T>(a, {outer.steps, outer.batch, width});
@@ -246,7 +254,7 @@ class PyStack : public Own {
     call.y = y.mutable_data();
     const States last = new_states(s, n, outer.batch, call.final);
     std::unique_ptr<stack::StackTape<T>> passes;
-    without_gil([&] {
+    without_gil_unless(is_brief(s, outer), [&] {
       auto* const made = training ? &passes : nullptr;
       return weights ? s.forward(*weights, call, made, &interrupted) : s.forward(call, made, &interrupted);
     });
@@ -300,7 +308,7 @@ class PyStack : public Own {
     if (options.want_dstate) initial = as_state(new_states(s, n, outer.batch, call.dinitial), s.states());
     if (options.want_dsteps) dsteps = new_steps(s, outer, call);
     const TapeUse use(py_tape, call.retain);
-    without_gil([&] { return s.backward(tape, call, &interrupted); });
+    without_gil_unless(is_brief(s, outer), [&] { return s.backward(tape, call, &interrupted); });
     if (!options.want_dsteps) return py::make_tuple(dx, initial);
     return py::make_tuple(dx, initial, dsteps);
   }

@@ -264,7 +264,7 @@ class Forward final : public ResumableCall {
   const ForwardCall<T> call_;
   Tape<T>* tape_;
   const Plan plan_;
-  Poll poll_;          // by thread 0, or the thread that has the piece
+  Poll poll_;                           // by thread 0, or the thread that has the piece
   const FreshWeights<T>* const fresh_;  // null: w_ has the forward panels
   bool keep_ = false;                   // this pass writes the tape's buffers
   Buffer<T> scratch_, states_, operand_, entering_h_, ended_;

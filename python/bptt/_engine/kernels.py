@@ -40,7 +40,7 @@ class Kernels:
             products_of(structure.precision),
         )
         self._packed: tuple[object, bool] = (_NEVER, False)  # version, whether with the backward layout
-        self._met: object = _NEVER  # the version of a call that may have been a short one
+        self._met: object = _NEVER  # the version of the last short call
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Kernels, (self.structure, self.spans)
@@ -59,9 +59,9 @@ class Kernels:
         now = weights.version
         if version != now or trainable < training:
             if self._met != now:
-                self._met = now
                 found = self._native.forward_short(x, state, training, weights.plain)
                 if found is not None:
+                    self._met = now
                     return found
             self.packed(weights, training)
         return self._native.forward_if_exact(x, state, training)

@@ -75,7 +75,6 @@ class Stack:
                 if kept is None:
                     return y, final, None
                 return y, final, RecurrentTape(owner, self.structure, self.kernels.native, kept, y.shape)
-        native = self.kernels.packed(owner.params, training)
         where, given = f"{self.name}.forward", x
         x, shown = self._taken(where, x)
         B = shown.batch(x.shape)
@@ -87,7 +86,14 @@ class Stack:
                 first = self.states.initial(owner.params.plain, B)
             seed = self.state_options.next_call() if training and self.state_options.random else 0
             options = self._call_options.make(where, owner.params, x, shown, lengths, resets, seed)
-        y, final, kept = native.forward(x, first, training, options)
+        found = None
+        if plain and shown.sizes is None:
+            found = self.kernels.forward_if_exact(owner.params, x, first, training)
+        native = self.kernels.native
+        if found is None:
+            native = self.kernels.packed(owner.params, training)
+            found = native.forward(x, first, training, options)
+        y, final, kept = found
         y = shown.given(y)
         tape = None
         if kept is not None:
