@@ -242,7 +242,8 @@ class PyStack : public Own {
   template <class T>
   py::tuple forward_as(const stack::Stack<T>& s, const py::array& x, const py::object& state, bool training,
                        const Asked& options, const sequence::Flat<const T>* weights = nullptr) const {
-    if (!weights && !s.packed()) throw py::value_error("Stack.forward: there are no weights, expected a call of pack first");
+    if (!weights && !s.packed())
+      throw py::value_error("Stack.forward: there are no weights, expected a call of pack first");
     const auto* order = options && !options->empty() && (*options)[0] ? (*options)[0]->options.order.get() : nullptr;
     stack::StackForward<T> call{outer_shape(x, order, "Stack.forward: x"), nullptr, {}, nullptr, {}, {}};
     const OuterShape& outer = call.outer;

@@ -43,7 +43,7 @@ class CellRecurrence final : public Recurrence<T> {
   }
 
   PackedWeights<T> pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) const override {
-    auto packed = std::make_shared<Weights<T>>(cell_, input_, hidden_, recurrent_, heads_, mode_, training);
+    auto packed = make_weights({true, training});
     if (!DryRun::on() && !packed->pack(from, interrupted)) return nullptr;
     return packed;
   }
@@ -63,9 +63,7 @@ class CellRecurrence final : public Recurrence<T> {
 
   bool forward(const Flat<const T>& from, const ForwardCall<T>& call, Tape<T>* tape,
                Poll::Interrupted interrupted) const override {
-    const bool training = tape != nullptr;
-    const auto weights =
-        std::make_shared<Weights<T>>(cell_, input_, hidden_, recurrent_, heads_, mode_, training, false);
+    const auto weights = make_weights({false, tape != nullptr});
     const FreshWeights<T> fresh(*weights, from, call.batch_sizes.batch);
     const ForwardCall<T> own = prepared(call, tape, 0, weights);
     return Forward<T>(kernels_, weights, own, tape, plan(own.batch_sizes, 1), interrupted, &fresh).run();
@@ -98,6 +96,10 @@ class CellRecurrence final : public Recurrence<T> {
   static const StateOptions<T>& none() {
     static const StateOptions<T> none;
     return none;
+  }
+
+  std::shared_ptr<Weights<T>> make_weights(const typename Weights<T>::Ways& ways) const {
+    return std::make_shared<Weights<T>>(cell_, input_, hidden_, recurrent_, heads_, mode_, ways);
   }
 
   /// The call as this cell takes it, and the tape made ready for it.

@@ -47,10 +47,13 @@ struct Weights {
   const ProductMode mode;
   ModePanels x_mode, h_mode, x_back_mode, h_back_mode;
 
-  /// Room for the weights; pack fills it. `training` adds that of the way back. Without `forward` there is none for x
-  /// and h (short_call.h).
-  Weights(const cells::Info& cell, Index I, Index H, Index R, Index N, ProductMode wanted, bool training,
-          bool forward = true)
+  /// For which ways there is room; forward, the panels of x and h may be elsewhere (short_call.h).
+  struct Ways {
+    bool forward, backward;
+  };
+
+  /// Room for the weights; pack fills it.
+  Weights(const cells::Info& cell, Index I, Index H, Index R, Index N, ProductMode wanted, const Ways& ways)
       : cell(cell),
         G(cell.gates),
         A(cell.accumulators),
@@ -67,7 +70,7 @@ struct Weights {
         bias(checked_mul(Hp, A)),
         vectors(checked_mul(Hp, cell.vectors)),
         mode(has_modes(cell, N) ? wanted : ProductMode::kFma) {
-    if (forward) {
+    if (ways.forward) {
       x = Buffer<Stored>(checked_mul(checked_mul(Hp, G), I));
       h = Buffer<Stored>(checked_mul(checked_mul(Hp, cell.hidden_gates), band_room));
     }
@@ -79,7 +82,7 @@ struct Weights {
       x_mode = ModePanels(mode, I, blocks * G, G == 3 ? 3 : 2);
       h_mode = ModePanels(mode, H, blocks * G, G == 3 ? 3 : 2);
     }
-    if (!training) return;
+    if (!ways.backward) return;
     if (I > kNarrow)
       x_back = Panels<T>(checked_mul(G, H), I);
     else

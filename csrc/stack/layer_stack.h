@@ -101,8 +101,8 @@ class LayerStack final : public Stack<T> {
   bool is_short(const OuterShape& outer) const override {
     return kernels_.size() == 1 && !outer.packed && kernels_[0]->is_short(outer.steps, outer.batch, Pool::size());
   }
-  bool forward(const sequence::Flat<const T>& weights, const StackForward<T>& call,
-               std::unique_ptr<StackTape<T>>* tape, Poll::Interrupted interrupted) const override {
+  bool forward(const sequence::Flat<const T>& weights, const StackForward<T>& call, std::unique_ptr<StackTape<T>>* tape,
+               Poll::Interrupted interrupted) const override {
     if (!tape) return kernels_[0]->forward(weights, plain_call(call), nullptr, interrupted);
     std::unique_ptr<LayerTape<T>> passes = plain_tape(call.outer);
     const bool complete = kernels_[0]->forward(weights, plain_call(call), &passes->all[0]->tape, interrupted);
