@@ -178,6 +178,13 @@ void without_gil(const Job& job) {
   if (!complete) throw py::error_already_set();
 }
 
+/// The same; a brief job, of some microseconds, keeps the GIL, since giving it back takes as long as two small arrays.
+template <class Job>
+void without_gil_unless(bool brief, const Job& job) {
+  if (!brief) return without_gil(job);
+  if (!job()) throw py::error_already_set();
+}
+
 /// Raises unless the N ids that `mask` keeps are within [0, count).
 inline void check_ids(const std::int64_t* ids, Index N, Index count, const bool* mask, const char* name) {
   for (Index n = 0; n < N; ++n) {

@@ -47,6 +47,11 @@ template <class U, class T>
 std::vector<sequence::Flat<U>> parameters_of(const stack::Stack<T>& stack, const py::object& given, const char* name) {
   std::vector<sequence::Flat<U>> all;
   if (!py::isinstance<py::list>(given)) {
+    if (stack.kernels() == 1) {
+      const stack::KernelParameters shapes = stack.parameters(0);
+      all.push_back(shapes.at(values<U>(given, {shapes.size()}, name)));
+      return all;
+    }
     std::vector<stack::KernelParameters> shapes;
     Index total = 0;
     for (Index k = 0; k < stack.kernels(); ++k) {

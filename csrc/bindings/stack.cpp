@@ -31,6 +31,8 @@ void register_stack(py::module_& m) {
            py::arg("options") = py::none())
       .def("forward_if_exact", &PyStack::forward_if_exact, py::arg("x"), py::arg("state").none(true),
            py::arg("training"))
+      .def("forward_short", &PyStack::forward_short, py::arg("x"), py::arg("state").none(true), py::arg("training"),
+           py::arg("params"))
       .def(
           "backward",
           [](const PyStack& self, PyTape& tape, const std::optional<py::array>& dy, const py::object& dstate,

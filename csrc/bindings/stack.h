@@ -114,6 +114,18 @@ class PyStack : public Own {
     });
   }
 
+  /// The same on `params`, of which the stack keeps nothing. None also where the call is not a short one.
+  py::object forward_short(const py::object& x, const py::object& state, bool training,
+                           const py::object& params) const {
+    return visit([&](auto& s) -> py::object {
+      if (!is_exact(s, x, state)) return py::none();
+      const auto array = py::reinterpret_borrow<py::array>(x);
+      if (!s.is_short(OuterShape::of(array.shape(0), array.shape(1)))) return py::none();
+      const auto weights = read_parameters(s, params, "Stack.forward_short: params");
+      return forward_as(s, array, state, training, std::nullopt, &weights[0]);
+    });
+  }
+
   /// What a backward call is asked for besides the gradients of parameters and reset states.
   struct BackwardOptions {
     bool accumulate = false, retain = false, want_dx = true, want_dstate = true, want_dsteps = false;
@@ -172,6 +184,14 @@ class PyStack : public Own {
     return options;
   }
 
+  /// Whether a call takes a few microseconds: some 100,000 multiplications.
+  template <class T>
+  static bool is_brief(const stack::Stack<T>& s, const OuterShape& outer) {
+    constexpr double kWeights = 32768;
+    const stack::StackSizes& n = s.sizes();
+    return double(outer.rows) * double(s.kernels()) * double(n.hidden) * double(n.input + n.hidden) < kWeights;
+  }
+
   template <class T>
   static bool is_exact_rows(const stack::Stack<T>&, const OuterShape& outer, const py::object& a, Index width) {
     return outer.packed ? fits<T>(a, {outer.rows, width}) : fits<T>(a, {outer.steps, outer.batch, width});
@@ -221,8 +241,9 @@ class PyStack : public Own {
 
   template <class T>
   py::tuple forward_as(const stack::Stack<T>& s, const py::array& x, const py::object& state, bool training,
-                       const Asked& options) const {
-    if (!s.packed()) throw py::value_error("Stack.forward: there are no weights, expected a call of pack first");
+                       const Asked& options, const sequence::Flat<const T>* weights = nullptr) const {
+    if (!weights && !s.packed())
+      throw py::value_error("Stack.forward: there are no weights, expected a call of pack first");
     const auto* order = options && !options->empty() && (*options)[0] ? (*options)[0]->options.order.get() : nullptr;
     stack::StackForward<T> call{outer_shape(x, order, "Stack.forward: x"), nullptr, {}, nullptr, {}, {}};
     const OuterShape& outer = call.outer;
@@ -234,7 +255,10 @@ class PyStack : public Own {
     call.y = y.mutable_data();
     const States last = new_states(s, n, outer.batch, call.final);
     std::unique_ptr<stack::StackTape<T>> passes;
-    without_gil([&] { return s.forward(call, training ? &passes : nullptr, &interrupted); });
+    without_gil_unless(is_brief(s, outer), [&] {
+      auto* const made = training ? &passes : nullptr;
+      return weights ? s.forward(*weights, call, made, &interrupted) : s.forward(call, made, &interrupted);
+    });
     const py::object final = as_state(last, s.states());
     if (!training) return py::make_tuple(y, final, py::none());
     auto tape = std::make_unique<PyTape>();
@@ -285,7 +309,7 @@ class PyStack : public Own {
     if (options.want_dstate) initial = as_state(new_states(s, n, outer.batch, call.dinitial), s.states());
     if (options.want_dsteps) dsteps = new_steps(s, outer, call);
     const TapeUse use(py_tape, call.retain);
-    without_gil([&] { return s.backward(tape, call, &interrupted); });
+    without_gil_unless(is_brief(s, outer), [&] { return s.backward(tape, call, &interrupted); });
     if (!options.want_dsteps) return py::make_tuple(dx, initial);
     return py::make_tuple(dx, initial, dsteps);
   }

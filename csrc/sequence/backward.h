@@ -54,15 +54,14 @@ class Backward final : public ResumableCall {
       for (StepRows& each : mode_rows_)
         each.dg = {w_.mode, std::max<Index>(batch_sizes_.batch, kModeRows), w_.G * w_.H};
     }
-    if (!options_) {
+    if (!options_ && chunk_steps(batch_sizes_) > 1) {
       first_ = Buffer<T>(chunk_steps(batch_sizes_) * batch_sizes_.batch * w_.H);
       if (DryRun::on()) return;
       const Index before = std::min(first_.size(), batch_sizes_.batch * w_.H);
       std::copy_n(tape.call.initial[0], before, first_.data());
       std::copy_n(tape.call.y, first_.size() - before, first_.data() + before);
-      return;
     }
-    if (call.dreset_state[0])
+    if (options_ && call.dreset_state[0])
       dreset_state_ = SumsByRow<T>(batch_sizes_.batch, checked_mul(S, w_.Hp), batch_sizes_.steps);
   }
 
@@ -361,7 +360,7 @@ class Backward final : public ResumableCall {
   void weight_gradient(Index begin, Index end, Index& since, int thread, int threads, const Poll& poll) {
     if (!dweights_) return;
     const Index rows = batch_sizes_.begin(end) - batch_sizes_.begin(begin);
-    const T* before = begin == 0 && !options_ ? first_.data() : h(begin);
+    const T* before = begin == 0 && first_.size() > 0 ? first_.data() : h(begin);
     dweights_->add(gates(begin), tape_.call.x + batch_sizes_.begin(begin) * w_.I, before, rows, begin == 0, poll, since,
                    thread, threads);
   }
@@ -383,7 +382,7 @@ class Backward final : public ResumableCall {
   Index reached_, summed_;  // in pieces: the first step that is done, and the first that the weights' gradients have
   Buffer<T> dstates_;
   SumsByRow<T> dvectors_, dreset_state_;       // [B,P,Hp], [B,S,Hp]
-  Buffer<T> first_;                            // the hidden states before the steps of the first chunk, in one piece
+  Buffer<T> first_;                            // the hidden states before the steps of the first chunk, if several
   Buffer<T> next_;                             // see keep_first
   Buffer<T> no_dy_;                            // zeros for each step, where there is no dy [B,R]
   Buffer<T> dlines_, ds_;                      // of cells of several stages

@@ -10,6 +10,7 @@
 #include "core/threads/pool.h"
 #include "sequence/planner.h"
 #include "sequence/recurrence.h"
+#include "sequence/short_call.h"
 #include "sequence/step.h"
 
 namespace bptt::sequence {
@@ -18,14 +19,15 @@ template <class T>
 class Forward final : public ResumableCall {
  public:
   Forward(const CellKernels<T>& kernels, std::shared_ptr<const Weights<T>> w, const ForwardCall<T>& call, Tape<T>* tape,
-          const Plan& plan, Poll::Interrupted interrupted)
+          const Plan& plan, Poll::Interrupted interrupted, const FreshWeights<T>* fresh = nullptr)
       : kernels_(kernels),
         owner_(std::move(w)),
         w_(*owner_),
         call_(call),
         tape_(tape),
         plan_(plan),
-        poll_(interrupted, call.stop) {
+        poll_(interrupted, call.stop),
+        fresh_(fresh) {
     std::copy_n(call.final, S, final_);
   }
 
@@ -125,7 +127,10 @@ class Forward final : public ResumableCall {
         ForwardStep<T> step = view(t, gates(t, begin), call_.options ? &transition : nullptr);
         step.mode_rows = mode_rows(thread);
         for_poll_rows(part.rows, plan_.poll_rows, [&](const RowBlocks& rows) {
-          kernels_.forward(step, rows, part.units, t);
+          if (fresh_)
+            fresh_->forward(kernels_, step, rows);
+          else
+            kernels_.forward(step, rows, part.units, t);
           if (thread == 0 && poll_(rows.total)) barrier.cancel();
           return !barrier.cancelled();
         });
@@ -259,8 +264,9 @@ class Forward final : public ResumableCall {
   const ForwardCall<T> call_;
   Tape<T>* tape_;
   const Plan plan_;
-  Poll poll_;          // by thread 0, or the thread that has the piece
-  bool keep_ = false;  // this pass writes the tape's buffers
+  Poll poll_;                           // by thread 0, or the thread that has the piece
+  const FreshWeights<T>* const fresh_;  // null: w_ has the forward panels
+  bool keep_ = false;                   // this pass writes the tape's buffers
   Buffer<T> scratch_, states_, operand_, entering_h_, ended_;
   Buffer<T> made_, scales_;          // of cells of several stages
   std::vector<StepRows> mode_rows_;  // of each thread

@@ -28,12 +28,11 @@ struct ForwardTiles {
     Vec<T> acc[R][U * A];
     start(s, acc, row, block);
     if (s.x) {
-      accumulate<InputMap<Cell>, G, A>(acc, s.x + row * w.I, w.I, w.x.data() + block * w.I * G * W, w.I * G * W, w.I);
+      accumulate<InputMap<Cell>, G, A>(acc, s.x + row * w.I, w.I, s.x_panel(block), w.I * G * W, w.I);
     }
     const Band band = w.template band<kHeads>(block);
     const Index panel = w.template band_depth<kHeads>() * G * W;
-    accumulate<HiddenMap<Cell>, G, A>(acc, s.h + row * w.H + band.begin, w.H, w.h.data() + block * panel, panel,
-                                      band.length);
+    accumulate<HiddenMap<Cell>, G, A>(acc, s.h + row * w.H + band.begin, w.H, s.h_panel(block), panel, band.length);
 
     alignas(64) T a[R][U * A][W];
     spill(acc, a);
@@ -61,10 +60,9 @@ struct ForwardTiles {
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) acc[r][n] = s.x ? bias : Vec<T>::load(gate(s, row + r, n) + block * W);
     }
-    if (s.x) accumulate<Identity, N, N>(acc, s.x + row * w.I, w.I, w.x.data() + block * w.I * G * W, 0, w.I);
+    if (s.x) accumulate<Identity, N, N>(acc, s.x + row * w.I, w.I, s.x_panel(block), 0, w.I);
     const Band band = w.template band<kHeads>(block);
-    accumulate<Identity, N, N>(acc, s.h + row * w.H + band.begin, w.H,
-                               w.h.data() + block * w.template band_depth<kHeads>() * G * W, 0, band.length);
+    accumulate<Identity, N, N>(acc, s.h + row * w.H + band.begin, w.H, s.h_panel(block), 0, band.length);
     alignas(64) T a[R][N][W];
     spill(acc, a);
     cells(s, a[0][0], N * W, units, units, row, R, block, 1);

@@ -16,6 +16,8 @@
 
 namespace bptt::sequence {
 
+constexpr double kShortStep = 20e-3;  // seconds
+
 template <class T>
 class CellRecurrence final : public Recurrence<T> {
  public:
@@ -41,7 +43,7 @@ class CellRecurrence final : public Recurrence<T> {
   }
 
   PackedWeights<T> pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) const override {
-    auto packed = std::make_shared<Weights<T>>(cell_, input_, hidden_, recurrent_, heads_, mode_, training);
+    auto packed = make_weights({true, training});
     if (!DryRun::on() && !packed->pack(from, interrupted)) return nullptr;
     return packed;
   }
@@ -50,6 +52,21 @@ class CellRecurrence final : public Recurrence<T> {
                Poll::Interrupted interrupted) const override {
     const ForwardCall<T> own = prepared(call, tape, segment, weights);
     return Forward<T>(kernels_, std::move(weights), own, tape, plan(own.batch_sizes, threads), interrupted).run();
+  }
+
+  /// One step on one thread, of cells whose units read all of h by FMAs in one stage; too short to be interrupted.
+  bool is_short(Index steps, Index batch, int threads) const override {
+    if (steps != 1 || cell_.multi_stage || heads_ > 1 || mode_ != ProductMode::kFma) return false;
+    const Plan own = plan(steps, batch, threads);
+    return own.threads == 1 && own.step_time_s < kShortStep;
+  }
+
+  bool forward(const Flat<const T>& from, const ForwardCall<T>& call, Tape<T>* tape,
+               Poll::Interrupted interrupted) const override {
+    const auto weights = make_weights({false, tape != nullptr});
+    const FreshWeights<T> fresh(*weights, from, call.batch_sizes.batch);
+    const ForwardCall<T> own = prepared(call, tape, 0, weights);
+    return Forward<T>(kernels_, weights, own, tape, plan(own.batch_sizes, 1), interrupted, &fresh).run();
   }
 
   bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads, Poll::Interrupted interrupted) const override {
@@ -79,6 +96,10 @@ class CellRecurrence final : public Recurrence<T> {
   static const StateOptions<T>& none() {
     static const StateOptions<T> none;
     return none;
+  }
+
+  std::shared_ptr<Weights<T>> make_weights(const typename Weights<T>::Ways& ways) const {
+    return std::make_shared<Weights<T>>(cell_, input_, hidden_, recurrent_, heads_, mode_, ways);
   }
 
   /// The call as this cell takes it, and the tape made ready for it.

@@ -60,6 +60,11 @@ class Recurrence {
   /// called off.
   virtual bool forward(PackedWeights<T> weights, const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,
                        Poll::Interrupted interrupted) const = 0;
+  /// Whether a call without options is better made on weights where users hold them (short_call.h).
+  virtual bool is_short(Index steps, Index batch, int threads) const = 0;
+  /// Such a call, on one thread. The tape keeps what backward needs of the weights.
+  virtual bool forward(const Flat<const T>& weights, const ForwardCall<T>& call, Tape<T>* tape,
+                       Poll::Interrupted interrupted) const = 0;
   virtual bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads,
                         Poll::Interrupted interrupted) const = 0;
   /// The same on one thread at a time, in pieces, without segments; what `call` points to must outlive the run.

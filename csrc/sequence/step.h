@@ -36,6 +36,16 @@ struct ForwardStep {
   const StateTransition<T>* transition = nullptr;  // null: h1 and others1 enter the next step as they are
   StepRows* mode_rows = nullptr;                   // null: products are chains of FMAs
 
+  // The panels of the blocks from `first_block` on, where they are not in w (short_call.h).
+  const T *x_panels = nullptr, *h_panels = nullptr;
+  Index first_block = 0;
+  const T* x_panel(Index block) const {
+    return x_panels ? x_panels + (block - first_block) * w.x_panel() : w.x.data() + block * w.x_panel();
+  }
+  const T* h_panel(Index block) const {
+    return h_panels ? h_panels + (block - first_block) * w.h_panel() : w.h.data() + block * w.h_panel();
+  }
+
   // Of cells of several stages.
   T* scales = nullptr;  // [B,kScales]
   T* made = nullptr;    // the states that the cell makes [S,B,Hp], then a projected h [B,Hp]

@@ -47,8 +47,13 @@ struct Weights {
   const ProductMode mode;
   ModePanels x_mode, h_mode, x_back_mode, h_back_mode;
 
-  /// Room for the weights; pack fills it. `training` adds that of the way back.
-  Weights(const cells::Info& cell, Index I, Index H, Index R, Index N, ProductMode wanted, bool training)
+  /// For which ways there is room; forward, the panels of x and h may be elsewhere (short_call.h).
+  struct Ways {
+    bool forward, backward;
+  };
+
+  /// Room for the weights; pack fills it.
+  Weights(const cells::Info& cell, Index I, Index H, Index R, Index N, ProductMode wanted, const Ways& ways)
       : cell(cell),
         G(cell.gates),
         A(cell.accumulators),
@@ -62,11 +67,13 @@ struct Weights {
         tail(H % W),
         tail_width(ceil_div(A * tail, W)),
         band_room(cell.heads ? longest_band(H, N, W) : R),
-        x(checked_mul(checked_mul(Hp, G), I)),
-        h(checked_mul(checked_mul(Hp, cell.hidden_gates), band_room)),
         bias(checked_mul(Hp, A)),
         vectors(checked_mul(Hp, cell.vectors)),
         mode(has_modes(cell, N) ? wanted : ProductMode::kFma) {
+    if (ways.forward) {
+      x = Buffer<Stored>(checked_mul(checked_mul(Hp, G), I));
+      h = Buffer<Stored>(checked_mul(checked_mul(Hp, cell.hidden_gates), band_room));
+    }
     if (cell.multi_stage || tail_width >= G) tail = tail_width = 0;
     if (cell.second) second = Buffer<Stored>(checked_mul(Hp, R));
     if (cell.heads) bands = make_bands(H, N, W);
@@ -75,7 +82,7 @@ struct Weights {
       x_mode = ModePanels(mode, I, blocks * G, G == 3 ? 3 : 2);
       h_mode = ModePanels(mode, H, blocks * G, G == 3 ? 3 : 2);
     }
-    if (!training) return;
+    if (!ways.backward) return;
     if (I > kNarrow)
       x_back = Panels<T>(checked_mul(G, H), I);
     else
@@ -132,31 +139,35 @@ struct Weights {
 
   /// False where it was called off.
   bool pack(const Flat<const T>& from, Poll::Interrupted interrupted) {
-    const int kH = cell.hidden_gates;
-    pack_vectors(from);
-    if (x_narrow.size() > 0) pack_narrow(from.weight_ih);
-    pack_multi_stage(from);
+    pack_small(from);
     const int threads = threads_for(kPackNs * double(G * H) * double(I + R));
-    // The blocks of the forward panels, then those of the backward panels.
-    const Index to_x = blocks, to_h = to_x + x_back.blocks(), end = to_h + h_back.blocks();
-    const Index piece = grain_of(kPackNs * double(G * (I + R + H)) * W);
+    const Index piece = grain_of(kPackNs * double(G * (I + R)) * W);
     Poll poll(interrupted);
-    const bool complete = parallel_for(end, piece, threads, poll, [&](int, Index first, Index last) {
-      const auto part = [&](Index from, Index to) {
-        return Share(std::max(first, from) - from, std::max(std::max(first, from), std::min(last, to)) - from);
-      };
-      const Share share = part(0, to_x);
-      pack_gates(x.data(), from.weight_ih, x_rows(), share);
-      pack_gates(h.data(), from.weight_hh, h_rows(), share);
-      if (cell.second) pack_gates(second.data(), from.weight_hh + kH * H * R, second_rows(), share);
-      x_back.pack(from.weight_ih, I, part(to_x, to_h));
-      if (N == 1)
-        h_back.pack(from.weight_hh, R, part(to_h, end));
-      else
-        pack_heads_back(from.weight_hh, part(to_h, end));
+    const bool complete = parallel_for(blocks, piece, threads, poll, [&](int, Index first, Index last) {
+      const Share share(first, last);
+      pack_blocks(from, x.data() + first * x_panel(), h.data() + first * h_panel(), share);
+      if (cell.second)
+        pack_gates(second.data() + first * R * W, from.weight_hh + cell.hidden_gates * H * R, second_rows(), share);
     });
     return complete && pack_modes(threads, poll);
   }
+
+  /// All but the products of x and h.
+  void pack_small(const Flat<const T>& from) {
+    pack_vectors(from);
+    if (x_narrow.size() > 0) pack_narrow(from.weight_ih);
+    pack_multi_stage(from);
+  }
+  /// The products of x and h, for some blocks of units: the forward panels of these to x_to and h_to, their rows to
+  /// the panels of backward. Each weight is read from far away once.
+  void pack_blocks(const Flat<const T>& from, Stored* x_to, Stored* h_to, const Share& share) {
+    pack_gates(x_to, from.weight_ih, x_rows(), share, x_back.depth > 0 ? &x_back : nullptr);
+    pack_gates(h_to, from.weight_hh, h_rows(), share, N == 1 && trainable() ? &h_back : nullptr);
+    if (N > 1 && trainable()) pack_heads_back(from.weight_hh, share);
+  }
+  /// Stored values of one block's forward panel.
+  Index x_panel() const { return I * G * W; }
+  Index h_panel() const { return band_room * cell.hidden_gates * W; }
 
   bool trainable() const { return h_back.depth > 0; }
 
@@ -224,11 +235,16 @@ struct Weights {
     return rows.heads == 1 ? 0 : j / rows.K * rows.K - bands[std::size_t(j / W)].begin;
   }
 
-  void pack_gates(Stored* out, const T* weight, const Rows& rows, const Share& share) {
+  /// `out`: the panel of the first block. `back`: where the rows go as well.
+  void pack_gates(Stored* out, const T* weight, const Rows& rows, const Share& share, Panels<T>* back = nullptr) {
     for (Index j = share.begin; j < share.end; ++j) {
-      Stored* panel = out + j * rows.depth * rows.gates * W;
+      Stored* panel = out + (j - share.begin) * rows.depth * rows.gates * W;
       const Index end = std::min<Index>(W, H - j * W), units = H / rows.heads;
-      if (end < W || rows.heads > 1) std::fill_n(panel, rows.depth * rows.gates * W, Stored());
+      if (rows.heads == 1) {
+        pack_block(panel, weight, rows, j * W, end, back);
+        continue;
+      }
+      std::fill_n(panel, rows.depth * rows.gates * W, Stored());
       for (Index lane = 0, next; lane < end; lane = next) {  // the units of one head at once
         next = std::min(end, ((j * W + lane) / units + 1) * units - j * W);
         pack_units(panel, weight, rows, j * W + lane, next - lane, end == tail);
@@ -236,7 +252,33 @@ struct Weights {
     }
   }
 
-  /// `count` units of one head and one block, from unit j.
+  /// The `count` units from unit j of one head and one block.
+  void pack_block(Stored* panel, const T* weight, const Rows& rows, Index j, Index count, Panels<T>* back) {
+    const Index K = rows.K;
+    for (Index n = 0; count == tail && n < tail_width; ++n) {
+      const T* row[W] = {};
+      for (int g = 0; g < rows.gates; ++g) {
+        for (Index i = 0; i < tail; ++i) {
+          const Index at = rows.map[g] * tail + i;
+          if (at / W == n) row[at % W] = weight + (g * H + j + i) * K;
+        }
+      }
+      transpose(panel + n * W, tail_width * W, row, K);
+    }
+    for (int g = 0; g < rows.gates; ++g) {
+      const T* from = weight + (g * H + j) * K;
+      if (count == W) {
+        transpose(panel + g * W, rows.gates * W, from, K, count, K);
+      } else if (count != tail) {
+        const T* row[W] = {};
+        for (Index i = 0; i < count; ++i) row[i] = from + i * K;
+        transpose(panel + g * W, rows.gates * W, row, K);
+      }
+      if (back) back->pack_rows(weight, K, g * H + j, g * H + j + count);
+    }
+  }
+
+  /// The same of several heads, for the units of one of them.
   void pack_units(Stored* panel, const T* weight, const Rows& rows, Index j, Index count, bool in_tail) {
     const Index K = rows.K, first = place(rows, j), lane = j % W;
     for (int g = 0; g < rows.gates; ++g) {
@@ -298,11 +340,7 @@ struct Weights {
 
   void pack_narrow(const T* weight) {
     x_narrow.clear();
-    for (int g = 0; g < G; ++g) {
-      for (Index j = 0; j < H; ++j) {
-        for (Index i = 0; i < I; ++i) x_narrow[(i * G + g) * Hp + j] = weight[(g * H + j) * I + i];
-      }
-    }
+    for (int g = 0; g < G; ++g) transpose(x_narrow.data() + g * Hp, G * Hp, weight + g * H * I, I, H, I);
   }
 
   void pack_vectors(const Flat<const T>& from) {
@@ -314,7 +352,8 @@ struct Weights {
       if (cell.bias_is_vectors) {
         std::copy_n(from.bias + g * H, H, vectors.data() + (own_vectors() + g) * Hp);
       } else {
-        for (Index j = 0; j < H; ++j) bias[bias_place(g, j)] = from.bias[g * H + j];
+        for (Index j = 0; j < H; j += W)
+          std::copy_n(from.bias + g * H + j, std::min<Index>(W, H - j), bias.data() + bias_place(g, j));
       }
     }
   }

@@ -98,6 +98,18 @@ class LayerStack final : public Stack<T> {
     return forward(*current(), call, tape, interrupted);
   }
 
+  bool is_short(const OuterShape& outer) const override {
+    return kernels_.size() == 1 && !outer.packed && kernels_[0]->is_short(outer.steps, outer.batch, Pool::size());
+  }
+  bool forward(const sequence::Flat<const T>& weights, const StackForward<T>& call, std::unique_ptr<StackTape<T>>* tape,
+               Poll::Interrupted interrupted) const override {
+    if (!tape) return kernels_[0]->forward(weights, plain_call(call), nullptr, interrupted);
+    std::unique_ptr<LayerTape<T>> passes = plain_tape(call.outer);
+    const bool complete = kernels_[0]->forward(weights, plain_call(call), &passes->all[0]->tape, interrupted);
+    *tape = std::move(passes);
+    return complete;
+  }
+
   bool backward(StackTape<T>& tape, const StackBackward<T>& call, Poll::Interrupted interrupted) const override {
     auto& passes = static_cast<LayerTape<T>&>(tape);
     const Retain<T> retain(passes, call.retain);
@@ -140,15 +152,15 @@ class LayerStack final : public Stack<T> {
     const bool plain = call.options.empty() && kernels_.size() == 1;
     if (plain && !tape)
       return kernels_[0]->forward(weights[0], plain_call(call), nullptr, 0, Pool::size(), interrupted);
-    auto passes = std::make_unique<LayerTape<T>>();
-    passes->plain = plain;
-    for (std::size_t k = 0; k < kernels_.size(); ++k) passes->all.push_back(std::make_unique<DirectionPass<T>>());
+    std::unique_ptr<LayerTape<T>> passes;
     bool complete = false;
     if (plain) {
-      passes->all[0]->prepare(*kernels_[0], call.outer);
+      passes = plain_tape(call.outer);
       complete =
           kernels_[0]->forward(weights[0], plain_call(call), &passes->all[0]->tape, 0, Pool::size(), interrupted);
     } else {
+      passes = std::make_unique<LayerTape<T>>();
+      for (std::size_t k = 0; k < kernels_.size(); ++k) passes->all.push_back(std::make_unique<DirectionPass<T>>());
       prepare(*passes, call, tape != nullptr);
       complete = schedule_.forward(*passes, weights, call, tape != nullptr, interrupted);
     }
@@ -159,6 +171,15 @@ class LayerStack final : public Stack<T> {
   std::shared_ptr<const Packed> current() const {
     const ForkLock lock;
     return weights_;
+  }
+
+  /// The tape of a call of one kernel on the caller's own arrays.
+  std::unique_ptr<LayerTape<T>> plain_tape(const OuterShape& outer) const {
+    auto passes = std::make_unique<LayerTape<T>>();
+    passes->plain = true;
+    passes->all.push_back(std::make_unique<DirectionPass<T>>());
+    passes->all[0]->prepare(*kernels_[0], outer);
+    return passes;
   }
 
   static ForwardCall<T> plain_call(const StackForward<T>& call) {

@@ -168,6 +168,11 @@ class Stack {
   /// With `tape`, makes one for backward. False when called off.
   virtual bool forward(const StackForward<T>& call, std::unique_ptr<StackTape<T>>* tape,
                        Poll::Interrupted interrupted) const = 0;
+  /// Whether a call without options needs no packed weights: a short one, of one kernel.
+  virtual bool is_short(const OuterShape& outer) const = 0;
+  /// Such a call, on weights at any address; the stack keeps nothing of them, the tape what backward needs.
+  virtual bool forward(const sequence::Flat<const T>& weights, const StackForward<T>& call,
+                       std::unique_ptr<StackTape<T>>* tape, Poll::Interrupted interrupted) const = 0;
   /// `tape` is of this stack's forward. It is used up, unless the call retains it.
   virtual bool backward(StackTape<T>& tape, const StackBackward<T>& call, Poll::Interrupted interrupted) const = 0;
   /// Of `options`, zoneout and clipping.

@@ -190,6 +190,11 @@ class Stack:
     def forward_if_exact(self, x: Any, state: Any, training: bool) -> tuple[NDArray[Any], _State, Tape | None] | None:
         """As forward without options; None where x or state is no plain array of the dtype, shape and layout."""
 
+    def forward_short(
+        self, x: Any, state: Any, training: bool, params: _Parameters
+    ) -> tuple[NDArray[Any], _State, Tape | None] | None:
+        """The same on params, of which the stack keeps nothing; None also where the call is not a short one."""
+
     def backward(
         self,
         tape: Tape,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The arena and the products of core/, where Python cannot look.
+#include <numeric>
 #include <random>
 
 #include "core/gemm/outer.h"
@@ -84,6 +85,10 @@ void check_product() {
             check_equal(c[r * columns + j], sum, "product");
           }
         }
+        Panels<T> by_rows(depth, columns);
+        by_rows.pack_rows(b.data(), columns, 0, depth / 2);
+        by_rows.pack_rows(b.data(), columns, depth / 2, depth);
+        check(std::equal(panels.data.data(), panels.data.data() + panels.data.size(), by_rows.data.data()), "by rows");
         std::vector<T> turned(columns * depth), back(depth * columns);
         transpose(turned.data(), depth, b.data(), columns, depth, columns);
         transpose(back.data(), columns, turned.data(), depth, columns, depth);
@@ -92,6 +97,23 @@ void check_product() {
         same.pack_transposed(turned.data(), depth, same.all());
         check(std::equal(panels.data.data(), panels.data.data() + panels.data.size(), same.data.data()), "packing");
       }
+    }
+  }
+}
+
+/// Rows wherever they are, some of which there are not.
+template <class T>
+void check_transpose_of_rows() {
+  constexpr int W = Vec<T>::kSize;
+  for (Index columns = 1; columns <= 2 * W + 1; ++columns) {
+    std::vector<T> a(W * columns), turned(columns * (W + 1), T(-1));
+    std::iota(a.begin(), a.end(), T(1));
+    const T* rows[W];
+    for (int i = 0; i < W; ++i) rows[i] = i % 3 == 1 ? nullptr : a.data() + (W - 1 - i) * columns;
+    transpose(turned.data(), W + 1, rows, columns);
+    for (Index j = 0; j < columns; ++j) {
+      for (int i = 0; i < W; ++i) check_equal(turned[j * (W + 1) + i], rows[i] ? rows[i][j] : T(0), "rows turned");
+      check_equal(turned[j * (W + 1) + W], T(-1), "what is beside them");
     }
   }
 }
@@ -158,6 +180,8 @@ int main() {
   check_arena();
   check_product<float>();
   check_product<double>();
+  check_transpose_of_rows<float>();
+  check_transpose_of_rows<double>();
   check_outer<float>();
   check_outer<double>();
   check_sums<float>();

@@ -45,6 +45,7 @@ class Kernels:
         self._lock = ForkSafeLock()
         self._native = new_stack(structure)
         self._packed: tuple[object, bool] = (_NEVER, False)  # version, whether with the backward layout
+        self._met: object = _NEVER  # the version of the last short call
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Kernels, (self.structure, self.spans)
@@ -53,6 +54,22 @@ class Kernels:
     def native(self) -> _core.Stack:
         """The native stack, with whatever weights it has."""
         return self._native
+
+    def forward_if_exact(self, weights: Weights, x: Any, state: Any, training: bool) -> Any:
+        """As of the native stack, with the present weights.
+
+        A short call on weights that are met for the first time packs nothing: in training they change before the next.
+        """
+        version, trainable = self._packed
+        now = weights.version
+        if version != now or trainable < training:
+            if self._met != now:
+                found = self._native.forward_short(x, state, training, weights.plain)
+                if found is not None:
+                    self._met = now
+                    return found
+            self.packed(weights, training)
+        return self._native.forward_if_exact(x, state, training)
 
     def packed(self, weights: Weights, training: bool) -> _core.Stack:
         """Return the native stack, packed. What it had before stays with the tapes that use it."""

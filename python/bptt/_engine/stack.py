@@ -67,13 +67,14 @@ class Stack:
         training: bool,
     ) -> tuple[Any, State, RecurrentTape | None]:
         """Return y, the final state and, in training, the tape. The tape's `layer` is the owner."""
-        native = self.kernels.packed(owner.params, training)
         plain = self._plain and lengths is None and resets is None
         if plain and self._direct:
-            found = native.forward_if_exact(x, state, training)
+            found = self.kernels.forward_if_exact(owner.params, x, state, training)
             if found is not None:
                 y, final, kept = found
-                return y, final, None if kept is None else RecurrentTape(owner, self.structure, native, kept, y.shape)
+                if kept is None:
+                    return y, final, None
+                return y, final, RecurrentTape(owner, self.structure, self.kernels.native, kept, y.shape)
         where, given = f"{self.name}.forward", x
         x, shown = self._taken(where, x)
         B = shown.batch(x.shape)
@@ -85,7 +86,14 @@ class Stack:
                 first = self.states.initial(owner.params.plain, B)
             seed = self.state_options.next_call() if training and self.state_options.random else 0
             options = self._call_options.make(where, owner.params, x, shown, lengths, resets, seed)
-        y, final, kept = native.forward(x, first, training, options)
+        found = None
+        if plain and shown.sizes is None:
+            found = self.kernels.forward_if_exact(owner.params, x, first, training)
+        native = self.kernels.native
+        if found is None:
+            native = self.kernels.packed(owner.params, training)
+            found = native.forward(x, first, training, options)
+        y, final, kept = found
         y = shown.given(y)
         tape = None
         if kept is not None:

@@ -152,7 +152,9 @@ class Layer:
     def _gradients(self, grads: Params | None) -> Params:
         """The `Params` for the gradients: those of the caller, if they fit, or new ones."""
         if grads is None:
-            return self.params.zeros_like()
+            return self.params.empty_like()  # backward writes all of them
+        if type(grads) is Params and grads.takes_gradients_of(self.params):
+            return grads
         check_like(self._where("backward"), "grads", grads, self.params, "as params.zeros_like() makes them")
         if grads.size and not grads.flat.flags.writeable:
             raise ValueError(f"{self._where('backward')}: grads is read-only, expected params.zeros_like()")
