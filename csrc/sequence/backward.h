@@ -40,7 +40,7 @@ class Backward final : public ResumableCall {
         dstates_(checked_mul(S * batch_sizes_.batch, w_.Hp)),
         dvectors_(batch_sizes_.batch, checked_mul(P, w_.Hp), batch_sizes_.steps) {
     if (!call.dy && !DryRun::on()) no_dy_ = Buffer<T>::zeros(checked_mul(batch_sizes_.batch, w_.R));
-    if (call.d.weight_ih) dweights_.emplace(w_, call_, batch_sizes_.total(), plan.threads);
+    if (call.d.weight_ih) dweights_.emplace(w_, call_, batch_sizes_.total(), plan.division.threads());
     for (int i = 0; i < S && !DryRun::on(); ++i)
       copy_rows(dstates_.data() + i * batch_sizes_.batch * w_.Hp, w_.Hp, call.dfinal[i], width(i), batch_sizes_.batch,
                 width(i));
@@ -50,7 +50,7 @@ class Backward final : public ResumableCall {
       if (w_.H < w_.Hp) dlines_.clear(), ds_.clear();  // lanes beyond H are never written, but read
     }
     if (w_.mode != ProductMode::kFma) {
-      mode_rows_ = std::vector<StepRows>(std::size_t(plan.threads));
+      mode_rows_ = std::vector<StepRows>(std::size_t(plan.division.threads()));
       for (StepRows& each : mode_rows_)
         each.dg = {w_.mode, std::max<Index>(batch_sizes_.batch, kModeRows), w_.G * w_.H};
     }
@@ -134,13 +134,18 @@ class Backward final : public ResumableCall {
     if (active < B || w_.R < w_.Hp) products.clear();
     const RowBlocks blocks(active);
     const double ns = product_ns<T>(2.0 * kTileRows * double(w_.cell.hidden_gates * w_.H) * double(w_.Q));
-    const bool complete =
-        parallel_for(blocks.count, grain_of(ns), plan_.threads, poll, [&](int, Index begin, Index end) {
-          w_.for_bands_back([&](const Band& band) {
-            product(products.data(), w_.Hp, gates(0), row_, through(band), w_.h_back, static_cast<const T*>(nullptr),
-                    blocks, begin, end, Share(band.first, band.end));
-          });
-        });
+    const int threads = plan_.division.threads(), across = int(ceil_div(threads, std::max<Index>(1, blocks.count)));
+    const auto item = [&](Index i) {  // a block of rows, and a part of the columns of each band
+      w_.for_bands_back([&](const Band& band) {
+        const Share columns(band.end - band.first, int(i % across), across);
+        product(products.data(), w_.Hp, gates(0), row_, through(band), w_.h_back, static_cast<const T*>(nullptr),
+                blocks, i / across, i / across + 1, Share(band.first + columns.begin, band.first + columns.end));
+      });
+    };
+    const bool complete = parallel_for(blocks.count * across, grain_of(ns / across), threads, poll,
+                                       [&](int, Index begin, Index end) {
+                                         for (Index i = begin; i < end; ++i) item(i);
+                                       });
     if (!complete) return false;
     StateTransitionBack<T> transition = common();
     transition.rows1 = active;
@@ -207,7 +212,7 @@ class Backward final : public ResumableCall {
     if (DryRun::on()) return true;
     bool complete = true;
     Index after = since_;  // the next segment may have another number of threads
-    Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
+    Pool::instance().run(plan_.division.threads(), [&](int thread, Barrier& barrier) {
       Index since = since_;
       const bool finished = segment(begin, end, since, thread, barrier);
       if (thread == 0) {
@@ -225,7 +230,7 @@ class Backward final : public ResumableCall {
     for (Index end = last; end > first;) {
       const Index begin = chunk_begin(batch_sizes_, end);
       if (!steps(begin, end, last, part, thread, barrier)) return false;
-      if (plan_.split == Split::kBatch && !barrier.wait()) return false;
+      if (!part.wait_for_all(barrier, thread)) return false;
       input_gradient(begin, end, thread, barrier);
       weight_gradient(begin, end, since, thread, barrier.size(),
                       [&](Index n) { return called_off(n, thread, barrier); });
@@ -261,7 +266,7 @@ class Backward final : public ResumableCall {
       step.dg1 = dgates(t + 1, last);
       one(step, t, part, thread, barrier);
       if (t % kSumRows == 0) sums_done(t, part);
-      if (plan_.split == Split::kHidden ? !barrier.wait() : barrier.cancelled()) return false;
+      if (!part.wait(barrier, thread)) return false;
     }
     return true;
   }
@@ -336,7 +341,11 @@ class Backward final : public ResumableCall {
   void input_gradient(Index begin, Index end, int thread, Barrier& barrier) {
     if (!call_.dx) return;
     const RowBlocks blocks(batch_sizes_.begin(end) - batch_sizes_.begin(begin));
-    const Share share(blocks.count, thread, barrier.size());
+    const bool by_columns = w_.I > kNarrow && mode_rows_.empty();
+    constexpr int kColumns = tile_blocks(kTileRows, 1);
+    const Index tiles = by_columns ? ceil_div(w_.x_back.blocks(), kColumns) : 1;
+    const TileShare part(blocks.count, tiles, thread, barrier.size());
+    const Share share = part.rows;
     T* dx = call_.dx + batch_sizes_.begin(begin) * w_.I;
     Segments k = gate_segments(w_, w_.cell.x_acc, w_.cell.gates);
     if (w_.I <= kNarrow) k.length = w_.Hp;
@@ -347,7 +356,8 @@ class Backward final : public ResumableCall {
         mode_input_gradient(dx, w_, gates(begin), blocks.begin(i), blocks.begin(stop - 1) + blocks.size(stop - 1),
                             mode_rows_[std::size_t(thread)].dg);
       } else if (w_.I > kNarrow) {
-        product(dx, w_.I, gates(begin), row_, k, w_.x_back, static_cast<const T*>(nullptr), blocks, i, stop);
+        const Share columns(part.columns.begin * kColumns, std::min(part.columns.end * kColumns, w_.x_back.blocks()));
+        product(dx, w_.I, gates(begin), row_, k, w_.x_back, static_cast<const T*>(nullptr), blocks, i, stop, columns);
       } else {
         narrow_product(dx, w_.I, gates(begin), row_, k, w_.x_narrow.data(), blocks, i, stop);
       }

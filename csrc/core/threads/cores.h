@@ -8,6 +8,9 @@
 #include <cstddef>
 #endif
 
+#include <atomic>
+#include <thread>
+
 namespace bptt {
 
 /// The core of a thread, and a move to another one. Linux may keep two busy threads on one core for 0.1 s and more
@@ -15,6 +18,15 @@ namespace bptt {
 /// so long.
 class Core {
  public:
+  /// Those that share a last-level cache, as far as python/bptt/_threads.py knows.
+  static std::atomic<int>& per_cache() { return per_cache_; }
+
+  /// Those that this process might use when it asked for the first time.
+  static int count() {
+    static const int n = available();
+    return n;
+  }
+
 #if defined(__linux__)
   static int here() { return sched_getcpu(); }
 
@@ -27,10 +39,21 @@ class Core {
     if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
     sched_setaffinity(0, sizeof allowed, &allowed);
   }
+
+ private:
+  static int available() {
+    cpu_set_t allowed;
+    return sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : hardware();
+  }
 #else
   static int here() { return -1; }
   static void leave(int) {}
+
+ private:
+  static int available() { return hardware(); }
 #endif
+  static inline std::atomic<int> per_cache_{8};
+  static int hardware() { return int(std::thread::hardware_concurrency()); }
 };
 
 }  // namespace bptt
