@@ -162,7 +162,7 @@ def predict(all_cases: list[Case], threads: list[int], per_cache: int) -> None:
     """Print the estimates of the planner."""
     from bptt._dispatch import core
 
-    core.set_cores_per_cache(per_cache)
+    core.set_processors([], per_cache)
     print(
         f"Estimates, {per_cache} cores to a cache: milliseconds (times as fast as one thread), groups x members back\n"
     )

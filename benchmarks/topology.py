@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from bptt._threads import available_processors
-from bptt._topology import cache_of, core_of, count_cores, groups_by
+from bptt._topology import cache_of, count_cores, groups_by, in_order
 
 
 def domains() -> list[list[int]]:
@@ -18,12 +18,5 @@ def cores() -> int:
 
 
 def order(across: bool = False) -> list[int]:
-    """These processors, cache by cache (or one of each cache in turn); second threads of cores come last."""
-    second = {cpu for core in groups_by(core_of, available_processors()) for cpu in sorted(core)[1:]}
-    places = []
-    for number, domain in enumerate(domains()):
-        for again in (False, True):
-            members = [cpu for cpu in domain if (cpu in second) == again]
-            for i, cpu in enumerate(members):
-                places.append((again, i if across else number, number if across else i, cpu))
-    return [cpu for *_, cpu in sorted(places)]
+    """These processors, cache by cache, or one of each cache in turn."""
+    return in_order(available_processors(), across=across)

@@ -137,8 +137,8 @@ def test_a_wait_at_the_barrier_can_be_timed() -> None:
     for wrong in ((0, 1, 1, 1), (4, 3, 1, 1), (300, 1, 1, 1), (2, 2, 0, 1)):
         with pytest.raises(ValueError, match="barrier_time: expected"):
             core.barrier_time(*wrong)
-    with pytest.raises(ValueError, match="set_cores_per_cache: n is 0, expected 1 or more"):
-        core.set_cores_per_cache(0)
+    with pytest.raises(ValueError, match="set_processors: cores_per_cache is 0, expected 1 or more"):
+        core.set_processors([], 0)
 
 
 def test_one_caller_at_a_time_has_the_threads() -> None:

@@ -16,7 +16,7 @@ import pytest
 import bptt
 import bptt.losses
 from bptt._threads import available_cores, cpu_quota, default_threads
-from bptt._topology import count_cores, largest_cache
+from bptt._topology import count_cores, in_order, largest_cache
 from stacks import threads
 
 THREADS = "import bptt; print(bptt.get_num_threads())"
@@ -153,6 +153,17 @@ def test_threads_of_a_core_count_once(
 ) -> None:
     root = machine(tmp_path, siblings, shared, 8)
     assert (count_cores(processors, root), largest_cache(processors, root)) == (cores, cache)
+
+
+def test_neighbours_share_a_cache(tmp_path: Path) -> None:
+    """Two caches, each of two cores with two threads."""
+    root = machine(
+        tmp_path, lambda cpu: f"{cpu % 4},{cpu % 4 + 4}", lambda cpu: ["0-1,4-5", "2-3,6-7"][cpu // 2 % 2], 8
+    )
+    assert in_order(range(8), root) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert in_order(range(8), root, across=True) == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert in_order([1, 2, 5, 7], root) == [1, 2, 7, 5]
+    assert in_order([3, 1], str(tmp_path / "nowhere")) == [1, 3]
 
 
 def test_without_sysfs_each_processor_is_a_core(tmp_path: Path) -> None:

@@ -58,9 +58,13 @@ void set_num_threads(Index n) {
   Pool::size() = int(n);
 }
 
-void set_cores_per_cache(int n) {
-  if (n < 1) throw py::value_error("set_cores_per_cache: n is " + std::to_string(n) + ", expected 1 or more");
-  Core::per_cache() = n;
+void set_processors(const std::vector<int>& order, int cores_per_cache) {
+  if (cores_per_cache < 1) {
+    throw py::value_error("set_processors: cores_per_cache is " + std::to_string(cores_per_cache) +
+                          ", expected 1 or more");
+  }
+  Core::set_order(order);
+  Core::per_cache() = cores_per_cache;
 }
 
 /// Seconds of a wait at the barrier of a job among `members` threads each, the least of `tries` means over `waits`;
@@ -98,7 +102,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("config", &config);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("get_num_threads", [] { return Pool::size().load(); });
-  m.def("set_cores_per_cache", &set_cores_per_cache, py::arg("n"));
+  m.def("set_processors", &set_processors, py::arg("order"), py::arg("cores_per_cache"));
   m.def("barrier_time", &barrier_time, py::arg("threads"), py::arg("members"), py::arg("waits"), py::arg("tries"));
   m.def("memory_in_use", [] { return Arena::instance().in_use(); });
   m.def("memory_held", [] { return Arena::instance().held(); });

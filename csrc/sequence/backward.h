@@ -142,10 +142,10 @@ class Backward final : public ResumableCall {
                 blocks, i / across, i / across + 1, Share(band.first + columns.begin, band.first + columns.end));
       });
     };
-    const bool complete = parallel_for(blocks.count * across, grain_of(ns / across), threads, poll,
-                                       [&](int, Index begin, Index end) {
-                                         for (Index i = begin; i < end; ++i) item(i);
-                                       });
+    const bool complete =
+        parallel_for(blocks.count * across, grain_of(ns / across), threads, poll, [&](int, Index begin, Index end) {
+          for (Index i = begin; i < end; ++i) item(i);
+        });
     if (!complete) return false;
     StateTransitionBack<T> transition = common();
     transition.rows1 = active;

@@ -49,7 +49,8 @@ class CellRecurrence final : public Recurrence<T> {
   bool forward(PackedWeights<T> weights, const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,
                Poll::Interrupted interrupted) const override {
     const ForwardCall<T> own = prepared(call, tape, segment, weights);
-    return Forward<T>(kernels_, std::move(weights), own, tape, plan(own.batch_sizes, threads, false), interrupted).run();
+    return Forward<T>(kernels_, std::move(weights), own, tape, plan(own.batch_sizes, threads, false), interrupted)
+        .run();
   }
 
   bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads, Poll::Interrupted interrupted) const override {
@@ -59,8 +60,8 @@ class CellRecurrence final : public Recurrence<T> {
   std::unique_ptr<ResumableCall> start(PackedWeights<T> weights, const ForwardCall<T>& call, Tape<T>* tape,
                                        Poll::Interrupted interrupted) const override {
     const ForwardCall<T> own = prepared(call, tape, 0, weights);
-    auto run =
-        std::make_unique<Forward<T>>(kernels_, std::move(weights), own, tape, plan(own.batch_sizes, 1, false), interrupted);
+    auto run = std::make_unique<Forward<T>>(kernels_, std::move(weights), own, tape, plan(own.batch_sizes, 1, false),
+                                            interrupted);
     run->begin();
     return run;
   }

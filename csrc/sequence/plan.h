@@ -9,7 +9,8 @@
 
 namespace bptt::sequence {
 
-/// Threads = groups x members: the rows of a batch are divided among groups, the hidden units among the members of each.
+/// Threads = groups x members: the rows of a batch are divided among groups, the hidden units among the members of
+/// each.
 struct Division {
   int groups = 1, members = 1;
   int threads() const { return groups * members; }

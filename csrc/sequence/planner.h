@@ -28,16 +28,17 @@ struct Shape {
 
 namespace detail {
 
-// Fitted to 105 shapes of RNN, GRU and LSTM (B 1 to 96, H 16 to 650) on one core, by rows and by units on two cores of an
-// EPYC with AVX-512, float32, inference: the estimate is off by 10 % (rms), and the way chosen is on average 0.7 % slower
-// than the best one, training included. For other machines only large differences were taken into account: reads of
-// weights from memory 20 to 130 GB/s (Cascade Lake, EPYC), a barrier 0.06 to 0.33 us. Other levels differ by about the
-// register width, which enters below, so that the choice stays the same.
+// Fitted to 105 shapes of RNN, GRU and LSTM (B 1 to 96, H 16 to 650) on one core, by rows and by units on two cores of
+// an EPYC with AVX-512, float32, inference: the estimate is off by 10 % (rms), and the way chosen is on average 0.7 %
+// slower than the best one, training included. For other machines only large differences were taken into account: reads
+// of weights from memory 20 to 130 GB/s (Cascade Lake, EPYC), a barrier 0.06 to 0.33 us. Other levels differ by about
+// the register width, which enters below, so that the choice stays the same.
 constexpr double kL2Bytes = 1e6, kL2Rate = 140e9, kFarRate = 40e9;
 constexpr double kActivation = 4.5e-9;  // a gate of one register
 constexpr double kLatency = 10e-9;      // other costs of a step
 // Of each round of a barrier (core/threads/barrier.h), of threads that share a last-level cache and of others.
 constexpr double kNearRound = 0.2e-6, kFarRound = 0.4e-6;
+constexpr double kNearExchange = 20e9, kFarExchange = 8e9;  // reads of what such threads wrote
 constexpr double kLaunch = 1.2e-6;  // from the call of the pool to its return, less the work, each time threads double
 
 inline int rounds_of(int threads) {
@@ -45,9 +46,9 @@ inline int rounds_of(int threads) {
   while ((1 << rounds) < threads) ++rounds;
   return rounds;
 }
-inline double barrier_time(int threads) {
-  return rounds_of(threads) * (threads <= Core::per_cache().load(std::memory_order_relaxed) ? kNearRound : kFarRound);
-}
+/// Whether so many threads can share a last-level cache.
+inline bool is_near(int threads) { return threads <= Core::per_cache().load(std::memory_order_relaxed); }
+inline double barrier_time(int threads) { return rounds_of(threads) * (is_near(threads) ? kNearRound : kFarRound); }
 
 /// Of one thread: the part of a step that waits for the step before it.
 template <class T>
@@ -65,10 +66,13 @@ double step_time(const Shape& s, Index rows, Index blocks) {
 template <class T>
 double step_time(const Shape& s, const Division& d) {
   constexpr int W = Vec<T>::kSize;
-  const RowBlocks row_blocks(s.batch);
-  const Index rows = d.groups == 1 ? s.batch : ceil_div(row_blocks.count, d.groups) * row_blocks.max_size();
+  const Index rows = ceil_div(s.batch, d.groups);
   double time = step_time<T>(s, rows, ceil_div(ceil_div(s.hidden, W), d.members));
-  if (d.members > 1) time += barrier_time(d.members);
+  if (d.members > 1) {  // each reads what the others made in the step before: h, or the gradients of all gates
+    const double made = double(rows) * double(s.hidden / s.heads) * (s.backward ? s.gates : 1) * sizeof(T);
+    time +=
+        barrier_time(d.members) + made * (1 - 1.0 / d.members) / (is_near(d.members) ? kNearExchange : kFarExchange);
+  }
   if (!s.backward) return time;
   // The products of a chunk: dx, and the gradients of both weights.
   const double width = 2.0 * double(s.input) + double(s.hidden / s.heads);

@@ -21,8 +21,8 @@ max_threads: int
 def config() -> dict[str, str | int]: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
-def set_cores_per_cache(n: int) -> None:
-    """How many cores share a last-level cache; only times depend on it."""
+def set_processors(order: list[int], cores_per_cache: int) -> None:
+    """The order in which new threads take processors, and the cores of a last-level cache; only times depend on it."""
 
 def barrier_time(threads: int, members: int, waits: int, tries: int) -> float:
     """Seconds of a wait at a barrier of teams of `members` threads: the least of `tries` means over `waits`."""

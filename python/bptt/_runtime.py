@@ -12,7 +12,7 @@ from bptt._arrays import check_size
 from bptt._dispatch import core
 from bptt._precision import get_matmul_precision, products_of
 from bptt._threads import available_processors, default_threads, register_with_threadpoolctl
-from bptt._topology import largest_cache
+from bptt._topology import in_order, largest_cache
 
 __all__ = ["config", "get_num_threads", "release_memory", "set_num_threads", "show_config"]
 
@@ -82,5 +82,5 @@ def show_config() -> None:
 
 
 core.set_num_threads(default_threads(os.environ))
-core.set_cores_per_cache(largest_cache(available_processors()) or 8)
+core.set_processors(in_order(available_processors()), largest_cache(available_processors()) or 8)
 register_with_threadpoolctl()

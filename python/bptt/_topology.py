@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from bptt._cgroups import read
 
-__all__ = ["cache_of", "core_of", "count_cores", "groups_by", "largest_cache"]
+__all__ = ["cache_of", "core_of", "count_cores", "groups_by", "in_order", "largest_cache"]
 
 CACHES = 5  # more levels than any processor has
 
@@ -45,6 +45,21 @@ def largest_cache(processors: Iterable[int], root: str = "") -> int:
     if not any(cache_of(cpu, root) for cpu in processors[:1]):
         return 0
     return max(count_cores(group, root) for group in groups_by(lambda cpu: cache_of(cpu, root), processors))
+
+
+def in_order(processors: Iterable[int], root: str = "", *, across: bool = False) -> list[int]:
+    """Those processors, cache by cache (or one of each cache in turn); second threads of cores come last.
+
+    Args: root, the directory of sys.
+    """
+    processors = list(processors)
+    second = {cpu for core in groups_by(lambda cpu: core_of(cpu, root), processors) for cpu in sorted(core)[1:]}
+    places = []
+    for number, cache in enumerate(groups_by(lambda cpu: cache_of(cpu, root), processors)):
+        for again in (False, True):
+            for i, cpu in enumerate(sorted(cpu for cpu in cache if (cpu in second) == again)):
+                places.append((again, i if across else number, number if across else i, cpu))
+    return [cpu for *_, cpu in sorted(places)]
 
 
 def _listed(text: str) -> set[int]:

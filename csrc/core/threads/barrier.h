@@ -22,9 +22,9 @@ inline void cpu_relax() {
 #endif
 }
 
-/// How long a thread spins before it yields its core. The spin outlasts the usual skew between a job's threads: a thread
-/// that yields on a busy machine loses its core for a slice of 3 ms (LSTM B=32 T=100 H=128 training on two threads, one
-/// core busy: 164 ms with 6 us, 28 ms with 60 us).
+/// How long a thread spins before it yields its core. The spin outlasts the usual skew between a job's threads: a
+/// thread that yields on a busy machine loses its core for a slice of 3 ms (LSTM B=32 T=100 H=128 training on two
+/// threads, one core busy: 164 ms with 6 us, 28 ms with 60 us).
 constexpr std::chrono::microseconds kSpin(60);
 
 /// Waits for a condition: spins for `spin`, then yields, so that a machine with more threads than cores still moves.
@@ -51,9 +51,9 @@ struct Team {
 /// now and at every later barrier.
 ///
 /// A wait has log2(size) rounds: in each, a thread counts on and waits for the thread 1, 2, 4, ... places further, so
-/// that behind the last round it has heard of all. Each counter has one writer and, in a round, one reader, and there is
-/// no place where all threads meet: with a counter for all, a wait takes as many transfers of one cache line as there
-/// are threads.
+/// that behind the last round it has heard of all. Each counter has one writer and, in a round, one reader, and there
+/// is no place where all threads meet: with a counter for all, a wait takes as many transfers of one cache line as
+/// there are threads.
 class Barrier {
  public:
   static constexpr int kMaxThreads = 256;
@@ -79,12 +79,13 @@ class Barrier {
     std::atomic<unsigned> all, team;  // the rounds that a thread has begun, and those among its team
   };
 
-  bool wait(int thread, const Team& team, std::atomic<unsigned> Place::*counter) {
+  bool wait(int thread, const Team& team, std::atomic<unsigned> Place::* counter) {
     std::atomic<unsigned>& own = places_[thread].*counter;
     for (int step = 1; step < team.size; step *= 2) {
       const unsigned round = own.load(std::memory_order_relaxed) + 1;
       own.store(round, std::memory_order_release);
-      const std::atomic<unsigned>& other = places_[team.first + (thread - team.first + step) % team.size].*counter;
+      const int place = thread - team.first + step;
+      const auto& other = places_[team.first + (place < team.size ? place : place - team.size)].*counter;
       const auto arrived = [&] { return int(other.load(std::memory_order_acquire) - round) >= 0 || cancelled(); };
       spin_until(arrived, spin_);
     }

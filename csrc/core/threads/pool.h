@@ -153,7 +153,8 @@ class Pool {
     }
   }
 
-  /// Each thread wakes two others, so that the caller does not wake all of them: it takes 2 to 5 us to wake a parked one.
+  /// Each thread wakes two others, so that the caller does not wake all of them: it takes 2 to 5 us to wake a parked
+  /// one.
   void wake_next(int thread) {
     for (int next = 2 * thread + 1; next <= 2 * thread + 2 && next < threads_; ++next)
       workers_[std::size_t(next - 1)]->wake();
@@ -163,6 +164,7 @@ class Pool {
     for (std::uint64_t seen = 0;; ++seen) {
       self.wait(seen);
       wake_next(thread);
+      if (seen == 0) Core::enter(thread, caller_core_);
       Core::leave(caller_core_);
       perform(thread);
       pending_.fetch_sub(1, std::memory_order_release);
