@@ -34,6 +34,8 @@ namespace detail {
 // of weights from memory 20 to 130 GB/s (Cascade Lake, EPYC), a barrier 0.06 to 0.33 us. Other levels differ by about
 // the register width, which enters below, so that the choice stays the same.
 constexpr double kL2Bytes = 1e6, kL2Rate = 140e9, kFarRate = 40e9;
+// Weights beyond a last-level cache: what the memory gives all threads of one together. Assumed: 32 MiB, as of 8 cores.
+constexpr double kCacheBytes = 24e6, kMemoryRate = 50e9;
 constexpr double kActivation = 4.5e-9;  // a gate of one register
 constexpr double kLatency = 10e-9;      // other costs of a step
 // Of each round of a barrier (core/threads/barrier.h), of threads that share a last-level cache and of others.
@@ -50,33 +52,33 @@ inline int rounds_of(int threads) {
 inline bool is_near(int threads) { return threads <= Core::per_cache().load(std::memory_order_relaxed); }
 inline double barrier_time(int threads) { return rounds_of(threads) * (is_near(threads) ? kNearRound : kFarRound); }
 
-/// Of one thread: the part of a step that waits for the step before it.
-template <class T>
-double step_time(const Shape& s, Index rows, Index blocks) {
-  constexpr int W = Vec<T>::kSize;
-  const double lanes = double(blocks) * W, gates = s.gates;
-  const double depth = double(s.hidden / s.heads + (s.backward ? 0 : s.input));
-  const double bytes = lanes * gates * depth * sizeof(T);
-  const double compute = 2 * double(rows) * lanes * gates * depth / (kFlopsPerLane * W);
-  const double weights = bytes / (bytes < kL2Bytes ? kL2Rate : kFarRate);
-  return std::max(compute, weights) + double(rows) * double(blocks) * gates * kActivation + kLatency;
+/// Bytes per second at which each thread reads its slice of the weights of a step, `whole` of all units.
+inline double read_rate(double slice, double whole, const Division& d) {
+  if (slice < kL2Bytes) return kL2Rate;
+  const int per_cache = Core::per_cache().load(std::memory_order_relaxed);
+  const double cached = whole / double(ceil_div(d.members, per_cache));  // by each last-level cache
+  return cached < kCacheBytes ? kFarRate : std::min(kFarRate, kMemoryRate / std::min(per_cache, d.threads()));
 }
 
 /// Of a step, and of a call, whose threads are divided so.
 template <class T>
 double step_time(const Shape& s, const Division& d) {
   constexpr int W = Vec<T>::kSize;
-  const Index rows = ceil_div(s.batch, d.groups);
-  double time = step_time<T>(s, rows, ceil_div(ceil_div(s.hidden, W), d.members));
+  const Index blocks = ceil_div(s.hidden, W), own = ceil_div(blocks, d.members);
+  const double rows = double(ceil_div(s.batch, d.groups)), gates = s.gates, read = double(s.hidden / s.heads);
+  const double unit = gates * (read + double(s.backward ? 0 : s.input));  // products for one, and its weights
+  const double slice = double(own) * W * unit * sizeof(T), whole = double(blocks) * W * unit * sizeof(T);
+  const double compute = 2 * rows * double(own) * W * unit / (kFlopsPerLane * W);
+  double time = std::max(compute, slice / read_rate(slice, whole, d)) + rows * double(own) * gates * kActivation;
+  time += kLatency;
   if (d.members > 1) {  // each reads what the others made in the step before: h, or the gradients of all gates
-    const double made = double(rows) * double(s.hidden / s.heads) * (s.backward ? s.gates : 1) * sizeof(T);
-    time +=
-        barrier_time(d.members) + made * (1 - 1.0 / d.members) / (is_near(d.members) ? kNearExchange : kFarExchange);
+    const double made = rows * read * (s.backward ? gates : 1) * sizeof(T) * (1 - 1.0 / d.members);
+    time += barrier_time(d.members) + made / (is_near(d.members) ? kNearExchange : kFarExchange);
   }
   if (!s.backward) return time;
   // The products of a chunk: dx, and the gradients of both weights.
-  const double width = 2.0 * double(s.input) + double(s.hidden / s.heads);
-  time += 2 * double(s.batch) * double(s.hidden) * s.gates * width / (kFlopsPerLane * W * d.threads());
+  const double width = 2.0 * double(s.input) + read;
+  time += 2 * double(s.batch) * double(s.hidden) * gates * width / (kFlopsPerLane * W * d.threads());
   if (d.groups > 1) time += barrier_time(d.threads()) * double(s.batch) / double(std::max(s.batch, kChunkRows));
   return time;
 }
