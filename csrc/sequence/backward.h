@@ -135,18 +135,18 @@ class Backward final : public ResumableCall {
     const RowBlocks blocks(active);
     const double ns = product_ns<T>(2.0 * kTileRows * double(w_.cell.hidden_gates * w_.H) * double(w_.Q));
     const int threads = plan_.division.threads(), across = int(ceil_div(threads, std::max<Index>(1, blocks.count)));
-    const auto item = [&](Index i) {  // a block of rows, and a part of the columns of each band
-      w_.for_bands_back([&](const Band& band) {
-        const Share columns(band.end - band.first, int(i % across), across);
-        product(products.data(), w_.Hp, gates(0), row_, through(band), w_.h_back, static_cast<const T*>(nullptr),
-                blocks, i / across, i / across + 1, Share(band.first + columns.begin, band.first + columns.end));
-      });
-    };
-    const bool complete =
-        parallel_for(blocks.count * across, grain_of(ns / across), threads, poll, [&](int, Index begin, Index end) {
-          for (Index i = begin; i < end; ++i) item(i);
+    const auto some = [&](int, Index begin, Index end) {  // blocks of rows for one part of the columns, then the next
+      for (Index stop; begin < end; begin = stop) {
+        const Index part = begin / blocks.count, first = part * blocks.count;
+        stop = std::min(end, first + blocks.count);
+        w_.for_bands_back([&](const Band& band) {
+          const Share columns(band.end - band.first, int(part), across);
+          product(products.data(), w_.Hp, gates(0), row_, through(band), w_.h_back, static_cast<const T*>(nullptr),
+                  blocks, begin - first, stop - first, Share(band.first + columns.begin, band.first + columns.end));
         });
-    if (!complete) return false;
+      }
+    };
+    if (!parallel_for(blocks.count * across, grain_of(ns / across), threads, poll, some)) return false;
     StateTransitionBack<T> transition = common();
     transition.rows1 = active;
     if (options_) transition.keep1 = options_->keep;
@@ -227,15 +227,14 @@ class Backward final : public ResumableCall {
   /// The steps [first, last) chunk by chunk.
   bool segment(Index first, Index last, Index& since, int thread, Barrier& barrier) {
     Part part(plan_, batch_sizes_, w_.blocks, thread, barrier.size());
-    for (Index end = last; end > first;) {
-      const Index begin = chunk_begin(batch_sizes_, end);
+    for (Index end = last, begin; end > first; end = begin) {
+      begin = chunk_begin(batch_sizes_, end);
       if (!steps(begin, end, last, part, thread, barrier)) return false;
       if (!part.wait_for_all(barrier, thread)) return false;
       input_gradient(begin, end, thread, barrier);
       weight_gradient(begin, end, since, thread, barrier.size(),
                       [&](Index n) { return called_off(n, thread, barrier); });
       if (barrier.cancelled()) return false;
-      end = begin;
     }
     return true;
   }
@@ -341,28 +340,25 @@ class Backward final : public ResumableCall {
   void input_gradient(Index begin, Index end, int thread, Barrier& barrier) {
     if (!call_.dx) return;
     const RowBlocks blocks(batch_sizes_.begin(end) - batch_sizes_.begin(begin));
-    const bool by_columns = w_.I > kNarrow && mode_rows_.empty();
-    constexpr int kColumns = tile_blocks(kTileRows, 1);
-    const Index tiles = by_columns ? ceil_div(w_.x_back.blocks(), kColumns) : 1;
-    const TileShare part(blocks.count, tiles, thread, barrier.size());
-    const Share share = part.rows;
+    const bool in_mode = !mode_rows_.empty(), narrow = w_.I <= kNarrow;
+    const Index columns = w_.x_back.blocks(), width = tile_blocks(kTileRows, 1);
+    const TileShare part(blocks.count, in_mode || narrow ? 1 : ceil_div(columns, width), thread, barrier.size());
+    const Share own(part.columns.begin * width, std::min(part.columns.end * width, columns));
     T* dx = call_.dx + batch_sizes_.begin(begin) * w_.I;
     Segments k = gate_segments(w_, w_.cell.x_acc, w_.cell.gates);
-    if (w_.I <= kNarrow) k.length = w_.Hp;
+    if (narrow) k.length = w_.Hp;
     const Index piece = std::max<Index>(1, plan_.poll_rows / kTileRows);
-    for (Index i = share.begin; i < share.end;) {
-      const Index stop = share.end - i > piece ? i + piece : share.end;
-      if (w_.I > kNarrow && !mode_rows_.empty()) {
+    for (Index i = part.rows.begin, stop; i < part.rows.end; i = stop) {
+      stop = part.rows.end - i > piece ? i + piece : part.rows.end;
+      if (narrow) {
+        narrow_product(dx, w_.I, gates(begin), row_, k, w_.x_narrow.data(), blocks, i, stop);
+      } else if (in_mode) {
         mode_input_gradient(dx, w_, gates(begin), blocks.begin(i), blocks.begin(stop - 1) + blocks.size(stop - 1),
                             mode_rows_[std::size_t(thread)].dg);
-      } else if (w_.I > kNarrow) {
-        const Share columns(part.columns.begin * kColumns, std::min(part.columns.end * kColumns, w_.x_back.blocks()));
-        product(dx, w_.I, gates(begin), row_, k, w_.x_back, static_cast<const T*>(nullptr), blocks, i, stop, columns);
       } else {
-        narrow_product(dx, w_.I, gates(begin), row_, k, w_.x_narrow.data(), blocks, i, stop);
+        product(dx, w_.I, gates(begin), row_, k, w_.x_back, static_cast<const T*>(nullptr), blocks, i, stop, own);
       }
       if (called_off((stop - i) * kTileRows, thread, barrier)) return;
-      i = stop;
     }
   }
 

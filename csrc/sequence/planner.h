@@ -40,7 +40,11 @@ constexpr double kActivation = 4.5e-9;  // a gate of one register
 constexpr double kLatency = 10e-9;      // other costs of a step
 // Of each round of a barrier (core/threads/barrier.h), of threads that share a last-level cache and of others.
 constexpr double kNearRound = 0.2e-6, kFarRound = 0.4e-6;
-constexpr double kNearExchange = 20e9, kFarExchange = 8e9;  // reads of what such threads wrote
+constexpr double kNearExchange = 60e9, kFarExchange = 10e9;  // reads of what such threads wrote
+// Rows are divided less evenly than units, and each thread reads more weights. Assumed; keeps units first where the two
+// are as good, as in the fit.
+constexpr double kByRows = 1.05;
+constexpr double kWorthIt = 0.93;   // of the time of one thread: a worker may be late
 constexpr double kLaunch = 1.2e-6;  // from the call of the pool to its return, less the work, each time threads double
 
 inline int rounds_of(int threads) {
@@ -65,7 +69,8 @@ template <class T>
 double step_time(const Shape& s, const Division& d) {
   constexpr int W = Vec<T>::kSize;
   const Index blocks = ceil_div(s.hidden, W), own = ceil_div(blocks, d.members);
-  const double rows = double(ceil_div(s.batch, d.groups)), gates = s.gates, read = double(s.hidden / s.heads);
+  const double rows = double(ceil_div(s.batch, d.groups)) * (d.groups > 1 ? kByRows : 1), gates = s.gates;
+  const double read = double(s.hidden / s.heads);
   const double unit = gates * (read + double(s.backward ? 0 : s.input));  // products for one, and its weights
   const double slice = double(own) * W * unit * sizeof(T), whole = double(blocks) * W * unit * sizeof(T);
   const double compute = 2 * rows * double(own) * W * unit / (kFlopsPerLane * W);
@@ -91,7 +96,7 @@ double call_time(const Shape& s, const Division& d) {
 template <class T>
 Division fastest(const Shape& s, int threads, int most_groups, int most_members) {
   Division best;
-  double time = call_time<T>(s, best);
+  double time = call_time<T>(s, best) * kWorthIt;
   if (threads == 1 || time < kLaunch) return best;
   for (int members = 1; members <= std::min(threads, most_members); ++members) {
     const Division d{std::min(threads / members, most_groups), members};
@@ -109,7 +114,7 @@ Plan make_plan(const Shape& s, int threads) {
   const int most_groups = int(std::clamp<Index>(RowBlocks(s.batch).count, 1, threads));
   const int most_members = s.whole_rows ? 1 : int(std::clamp<Index>(ceil_div(s.hidden, Vec<T>::kSize), 1, threads));
   Plan plan;
-  Division forced = forced_division.load(std::memory_order_relaxed);
+  const Division forced = forced_division.load(std::memory_order_relaxed);
   if (forced.groups > 0 && forced.threads() <= threads)
     plan.division = {std::min(forced.groups, most_groups), std::min(forced.members, most_members)};
   else
