@@ -66,7 +66,18 @@ NATIVE = re.compile(r"_core(_\w+)?|_cpu")
 # below, also for its types. The reference is apart: it imports nothing of ours.
 FLOORS: tuple[set[str], ...] = (
     {"_core", "_cpu"},
-    {"_arrays", "_atomic_file", "_dispatch", "_locks", "_precision", "_signature", "_startup", "_threads", "_views"},
+    {
+        "_arrays",
+        "_atomic_file",
+        "_dispatch",
+        "_locks",
+        "_precision",
+        "_signature",
+        "_startup",
+        "_threads",
+        "_topology",
+        "_views",
+    },
     {"_engine"},
     {"_pictures", "_runtime", "checkpoint", "params", "textdata"},
     {"init", "losses", "optim"},

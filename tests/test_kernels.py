@@ -17,7 +17,7 @@ every_cell = pytest.mark.parametrize("cell", CELLS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 # Sizes at which the estimated times choose each way to spread a call over threads (test_every_split_is_tested).
-SPLIT_CASES = {"none": (4, 2, 3, 5), "batch": (5, 60, 33, 70), "hidden": (3, 2, 200, 260)}
+SPLIT_CASES = {"none": (4, 2, 3, 5), "batch": (5, 60, 33, 9), "hidden": (3, 2, 200, 260)}
 
 
 def test_there_is_a_level() -> None:

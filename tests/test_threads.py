@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import bptt
 import bptt.losses
 from bptt._threads import available_cores, cpu_quota, default_threads
+from bptt._topology import count_cores, in_order, largest_cache
 from stacks import threads
 
 THREADS = "import bptt; print(bptt.get_num_threads())"
@@ -110,7 +112,63 @@ def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
 def test_a_quota_is_rounded_up(monkeypatch: pytest.MonkeyPatch, quota: float, expected: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     monkeypatch.setattr("bptt._threads.cpu_quota", lambda: quota)
+    monkeypatch.setattr("bptt._threads.count_cores", len)
     assert available_cores() == expected
+
+
+def blocks_of(n: int) -> Callable[[int], str]:
+    """Lists of n neighbouring processors."""
+    return lambda cpu: f"{cpu // n * n}-{cpu // n * n + n - 1}"
+
+
+def machine(root: Path, siblings: Callable[[int], str], shared: Callable[[int], str], processors: int) -> str:
+    """A tree with sysfs's files of processors: those that share a core, and a cache, with each one."""
+    for cpu in range(processors):
+        folder = root / f"sys/devices/system/cpu/cpu{cpu}"
+        files = {"topology/thread_siblings_list": siblings, "cache/index3/shared_cpu_list": shared}
+        for name, text in {**files, "cache/index0/shared_cpu_list": siblings}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text(cpu) + "\n")
+    return str(root)
+
+
+@pytest.mark.parametrize(
+    ("siblings", "shared", "processors", "cores", "cache"),
+    [
+        (str, lambda cpu: "0-7", range(8), 8, 8),
+        (lambda cpu: f"{cpu % 4},{cpu % 4 + 4}", lambda cpu: "0-7", range(8), 4, 4),
+        (blocks_of(2), blocks_of(4), range(8), 4, 2),
+        (blocks_of(2), blocks_of(4), [1, 3, 5], 3, 2),
+        (str, blocks_of(2), range(8), 8, 2),
+        (lambda cpu: "strange", lambda cpu: "strange", range(8), 8, 0),
+    ],
+)
+def test_threads_of_a_core_count_once(
+    tmp_path: Path,
+    siblings: Callable[[int], str],
+    shared: Callable[[int], str],
+    processors: list[int],
+    cores: int,
+    cache: int,
+) -> None:
+    root = machine(tmp_path, siblings, shared, 8)
+    assert (count_cores(processors, root), largest_cache(processors, root)) == (cores, cache)
+
+
+def test_neighbours_share_a_cache(tmp_path: Path) -> None:
+    """Two caches, each of two cores with two threads."""
+    root = machine(
+        tmp_path, lambda cpu: f"{cpu % 4},{cpu % 4 + 4}", lambda cpu: ["0-1,4-5", "2-3,6-7"][cpu // 2 % 2], 8
+    )
+    assert in_order(range(8), root) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert in_order(range(8), root, across=True) == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert in_order([1, 2, 5, 7], root) == [1, 2, 7, 5]
+    assert in_order([3, 1], str(tmp_path / "nowhere")) == [1, 3]
+
+
+def test_without_sysfs_each_processor_is_a_core(tmp_path: Path) -> None:
+    assert (count_cores([0, 2, 5], str(tmp_path)), largest_cache([0, 2, 5], str(tmp_path))) == (3, 0)
+    assert largest_cache([], str(tmp_path)) == 0
 
 
 @pytest.mark.parametrize("first", ["bptt", "threadpoolctl"])

@@ -4,9 +4,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <chrono>
+#include <limits>
 #include <string>
 
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "bindings/products.h"
 #include "bindings/register.h"
 #include "core/level.h"
@@ -54,6 +58,36 @@ void set_num_threads(Index n) {
   Pool::size() = int(n);
 }
 
+void set_processors(const std::vector<int>& order, int cores_per_cache) {
+  if (cores_per_cache < 1) {
+    throw py::value_error("set_processors: cores_per_cache is " + std::to_string(cores_per_cache) +
+                          ", expected 1 or more");
+  }
+  Core::set_order(order);
+  Core::per_cache() = cores_per_cache;
+}
+
+/// Seconds of a wait at the barrier of a job among `members` threads each, the least of `tries` means over `waits`;
+/// infinite where there are not so many threads.
+double barrier_time(int threads, int members, int waits, int tries) {
+  if (threads < 1 || threads > Pool::kMaxThreads || members < 1 || threads % members != 0 || waits < 1 || tries < 1)
+    throw py::value_error("barrier_time: expected 1 to 256 threads in teams of equal size, and numbers from 1");
+  double least = std::numeric_limits<double>::infinity();
+  without_gil([&] {
+    Pool::instance().run(threads, [&](int thread, Barrier& barrier) {
+      const Team team{thread - thread % members, members};
+      for (int i = 0; i < tries && barrier.size() == threads && barrier.wait(thread); ++i) {
+        const auto start = std::chrono::steady_clock::now();
+        for (int n = 0; n < waits; ++n) barrier.wait(thread, team);
+        const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+        if (thread == 0) least = std::min(least, taken.count() / waits);
+      }
+    });
+    return true;
+  });
+  return least;
+}
+
 }  // namespace
 }  // namespace bptt::bindings
 
@@ -68,6 +102,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("config", &config);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("get_num_threads", [] { return Pool::size().load(); });
+  m.def("set_processors", &set_processors, py::arg("order"), py::arg("cores_per_cache"));
+  m.def("barrier_time", &barrier_time, py::arg("threads"), py::arg("members"), py::arg("waits"), py::arg("tries"));
   m.def("memory_in_use", [] { return Arena::instance().in_use(); });
   m.def("memory_held", [] { return Arena::instance().held(); });
   m.def("release_memory", [] { return Arena::instance().release(); });

@@ -6,11 +6,26 @@
 
 #include "bindings/register.h"
 #include "bindings/stream.h"
+#include "core/threads/pool.h"
 
 namespace bptt::bindings {
 
+namespace {
+
+void force_division(int groups, int members) {
+  if (groups < 0 || members < 0 || (groups == 0) != (members == 0) || groups > Pool::kMaxThreads ||
+      members > Pool::kMaxThreads) {
+    throw py::value_error("force_division: has " + std::to_string(groups) + " groups of " + std::to_string(members) +
+                          ", expected 1 to " + std::to_string(Pool::kMaxThreads) + " each, or 0 for both");
+  }
+  sequence::forced_division = sequence::Division{groups, members};
+}
+
+}  // namespace
+
 void register_stack(py::module_& m) {
   register_call_options(m);
+  m.def("force_division", &force_division, py::arg("groups"), py::arg("members"));
   py::class_<PyTape>(m, "Tape", py::is_final(), py::module_local())
       .def_property_readonly("nbytes", &PyTape::bytes)
       .def("kept", &PyTape::kept, py::arg("indices"), py::arg("kernel") = 0);
@@ -21,7 +36,7 @@ void register_stack(py::module_& m) {
            py::arg("proj_size") = 0, py::arg("num_layers") = 1, py::arg("num_directions") = 1, py::arg("num_heads") = 1,
            py::arg("products") = "fma")
       .def_property_readonly("products", &PyStack::products)
-      .def("plan", &PyStack::plan, py::arg("steps"), py::arg("batch"))
+      .def("plan", &PyStack::plan, py::arg("steps"), py::arg("batch"), py::arg("backward") = false)
       .def("runs_in_parallel", &PyStack::runs_in_parallel, py::arg("steps"), py::arg("batch"),
            py::arg("options").none(true), py::arg("training"))
       .def("memory", &PyStack::memory, py::arg("steps"), py::arg("batch"), py::arg("options").none(true),

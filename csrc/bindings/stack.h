@@ -74,12 +74,16 @@ class PyStack : public Own {
     return name_of(visit([](auto& s) { return s.mode(); }));
   }
 
-  py::dict plan(Index steps, Index batch) const {
-    const sequence::Plan plan = visit([&](auto& s) { return s.plan(steps, batch); });
-    const char* const names[] = {"none", "batch", "hidden"};
+  py::dict plan(Index steps, Index batch, bool backward) const {
+    const sequence::Plan plan = visit([&](auto& s) { return s.plan(steps, batch, backward); });
+    const auto [groups, members] = plan.division;
+    const char* const names[] = {"none", "batch", "hidden", "both"};
     py::dict d;
-    d["split"] = names[int(plan.split)];
-    d["threads"] = plan.threads;
+    d["split"] = names[(groups > 1 ? 1 : 0) + (members > 1 ? 2 : 0)];
+    d["threads"] = plan.division.threads();
+    d["groups"] = groups;
+    d["members"] = members;
+    d["step_time_s"] = plan.step_time_s;
     d["hoisted"] = plan.hoisted;
     d["chunk"] = plan.chunk;
     return d;

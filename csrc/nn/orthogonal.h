@@ -66,7 +66,7 @@ class Orthogonal {
         }
       }
     }
-    return barrier.wait();
+    return barrier.wait(thread);
   }
 
   /// A to R, whose diagonal leaves only signs, and the reflections in V and T.
@@ -76,10 +76,10 @@ class Orthogonal {
         reflect(block);
         if (poll()) barrier.cancel();
       }
-      if (!barrier.wait()) return false;
+      if (!barrier.wait(thread)) return false;
       const Index first = (block + 1) * (kBlock / kLanes);
       for (Index j = first + thread; j < panels_; j += barrier.size()) apply<true>(block, panel(j));
-      if (!barrier.wait()) return false;
+      if (!barrier.wait(thread)) return false;
     }
     return true;
   }
@@ -97,7 +97,7 @@ class Orthogonal {
       if (thread == 0 && poll()) barrier.cancel();
       if (barrier.cancelled()) return false;
     }
-    return barrier.wait();
+    return barrier.wait(thread);
   }
 
   bool copy_out(double* q, int thread, Barrier& barrier) {

@@ -40,7 +40,7 @@ class Backward final : public ResumableCall {
         dstates_(checked_mul(S * batch_sizes_.batch, w_.Hp)),
         dvectors_(batch_sizes_.batch, checked_mul(P, w_.Hp), batch_sizes_.steps) {
     if (!call.dy && !DryRun::on()) no_dy_ = Buffer<T>::zeros(checked_mul(batch_sizes_.batch, w_.R));
-    if (call.d.weight_ih) dweights_.emplace(w_, call_, batch_sizes_.total(), plan.threads);
+    if (call.d.weight_ih) dweights_.emplace(w_, call_, batch_sizes_.total(), plan.division.threads());
     for (int i = 0; i < S && !DryRun::on(); ++i)
       copy_rows(dstates_.data() + i * batch_sizes_.batch * w_.Hp, w_.Hp, call.dfinal[i], width(i), batch_sizes_.batch,
                 width(i));
@@ -50,7 +50,7 @@ class Backward final : public ResumableCall {
       if (w_.H < w_.Hp) dlines_.clear(), ds_.clear();  // lanes beyond H are never written, but read
     }
     if (w_.mode != ProductMode::kFma) {
-      mode_rows_ = std::vector<StepRows>(std::size_t(plan.threads));
+      mode_rows_ = std::vector<StepRows>(std::size_t(plan.division.threads()));
       for (StepRows& each : mode_rows_)
         each.dg = {w_.mode, std::max<Index>(batch_sizes_.batch, kModeRows), w_.G * w_.H};
     }
@@ -133,14 +133,19 @@ class Backward final : public ResumableCall {
     if (active < B || w_.R < w_.Hp) products.clear();
     const RowBlocks blocks(active);
     const double ns = product_ns<T>(2.0 * kTileRows * double(w_.cell.hidden_gates * w_.H) * double(w_.Q));
-    const bool complete =
-        parallel_for(blocks.count, grain_of(ns), plan_.threads, poll, [&](int, Index begin, Index end) {
-          w_.for_bands_back([&](const Band& band) {
-            product(products.data(), w_.Hp, gates(0), row_, through(band), w_.h_back, static_cast<const T*>(nullptr),
-                    blocks, begin, end, Share(band.first, band.end));
-          });
+    const int threads = plan_.division.threads(), across = int(ceil_div(threads, std::max<Index>(1, blocks.count)));
+    const auto some = [&](int, Index begin, Index end) {  // blocks of rows for one part of the columns, then the next
+      for (Index stop; begin < end; begin = stop) {
+        const Index part = begin / blocks.count, first = part * blocks.count;
+        stop = std::min(end, first + blocks.count);
+        w_.for_bands_back([&](const Band& band) {
+          const Share columns(band.end - band.first, int(part), across);
+          product(products.data(), w_.Hp, gates(0), row_, through(band), w_.h_back, static_cast<const T*>(nullptr),
+                  blocks, begin - first, stop - first, Share(band.first + columns.begin, band.first + columns.end));
         });
-    if (!complete) return false;
+      }
+    };
+    if (!parallel_for(blocks.count * across, grain_of(ns / across), threads, poll, some)) return false;
     StateTransitionBack<T> transition = common();
     transition.rows1 = active;
     if (options_) transition.keep1 = options_->keep;
@@ -206,7 +211,7 @@ class Backward final : public ResumableCall {
     if (DryRun::on()) return true;
     bool complete = true;
     Index after = since_;  // the next segment may have another number of threads
-    Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
+    Pool::instance().run(plan_.division.threads(), [&](int thread, Barrier& barrier) {
       Index since = since_;
       const bool finished = segment(begin, end, since, thread, barrier);
       if (thread == 0) {
@@ -221,15 +226,14 @@ class Backward final : public ResumableCall {
   /// The steps [first, last) chunk by chunk.
   bool segment(Index first, Index last, Index& since, int thread, Barrier& barrier) {
     Part part(plan_, batch_sizes_, w_.blocks, thread, barrier.size());
-    for (Index end = last; end > first;) {
-      const Index begin = chunk_begin(batch_sizes_, end);
+    for (Index end = last, begin; end > first; end = begin) {
+      begin = chunk_begin(batch_sizes_, end);
       if (!steps(begin, end, last, part, thread, barrier)) return false;
-      if (plan_.split == Split::kBatch && !barrier.wait()) return false;
+      if (!part.wait_for_all(barrier, thread)) return false;
       input_gradient(begin, end, thread, barrier);
       weight_gradient(begin, end, since, thread, barrier.size(),
                       [&](Index n) { return called_off(n, thread, barrier); });
       if (barrier.cancelled()) return false;
-      end = begin;
     }
     return true;
   }
@@ -260,7 +264,7 @@ class Backward final : public ResumableCall {
       step.dg1 = dgates(t + 1, last);
       one(step, t, part, thread, barrier);
       if (t % kSumRows == 0) sums_done(t, part);
-      if (plan_.split == Split::kHidden ? !barrier.wait() : barrier.cancelled()) return false;
+      if (!part.wait(barrier, thread)) return false;
     }
     return true;
   }
@@ -335,23 +339,25 @@ class Backward final : public ResumableCall {
   void input_gradient(Index begin, Index end, int thread, Barrier& barrier) {
     if (!call_.dx) return;
     const RowBlocks blocks(batch_sizes_.begin(end) - batch_sizes_.begin(begin));
-    const Share share(blocks.count, thread, barrier.size());
+    const bool in_mode = !mode_rows_.empty(), narrow = w_.I <= kNarrow;
+    const Index columns = w_.x_back.blocks(), width = tile_blocks(kTileRows, 1);
+    const TileShare part(blocks.count, in_mode || narrow ? 1 : ceil_div(columns, width), thread, barrier.size());
+    const Share own(part.columns.begin * width, std::min(part.columns.end * width, columns));
     T* dx = call_.dx + batch_sizes_.begin(begin) * w_.I;
     Segments k = gate_segments(w_, w_.cell.x_acc, w_.cell.gates);
-    if (w_.I <= kNarrow) k.length = w_.Hp;
+    if (narrow) k.length = w_.Hp;
     const Index piece = std::max<Index>(1, plan_.poll_rows / kTileRows);
-    for (Index i = share.begin; i < share.end;) {
-      const Index stop = share.end - i > piece ? i + piece : share.end;
-      if (w_.I > kNarrow && !mode_rows_.empty()) {
+    for (Index i = part.rows.begin, stop; i < part.rows.end; i = stop) {
+      stop = part.rows.end - i > piece ? i + piece : part.rows.end;
+      if (narrow) {
+        narrow_product(dx, w_.I, gates(begin), row_, k, w_.x_narrow.data(), blocks, i, stop);
+      } else if (in_mode) {
         mode_input_gradient(dx, w_, gates(begin), blocks.begin(i), blocks.begin(stop - 1) + blocks.size(stop - 1),
                             mode_rows_[std::size_t(thread)].dg);
-      } else if (w_.I > kNarrow) {
-        product(dx, w_.I, gates(begin), row_, k, w_.x_back, static_cast<const T*>(nullptr), blocks, i, stop);
       } else {
-        narrow_product(dx, w_.I, gates(begin), row_, k, w_.x_narrow.data(), blocks, i, stop);
+        product(dx, w_.I, gates(begin), row_, k, w_.x_back, static_cast<const T*>(nullptr), blocks, i, stop, own);
       }
       if (called_off((stop - i) * kTileRows, thread, barrier)) return;
-      i = stop;
     }
   }
 

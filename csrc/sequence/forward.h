@@ -83,7 +83,7 @@ class Forward final : public ResumableCall {
     const Index B = call_.batch_sizes.batch;
     if (w_.mode != ProductMode::kFma) {
       const Index chunk = plan_.hoisted ? plan_.chunk : 1;
-      mode_rows_ = std::vector<StepRows>(std::size_t(plan_.threads));
+      mode_rows_ = std::vector<StepRows>(std::size_t(plan_.division.threads()));
       for (StepRows& each : mode_rows_) each.x = {w_.mode, checked_mul(chunk, B), w_.I}, each.h = {w_.mode, B, w_.H};
     }
     if (multi_stage_) made_ = Buffer<T>(checked_mul((S + 1) * B, w_.Hp)), scales_ = Buffer<T>(B * kScales);
@@ -103,7 +103,7 @@ class Forward final : public ResumableCall {
   bool steps(Index begin, Index end) {
     bool complete = true;
     if (call_.batch_sizes.batch > 0) {
-      Pool::instance().run(plan_.threads, [&](int thread, Barrier& barrier) {
+      Pool::instance().run(plan_.division.threads(), [&](int thread, Barrier& barrier) {
         const bool finished = loop(begin, end, thread, barrier);
         if (thread == 0) complete = finished;
       });
@@ -134,7 +134,7 @@ class Forward final : public ResumableCall {
           if (thread == 0 && poll_(rows.total)) barrier.cancel();
           return !barrier.cancelled();
         });
-        if (plan_.split == Split::kHidden ? !barrier.wait() : barrier.cancelled()) return false;
+        if (!part.wait(barrier, thread)) return false;
       }
     }
     return true;

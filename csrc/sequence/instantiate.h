@@ -38,8 +38,8 @@ class CellRecurrence final : public Recurrence<T> {
   Index heads() const override { return heads_; }
   ProductMode mode() const override { return mode_; }
   Index width(int state) const override { return state == 0 ? recurrent_ : hidden_; }
-  Plan plan(Index steps, Index batch, int threads) const override {
-    return make_plan<T>({steps, batch, input_, hidden_, cell_.gates, cell_.multi_stage, heads_}, threads);
+  Plan plan(Index steps, Index batch, int threads, bool backward) const override {
+    return make_plan<T>({steps, batch, input_, hidden_, cell_.gates, cell_.multi_stage, heads_, backward}, threads);
   }
 
   PackedWeights<T> pack(const Flat<const T>& from, bool training, Poll::Interrupted interrupted) const override {
@@ -51,7 +51,8 @@ class CellRecurrence final : public Recurrence<T> {
   bool forward(PackedWeights<T> weights, const ForwardCall<T>& call, Tape<T>* tape, Index segment, int threads,
                Poll::Interrupted interrupted) const override {
     const ForwardCall<T> own = prepared(call, tape, segment, weights);
-    return Forward<T>(kernels_, std::move(weights), own, tape, plan(own.batch_sizes, threads), interrupted).run();
+    return Forward<T>(kernels_, std::move(weights), own, tape, plan(own.batch_sizes, threads, false), interrupted)
+        .run();
   }
 
   /// One step on one thread, of cells whose units read all of h by FMAs in one stage; too short to be interrupted.
@@ -70,21 +71,21 @@ class CellRecurrence final : public Recurrence<T> {
   }
 
   bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads, Poll::Interrupted interrupted) const override {
-    return Backward<T>(kernels_, tape, call, plan(tape.call.batch_sizes, threads), interrupted).run();
+    return Backward<T>(kernels_, tape, call, plan(tape.call.batch_sizes, threads, true), interrupted).run();
   }
 
   std::unique_ptr<ResumableCall> start(PackedWeights<T> weights, const ForwardCall<T>& call, Tape<T>* tape,
                                        Poll::Interrupted interrupted) const override {
     const ForwardCall<T> own = prepared(call, tape, 0, weights);
-    auto run =
-        std::make_unique<Forward<T>>(kernels_, std::move(weights), own, tape, plan(own.batch_sizes, 1), interrupted);
+    auto run = std::make_unique<Forward<T>>(kernels_, std::move(weights), own, tape, plan(own.batch_sizes, 1, false),
+                                            interrupted);
     run->begin();
     return run;
   }
 
   std::unique_ptr<ResumableCall> start(Tape<T>& tape, const BackwardCall<T>& call,
                                        Poll::Interrupted interrupted) const override {
-    return std::make_unique<Backward<T>>(kernels_, tape, call, plan(tape.call.batch_sizes, 1), interrupted);
+    return std::make_unique<Backward<T>>(kernels_, tape, call, plan(tape.call.batch_sizes, 1, true), interrupted);
   }
 
   std::unique_ptr<Stream<T>> stream(PackedWeights<T> weights, Index batch,
@@ -115,9 +116,9 @@ class CellRecurrence final : public Recurrence<T> {
   }
 
   /// As for a batch of the rows that there are on average.
-  Plan plan(const BatchSizes& batch_sizes, int threads) const {
-    return plan(batch_sizes.steps,
-                batch_sizes.steps > 0 ? ceil_div(batch_sizes.total(), batch_sizes.steps) : batch_sizes.batch, threads);
+  Plan plan(const BatchSizes& batch_sizes, int threads, bool backward) const {
+    const Index steps = batch_sizes.steps;
+    return plan(steps, steps > 0 ? ceil_div(batch_sizes.total(), steps) : batch_sizes.batch, threads, backward);
   }
 
   /// Makes the buffers of a tape, as its call needs them.

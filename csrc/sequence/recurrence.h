@@ -52,8 +52,8 @@ class Recurrence {
   /// Width of state i; 0 is h.
   virtual Index width(int state) const = 0;
 
-  /// How a call of this length and batch is divided between that many threads.
-  virtual Plan plan(Index steps, Index batch, int threads) const = 0;
+  /// How a call of this length and batch, or its way back, is divided between that many threads.
+  virtual Plan plan(Index steps, Index batch, int threads, bool backward) const = 0;
   /// The weights in the kernels' layout (weights.h); null when cancelled. Whoever calls the kernel keeps them.
   virtual PackedWeights<T> pack(const Flat<const T>& weights, bool training, Poll::Interrupted interrupted) const = 0;
   /// With `tape`, fills it for a backward pass; in segments of about `segment` steps where that is not 0. False when

@@ -45,7 +45,9 @@ class LayerStack final : public Stack<T> {
     return p;
   }
 
-  sequence::Plan plan(Index steps, Index batch) const override { return kernels_[0]->plan(steps, batch, Pool::size()); }
+  sequence::Plan plan(Index steps, Index batch, bool backward) const override {
+    return kernels_[0]->plan(steps, batch, Pool::size(), backward);
+  }
 
   bool runs_in_parallel(const OuterShape& outer, const std::vector<const CallOptions*>& options,
                         bool training) const override {

@@ -184,7 +184,7 @@ class Schedule {
 
   double seconds(Index layer, const sequence::BatchSizes& batch_sizes, int threads) const {
     const Index rows = batch_sizes.steps > 0 ? ceil_div(batch_sizes.total(), batch_sizes.steps) : batch_sizes.batch;
-    return double(batch_sizes.steps) * kernel(layer, 0).plan(batch_sizes.steps, rows, threads).step_time_s;
+    return double(batch_sizes.steps) * kernel(layer, 0).plan(batch_sizes.steps, rows, threads, false).step_time_s;
   }
   const sequence::Recurrence<T>& kernel(Index layer, Index direction) const {
     return *kernels_[std::size_t(layer * D_ + direction)];

@@ -150,7 +150,7 @@ class Stack {
   Index kernels() const { return sizes().layers * sizes().directions; }
 
   /// How a call of the first kernel is spread over the cores.
-  virtual sequence::Plan plan(Index steps, Index batch) const = 0;
+  virtual sequence::Plan plan(Index steps, Index batch, bool backward) const = 0;
   /// Whether the layers of a call run in parallel; `options` as in memory().
   virtual bool runs_in_parallel(const OuterShape& outer, const std::vector<const CallOptions*>& options,
                                 bool training) const = 0;

@@ -21,6 +21,15 @@ max_threads: int
 def config() -> dict[str, str | int]: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
+def set_processors(order: list[int], cores_per_cache: int) -> None:
+    """The order in which new threads take processors, and the cores of a last-level cache; only times depend on it."""
+
+def barrier_time(threads: int, members: int, waits: int, tries: int) -> float:
+    """Seconds of a wait at a barrier of teams of `members` threads: the least of `tries` means over `waits`."""
+
+def force_division(groups: int, members: int) -> None:
+    """For tests and benchmarks: how all calls that may use so many threads are divided; 0, 0: as estimated."""
+
 def memory_in_use() -> tuple[int, int]:
     """Bytes that tapes, packed weights and scratch use now, and the peak since the last call."""
 
@@ -170,8 +179,12 @@ class Stack:
     def products(self) -> str:
         """The arithmetic in use: that of the constructor, or fma where the cell or dtype has no other."""
 
-    def plan(self, steps: int, batch: int) -> dict[str, Any]:
-        """How a call is split: split (none, batch, hidden), threads, hoisted (input products first), chunk (steps)."""
+    def plan(self, steps: int, batch: int, backward: bool = False) -> dict[str, Any]:
+        """How a call, or its way back, is divided.
+
+        split (none, batch, hidden, both), threads = groups x members, step_time_s (estimated), hoisted (input products
+        first), chunk (steps).
+        """
 
     def runs_in_parallel(self, steps: int, batch: int, options: list[CallOptions] | None, training: bool) -> bool:
         """Whether the layers of a call that long and wide will run in parallel."""

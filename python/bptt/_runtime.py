@@ -11,7 +11,8 @@ import numpy as np
 from bptt._arrays import check_size
 from bptt._dispatch import core
 from bptt._precision import get_matmul_precision, products_of
-from bptt._threads import default_threads, register_with_threadpoolctl
+from bptt._threads import available_processors, default_threads, register_with_threadpoolctl
+from bptt._topology import in_order, largest_cache
 
 __all__ = ["config", "get_num_threads", "release_memory", "set_num_threads", "show_config"]
 
@@ -22,7 +23,8 @@ def set_num_threads(n: int) -> None:
     """Use `n` threads in all calls from now on; results have the same bits for every number.
 
     The default is the environment variable BPTT_NUM_THREADS, from 1 to 256; else the first number of OMP_NUM_THREADS;
-    else the cores that the process may use (affinity mask, cgroup quotas). `threadpoolctl.threadpool_limits` also sets
+    else the cores that the process may use (affinity mask, cgroup quotas; two hardware threads of a core count once).
+    Small calls use fewer. `threadpoolctl.threadpool_limits` also sets
     the number.
     Raises: ValueError for n < 1 or n > 256, TypeError for what is not an integer.
 
@@ -88,4 +90,5 @@ def show_config() -> None:
 
 _chosen = bool(os.environ.get("BPTT_NUM_THREADS", "").strip())
 core.set_num_threads(default_threads(os.environ))
+core.set_processors(in_order(available_processors()), largest_cache(available_processors()) or 8)
 register_with_threadpoolctl()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bptt._arrays import brief
 from bptt._cgroups import group_folders, read
 from bptt._dispatch import core
+from bptt._topology import count_cores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 def default_threads(environ: Mapping[str, str]) -> int:
     """BPTT_NUM_THREADS, or else the first number of OMP_NUM_THREADS, or else the available cores.
+
+    Two threads of one core share its multipliers, which products keep busy, and would only wait for each other.
 
     Raises: ImportError for a BPTT_NUM_THREADS that is no integer from 1 to `core.max_threads`. A wrong OMP_NUM_THREADS
         is ignored, as OpenMP ignores it.
@@ -38,10 +41,14 @@ def _positive(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 and int(text) else None
 
 
+def available_processors() -> list[int]:
+    """The processors that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 def available_cores() -> int:
     """Cores this process may use: those of its affinity mask, at most its quota, rounded up."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, cpu_quota())))
+    return max(1, math.ceil(min(count_cores(available_processors()), cpu_quota())))
 
 
 def cpu_quota(root: str = "") -> float:

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The pool and the barrier: each thread once, exceptions, and workers that a call does not need.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <stdexcept>
@@ -15,6 +16,7 @@
 #endif
 
 #include "core/threads/pool.h"
+#include "core/threads/share.h"
 #include "core/threads/work.h"
 #include "test.h"
 
@@ -24,7 +26,7 @@ using namespace bptt::test;
 namespace {
 
 void check_pool() {
-  for (int threads : {1, 2, 3, 5, 2, 1}) {
+  for (int threads : {1, 2, 3, 5, 2, 32, 9, 1}) {
     std::atomic<int> sum{0}, calls{0};
     Pool::instance().run(threads, [&](int thread, Barrier& barrier) {
       sum += thread;
@@ -46,27 +48,71 @@ void check_pool() {
   check_equal(inner.load(), 2, "a call from inside runs alone");
 }
 
-void check_barrier() {
-  constexpr int kThreads = 4, kRounds = 2000;
-  int slots[kThreads] = {};
+/// What threads write before they wait is plain memory, so that a thread sanitizer sees what is not ordered. All
+/// threads wait for each other every third round, teams of `members` in the others.
+void check_barrier(int threads, int members, int rounds) {
+  std::vector<int> slots(std::size_t(threads), 0);
   std::atomic<int> wrong{0};
-  Pool::instance().run(kThreads, [&](int thread, Barrier& barrier) {
-    for (int round = 1; round <= kRounds; ++round) {
-      slots[thread] = round;
-      barrier.wait();
-      for (int other : slots) wrong += other != round;
-      barrier.wait();
+  Pool::instance().run(threads, [&](int thread, Barrier& barrier) {
+    const Team team{thread - thread % members, members};
+    for (int round = 1; round <= rounds; ++round) {
+      const bool all = round % 3 == 0;
+      const auto wait = [&] { return all ? barrier.wait(thread) : barrier.wait(thread, team); };
+      slots[std::size_t(thread)] = round;
+      wrong += !wait();
+      const int first = all ? 0 : team.first, end = all ? threads : team.first + members;
+      for (int other = first; other < end; ++other) wrong += slots[std::size_t(other)] != round;
+      wrong += !wait();
     }
   });
   check_equal(wrong.load(), 0, "everybody sees what was written before the barrier");
+}
+
+void check_barriers() {
+  check_barrier(2, 2, 2000);
+  check_barrier(4, 2, 500);
+  check_barrier(5, 5, 200);
+  check_barrier(6, 3, 200);
+  check_barrier(8, 4, 100);
+  check_barrier(16, 1, 50);
+  check_barrier(32, 8, 30);
   std::atomic<int> released{0};
   Pool::instance().run(3, [&](int thread, Barrier& barrier) {
     if (thread == 0)
       barrier.cancel();
-    else if (!barrier.wait())
+    else if (!barrier.wait(thread))
       ++released;
   });
   check_equal(released.load(), 2, "calling off releases those who wait");
+}
+
+/// Every tile belongs to one thread, and no thread has many more than the mean.
+void check_shares() {
+  for (const Index rows : {1, 3, 11, 22, 43}) {
+    for (const Index columns : {1, 2, 5, 32}) {
+      for (const int threads : {1, 2, 3, 5, 8, 16, 32, 64}) {
+        std::vector<int> owners(std::size_t(rows * columns), 0);
+        Index most = 0;
+        for (int thread = 0; thread < threads; ++thread) {
+          const TileShare part(rows, columns, thread, threads);
+          Index tiles = 0;
+          for (Index i = part.rows.begin; i < part.rows.end; ++i) {
+            for (Index j = part.columns.begin; j < part.columns.end; ++j, ++tiles)
+              ++owners[std::size_t(i * columns + j)];
+          }
+          most = std::max(most, tiles);
+        }
+        for (const int n : owners) check_equal(n, 1, "owners of a tile");
+        check(most <= (rows + threads - 1) / threads * columns, "as good as by rows alone");
+      }
+    }
+  }
+  Index most = 0;
+  for (int thread = 0; thread < 16; ++thread) {
+    const TileShare part(22, 2, thread, 16);
+    most = std::max(most, (part.rows.end - part.rows.begin) * (part.columns.end - part.columns.begin));
+  }
+  check_equal(most, Index(3), "tiles of the busiest thread");
 }
 
 void check_flush() {
@@ -150,7 +196,8 @@ void check_many_callers() {
 
 int main() {
   check_pool();
-  check_barrier();
+  check_barriers();
+  check_shares();
   check_flush();
   check_threads_for();
 #if defined(__linux__)

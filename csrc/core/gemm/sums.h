@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cassert>
 #include <utility>
+#include <vector>
 
 #include "core/memory/arena.h"
 #include "core/simd/vec.h"
@@ -102,12 +103,12 @@ class SumsByRow {
 
   /// out[j] = the sum over all rows of column `first` + j.
   void over_rows(T* out, Index first, Index n) const {
-    for (Index j = 0; j < n; ++j) {
-      double sum = 0;
-      for (Index at = first + j; at < recent_.size(); at += width_)
-        sum += double(recent_[at]) + (total_.size() > 0 ? total_[at] : 0.0);
-      out[j] = T(sum);
+    std::vector<double> sums(std::size_t(n), 0.0);
+    for (Index at = first; at < recent_.size(); at += width_) {
+      for (Index j = 0; j < n; ++j)
+        sums[std::size_t(j)] += double(recent_[at + j]) + (total_.size() > 0 ? total_[at + j] : 0.0);
     }
+    for (Index j = 0; j < n; ++j) out[j] = T(sums[std::size_t(j)]);
   }
 
  private:
