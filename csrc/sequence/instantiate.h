@@ -58,8 +58,8 @@ class CellRecurrence final : public Recurrence<T> {
   /// One step on one thread, of cells whose units read all of h by FMAs in one stage; too short to be interrupted.
   bool is_short(Index steps, Index batch, int threads) const override {
     if (steps != 1 || cell_.multi_stage || heads_ > 1 || mode_ != ProductMode::kFma) return false;
-    const Plan own = plan(steps, batch, threads);
-    return own.threads == 1 && own.step_time_s < kShortStep;
+    const Plan own = plan(steps, batch, threads, false);
+    return own.division.threads() == 1 && own.step_time_s < kShortStep;
   }
 
   bool forward(const Flat<const T>& from, const ForwardCall<T>& call, Tape<T>* tape,
@@ -67,7 +67,7 @@ class CellRecurrence final : public Recurrence<T> {
     const auto weights = make_weights({false, tape != nullptr});
     const FreshWeights<T> fresh(*weights, from, call.batch_sizes.batch);
     const ForwardCall<T> own = prepared(call, tape, 0, weights);
-    return Forward<T>(kernels_, weights, own, tape, plan(own.batch_sizes, 1), interrupted, &fresh).run();
+    return Forward<T>(kernels_, weights, own, tape, plan(own.batch_sizes, 1, false), interrupted, &fresh).run();
   }
 
   bool backward(Tape<T>& tape, const BackwardCall<T>& call, int threads, Poll::Interrupted interrupted) const override {
