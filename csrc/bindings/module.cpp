@@ -97,7 +97,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   make_now();
   m.attr("version") = BPTT_VERSION;
   m.attr("level") = level().name;
-  m.attr("products") = products();
+  m.attr("products") = products(false);
+  m.attr("narrow_products") = products(true);
   m.attr("max_threads") = int(Pool::kMaxThreads);
   m.def("config", &config);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
@@ -111,6 +112,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_math(m);
   register_stack(m);
   register_loss(m);
+  register_narrow(m);
   register_nn(m);
   register_optim(m);
   register_orthogonal(m);

@@ -16,11 +16,14 @@
 
 namespace bptt::bindings {
 
-inline constexpr std::array<std::pair<const char*, ProductMode>, 4> kProducts{
+inline constexpr std::array<std::pair<const char*, ProductMode>, 7> kProducts{
     {{"fma", ProductMode::kFma},
      {"winograd", ProductMode::kWinograd},
      {"bfloat16", ProductMode::kBfloat16},
-     {"amx_bfloat16", ProductMode::kAmxBfloat16}}};
+     {"amx_bfloat16", ProductMode::kAmxBfloat16},
+     {"bfloat16_weights", ProductMode::kBfloat16Weights},
+     {"int8", ProductMode::kInt8},
+     {"int8_vnni", ProductMode::kInt8Vnni}}};
 
 inline std::string name_of(ProductMode mode) {
   const auto found =
@@ -30,19 +33,20 @@ inline std::string name_of(ProductMode mode) {
 
 /// Whether this module on this processor can make products so.
 inline bool runs_here(ProductMode mode) {
-  if (mode == ProductMode::kFma) return true;
+  if (mode == ProductMode::kFma || mode == ProductMode::kBfloat16Weights || mode == ProductMode::kInt8) return true;
   if (!level().has_modes || mode == ProductMode::kWinograd) return level().has_modes;
   static const std::vector<std::string> features = detect::processor().features;
   const auto has = [](const char* name) { return std::find(features.begin(), features.end(), name) != features.end(); };
+  if (mode == ProductMode::kInt8Vnni) return has("avx512_vnni");
   static const bool amx = has("amx_bf16") && request_amx();
   return has("avx512_bf16") && (amx || mode == ProductMode::kBfloat16);
 }
 
-/// The names of all that run here.
-inline std::vector<std::string> products() {
+/// The names of all that run here, with narrow weights or without.
+inline std::vector<std::string> products(bool narrow) {
   std::vector<std::string> found;
   for (const auto& [name, mode] : kProducts) {
-    if (runs_here(mode)) found.emplace_back(name);
+    if (is_narrow(mode) == narrow && runs_here(mode)) found.emplace_back(name);
   }
   return found;
 }

@@ -10,6 +10,7 @@ void register_cell_info(pybind11::module_& m);
 void register_math(pybind11::module_& m);
 void register_stack(pybind11::module_& m);
 void register_loss(pybind11::module_& m);
+void register_narrow(pybind11::module_& m);
 void register_nn(pybind11::module_& m);
 void register_optim(pybind11::module_& m);
 void register_orthogonal(pybind11::module_& m);

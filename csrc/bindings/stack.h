@@ -16,6 +16,7 @@
 #include "bindings/products.h"
 #include "bindings/states.h"
 #include "bindings/tape.h"
+#include "core/gemm/narrow_values.h"
 #include "stack/stack.h"
 
 namespace bptt::bindings {
@@ -44,7 +45,13 @@ class PyStack : public Own {
                             std::to_string(directions) + ", expected at most " + std::to_string(kMostLayers) +
                             " and 2");
     }
-    const stack::StackSizes sizes{input, hidden, projection, layers, directions, bias, heads, read_products(products)};
+    const ProductMode mode = read_products(products);
+    for (const Index depth : {input, layers > 1 ? checked_mul(directions, hidden) : hidden}) {
+      if (is_int8(mode) && depth > kMostInt8Depth)
+        throw py::value_error("Stack: a weight has " + std::to_string(depth) + " columns, expected at most " +
+                              std::to_string(kMostInt8Depth) + " with int8");
+    }
+    const stack::StackSizes sizes{input, hidden, projection, layers, directions, bias, heads, mode};
     if (dtype == "float32")
       impl_ = make<float>(cell, sizes);
     else if (dtype == "float64")
@@ -101,6 +108,8 @@ class PyStack : public Own {
 
   void pack(const py::object& params, bool training) {
     visit([&](auto& s) {
+      if (training && is_narrow(s.mode()))
+        throw py::value_error("Stack.pack: the weights are stored in fewer bits, expected training=False");
       const auto weights = read_parameters(s, params, "Stack.pack: params");
       without_gil([&] { return s.pack(weights, training, &interrupted); });
     });

@@ -84,7 +84,7 @@ class Forward final : public ResumableCall {
     if (w_.mode != ProductMode::kFma) {
       const Index chunk = plan_.hoisted ? plan_.chunk : 1;
       mode_rows_ = std::vector<StepRows>(std::size_t(plan_.division.threads()));
-      for (StepRows& each : mode_rows_) each.x = {w_.mode, checked_mul(chunk, B), w_.I}, each.h = {w_.mode, B, w_.H};
+      for (StepRows& each : mode_rows_) each = {w_.mode, checked_mul(chunk, B), w_.I, B, w_.H};
     }
     if (multi_stage_) made_ = Buffer<T>(checked_mul((S + 1) * B, w_.Hp)), scales_ = Buffer<T>(B * kScales);
     if (keep_) {

@@ -78,8 +78,8 @@ struct ForwardTiles {
       const int blocks = int(end - begin), per_block = in_tail ? int(w.tail_width) : A, gates = in_tail ? per_block : G;
       const Index width = blocks * per_block * W;
       alignas(64) T a[kModeRows * kModeBlocks * A * W];
-      assert(rows <= kModeRows && blocks <= kModeBlocks && !(in_tail && blocks > 1));
-      Index x_place[kModeBlocks * G], h_place[kModeBlocks * G];
+      assert(rows * blocks <= kModeRows * kModeBlocks && blocks <= 2 * kModeBlocks && !(in_tail && blocks > 1));
+      Index x_place[2 * kModeBlocks * G], h_place[2 * kModeBlocks * G];
       for (int b = 0; b < blocks; ++b) {
         for (int n = 0; n < per_block; ++n) {
           const Index at = (b * per_block + n) * W;
@@ -92,8 +92,8 @@ struct ForwardTiles {
           h_place[b * gates + g] = (b * per_block + (in_tail ? g : Cell::h_acc(g))) * W;
         }
       }
-      if (s.x) w.x_mode.multiply({a, width, x_place}, s.mode_rows->x, row, rows, begin * G, blocks * gates);
-      w.h_mode.multiply({a, width, h_place}, s.mode_rows->h, row, rows, begin * G, blocks * gates);
+      if (s.x) add_input_products(w, {a, width, x_place}, *s.mode_rows, row, rows, begin * G, blocks * gates);
+      add_hidden_products(w, {a, width, h_place}, *s.mode_rows, row, rows, begin * G, blocks * gates);
       const Index lanes = in_tail ? w.tail : W;
       cells(s, a, per_block * W, lanes, lanes, row, int(rows), begin, blocks);
     }

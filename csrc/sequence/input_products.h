@@ -68,7 +68,7 @@ void input_products(const Weights<T>& w, const T* x, T* gates, Index rows, const
   constexpr int W = Vec<T>::kSize, G = Cell::G, A = Cell::A;
   const RowBlocks row_blocks(rows);
   if constexpr (std::is_same_v<T, float>) {
-    if (mode_rows) return mode_input_products(w, x, gates, row_blocks, blocks, mode_rows->x);
+    if (mode_rows) return mode_input_products(w, x, gates, rows, blocks, *mode_rows);
   }
   const auto block = [&](auto map, auto width, auto accumulators, Index j) {
     constexpr int N = width, NA = accumulators;

@@ -28,7 +28,7 @@ class CellRecurrence final : public Recurrence<T> {
         hidden_(hidden),
         recurrent_(cell_.projects ? projection : hidden),
         heads_(cell_.heads ? heads : 1),
-        mode_(Weights<T>::has_modes(cell_, heads_) ? mode : ProductMode::kFma) {}
+        mode_(Weights<T>::has_mode(mode, cell_, heads_) ? mode : ProductMode::kFma) {}
 
   int gates() const override { return cell_.gates; }
   int states() const override { return cell_.states; }

@@ -19,8 +19,18 @@ constexpr int kModeRows = 8 * kTileRows;
 
 /// What a step of another mode reads of its rows; each thread has its own.
 struct StepRows {
-  ModeRows x, h;  // forward, [B,I] or the rows of a chunk, and [B,H]
-  ModeRows dg;    // backward, [B,G*H]
+  ModeRows x, h;                  // forward, [B,I] or the rows of a chunk, and [B,H]
+  ModeRows dg;                    // backward, [B,G*H]
+  NarrowRows narrow_x, narrow_h;  // in the place of x and h, where weights are narrow
+
+  StepRows() = default;
+  /// For forward steps.
+  StepRows(ProductMode mode, Index x_rows, Index I, Index batch, Index H) {
+    if (is_narrow(mode))
+      narrow_x = {mode, x_rows, I}, narrow_h = {mode, batch, H};
+    else
+      x = {mode, x_rows, I}, h = {mode, batch, H};
+  }
 };
 
 template <class T>

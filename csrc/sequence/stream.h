@@ -32,8 +32,7 @@ class CellStream final : public Stream<T> {
     for (auto& h : h_) h.clear();
     others_.clear();
     if (weights_->mode == ProductMode::kFma) return;
-    mode_rows_.x = {weights_->mode, batch, weights_->I};
-    mode_rows_.h = {weights_->mode, batch, weights_->H};
+    mode_rows_ = {weights_->mode, batch, weights_->I, batch, weights_->H};
   }
 
   const T* step(const T* x) override {

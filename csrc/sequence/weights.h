@@ -17,6 +17,7 @@
 #include "core/gemm/transpose.h"
 #include "core/threads/parallel.h"
 #include "sequence/bands.h"
+#include "sequence/narrow_weights.h"
 #include "sequence/recurrence.h"
 
 namespace bptt::sequence {
@@ -46,6 +47,7 @@ struct Weights {
   // In another mode than kFma, the same panels in its form, register by register: [blocks][G], [columns].
   const ProductMode mode;
   ModePanels x_mode, h_mode, x_back_mode, h_back_mode;
+  NarrowWeights narrow;  // instead of x and h, where they are stored in fewer bits
 
   /// For which ways there is room; forward, the panels of x and h may be elsewhere (short_call.h).
   struct Ways {
@@ -69,15 +71,19 @@ struct Weights {
         band_room(cell.heads ? longest_band(H, N, W) : R),
         bias(checked_mul(Hp, A)),
         vectors(checked_mul(Hp, cell.vectors)),
-        mode(has_modes(cell, N) ? wanted : ProductMode::kFma) {
-    if (ways.forward) {
+        mode(has_mode(wanted, cell, N) ? wanted : ProductMode::kFma) {
+    if (ways.forward && !is_narrow(mode)) {
       x = Buffer<Stored>(checked_mul(checked_mul(Hp, G), I));
       h = Buffer<Stored>(checked_mul(checked_mul(Hp, cell.hidden_gates), band_room));
     }
-    if (cell.multi_stage || tail_width >= G) tail = tail_width = 0;
+    if (cell.multi_stage || tail_width >= G || is_narrow(mode)) tail = tail_width = 0;
     if (cell.second) second = Buffer<Stored>(checked_mul(Hp, R));
     if (cell.heads) bands = make_bands(H, N, W);
     if (cell.projects) project = Panels<T>(H, R);
+    if (is_narrow(mode)) {
+      narrow = {mode, G, I, H};
+      return;
+    }
     if (mode != ProductMode::kFma) {
       x_mode = ModePanels(mode, I, blocks * G, G == 3 ? 3 : 2);
       h_mode = ModePanels(mode, H, blocks * G, G == 3 ? 3 : 2);
@@ -95,9 +101,9 @@ struct Weights {
     h_back_mode = ModePanels(mode, checked_mul(G, H), blocks, 2);
   }
 
-  /// Whether products of this cell's steps can be of another mode: float32, one stage, one head.
-  static bool has_modes(const cells::Info& cell, Index N) {
-    return kHasModes && std::is_same_v<T, float> && !cell.multi_stage && N == 1;
+  /// Whether products of this cell's steps can be of this mode: float32, one stage, one head.
+  static bool has_mode(ProductMode mode, const cells::Info& cell, Index N) {
+    return (kHasModes || is_narrow(mode)) && std::is_same_v<T, float> && !cell.multi_stage && N == 1;
   }
 
   /// What the units of a block read of h.
@@ -143,6 +149,9 @@ struct Weights {
     const int threads = threads_for(kPackNs * double(G * H) * double(I + R));
     const Index piece = grain_of(kPackNs * double(G * (I + R)) * W);
     Poll poll(interrupted);
+    if constexpr (std::is_same_v<T, float>) {
+      if (is_narrow(mode)) return narrow.pack(from.weight_ih, from.weight_hh, threads, poll);
+    }
     const bool complete = parallel_for(blocks, piece, threads, poll, [&](int, Index first, Index last) {
       const Share share(first, last);
       pack_blocks(from, x.data() + first * x_panel(), h.data() + first * h_panel(), share);
@@ -173,8 +182,13 @@ struct Weights {
 
   /// The way back: every value that was packed, to the same place in a flat buffer.
   void unpack(const Flat<T>& to) const {
-    unpack_gates(to.weight_ih, x.data(), x_rows());
-    unpack_gates(to.weight_hh, h.data(), h_rows());
+    if constexpr (std::is_same_v<T, float>) {
+      if (is_narrow(mode)) narrow.unpack(to.weight_ih, to.weight_hh);
+    }
+    if (!is_narrow(mode)) {
+      unpack_gates(to.weight_ih, x.data(), x_rows());
+      unpack_gates(to.weight_hh, h.data(), h_rows());
+    }
     if (cell.second) unpack_gates(to.weight_hh + cell.hidden_gates * H * R, second.data(), second_rows());
     if (cell.projects) project.unpack_transposed(to.projection, H);
     for (int i = 0; to.vectors && i < own_vectors(); ++i) std::copy_n(vectors.data() + i * Hp, H, to.vectors + i * H);

@@ -16,6 +16,7 @@ _Parameters: TypeAlias = NDArray[Any] | list[NDArray[Any] | tuple[NDArray[Any] |
 version: str
 level: str
 products: list[str]  # by which arithmetics Stack can multiply here: fma, winograd, bfloat16, amx_bfloat16
+narrow_products: list[str]  # the same with weights in fewer bits, for inference: bfloat16_weights, int8, int8_vnni
 max_threads: int
 
 def config() -> dict[str, str | int]: ...
@@ -39,6 +40,12 @@ def memory_held() -> int:
 def release_memory() -> int: ...
 def orthogonal(a: NDArray[np.float64]) -> NDArray[np.float64]:
     """a [m,n], m >= n -> q [m,n] of a = q r with a positive diagonal of r; the same bits on every machine."""
+
+def to_int8(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """weight [N,K] -> integers from -127 to 127 [N,K] and scales [N], whose last 7 bits are zero."""
+
+def to_bfloat16(weight: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """weight [N,K] -> the bits of bfloat16 [N,K], rounded to nearest even."""
 
 def vector_function(name: str, x: NDArray[_T]) -> NDArray[_T]: ...
 
@@ -159,7 +166,8 @@ class Stack:
     or a tuple of its parts at any address: weight_ih [G*H,I], weight_hh [G*H,R/N], bias [G*H], vectors [P,H], weight_hr
     [R,H], None for those that a kernel lacks. A flat array has them in this order.
 
-    `products` is one of `core.products`, the arithmetic of products (csrc/core/gemm/mode.h); ValueError for another.
+    `products` is one of `core.products` or `core.narrow_products`, the arithmetic of products (csrc/core/gemm/mode.h,
+    narrow.h); ValueError for another. With narrow weights there is no training.
     """
 
     def __init__(

@@ -4,4 +4,7 @@ def supported() -> list[str]:
     """Levels this machine can run, best first: of v4, v3, v2 on x86-64 (empty below v2), elsewhere ["base"]."""
 
 def processor() -> tuple[str, int, list[str]]:
-    """Vendor and family by CPUID ("", 0: not known), and those of avx512_bf16, amx_tile, amx_bf16 that run here."""
+    """Vendor and family by CPUID ("", 0: not known), and its features.
+
+    Those of avx512_bf16, avx512_vnni, amx_tile, amx_bf16 that run here.
+    """

@@ -91,6 +91,13 @@ def products_of(precision: str) -> str:
     return _products[precision]
 
 
+def narrow_products(weights: str) -> str:
+    """The products of weights that are stored as "int8" or "bfloat16", on this machine."""
+    if weights == "bfloat16":
+        return "bfloat16_weights"
+    return "int8_vnni" if "int8_vnni" in core.narrow_products else "int8"  # the same numbers
+
+
 def check_precision(where: str, name: str, precision: object) -> str:
     """One of PRECISIONS; TypeError or ValueError for anything else."""
     if not isinstance(precision, str):

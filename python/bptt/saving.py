@@ -2,8 +2,10 @@
 """Models in files: the weights and what the layers' constructors need, in one safetensors file (see `checkpoint`).
 
 The file's configuration has two entries, in JSON. `model` is the structure: {"type": "GRU", "options": {...}, "masks":
-...}, or {"type": "Sequential", "layers": [...]}. `extra` is what the caller added; an array in it is stored apart, and
-{"$array": its name} stands in its place. The parameters have the names of `state_dict`.
+...}, or {"type": "Sequential", "layers": [...]}; a layer whose weights are stored in fewer bits is {"type":
+"Quantized", "weights": "int8", "layer": the structure of the layer that it was made of}. `extra` is what the caller
+added; an array in it is stored apart, and {"$array": its name} stands in its place. The parameters have the names of
+`state_dict`, or of `Quantized.params`.
 
 A file holds no code: only layers of bptt are written, and only their names are looked up when it is read.
 """
@@ -21,6 +23,8 @@ from bptt import checkpoint, layers
 from bptt._arrays import brief, cut, kind_of
 from bptt.init import Stored
 from bptt.layers import Layer, Recurrent, Sequential, Stateless
+from bptt.layers.narrow import check_format, floats_of
+from bptt.layers.quantized import Quantized
 
 if TYPE_CHECKING:
     from bptt._arrays import Array
@@ -66,7 +70,7 @@ def save(model: Layer, path: str | os.PathLike[str], extra: Mapping[str, Any] | 
     """
     config: dict[str, Any] = {"model": structure_of(model)}
     check_finite("save", model)
-    arrays: dict[str, Any] = dict(model.params)
+    arrays: dict[str, Any] = _arrays_of(model)
     if extra is not None:
         if not isinstance(extra, Mapping):
             raise TypeError(f"save: extra has type {type(extra).__name__}, expected a mapping")
@@ -123,10 +127,22 @@ def structure_of(model: Any) -> dict[str, Any]:
     """What the file says of a model but its weights; TypeError for a layer that is not of bptt."""
     if type(model) is Sequential:
         return {"type": "Sequential", "layers": [structure_of(layer) for layer in model.layers]}
+    if type(model) is Quantized:
+        layer = {"type": model._kind, "options": model._options, "masks": model._masks}
+        return {"type": "Quantized", "weights": model.weights, "layer": layer}
     name = type(model).__name__
     if _LAYERS.get(name) is not type(model):
         raise TypeError(f"save: model {kind_of(model)}, expected a Sequential or a layer of bptt: a file holds no code")
     return {"type": name, "options": model._config(), "masks": model._mask_state()}
+
+
+def _arrays_of(model: Any) -> dict[str, Any]:
+    """All that a file keeps of a model's parameters; what is stored in fewer bits stays so."""
+    arrays = dict(model.params)
+    for k, layer in enumerate(model.layers if type(model) is Sequential else ()):
+        if type(layer) is Quantized:
+            arrays |= {f"{k}.{name}": array for name, array in layer.params.items()}
+    return arrays
 
 
 def check_finite(where: str, model: Layer) -> None:
@@ -154,7 +170,19 @@ def _built(structure: Any, weights: dict[str, Array]) -> Any:
     return Sequential(*(_layer(part, each) for part, each in zip(parts, own, strict=True)))
 
 
+def _quantized(structure: dict[str, Any], arrays: dict[str, Array]) -> Quantized:
+    weights, layer = check_format("Quantized", structure.get("weights")), structure.get("layer")
+    if not isinstance(layer, dict):
+        raise ValueError("its Quantized has no layer")
+    made: Quantized = _layer(layer, floats_of(arrays, weights)).quantize(weights)
+    if {*arrays} != {*made.params} or any(not np.array_equal(each, made.params[name]) for name, each in arrays.items()):
+        raise ValueError("its arrays are not those that quantize() makes")
+    return made
+
+
 def _layer(structure: dict[str, Any], weights: dict[str, Array]) -> Any:
+    if structure.get("type") == "Quantized":
+        return _quantized(structure, weights)
     kind, options = structure.get("type"), structure.get("options")
     if not isinstance(kind, str) or kind not in _LAYERS:
         raise ValueError(f"it has a layer of type {brief(kind)}, {_UNKNOWN}")

@@ -19,5 +19,6 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
         const bptt::detect::Processor found = bptt::detect::processor();
         return py::make_tuple(found.vendor, found.family, found.features);
       },
-      "The processor by CPUID: vendor, family, and those of avx512_bf16, amx_tile, amx_bf16 that run here.");
+      "The processor by CPUID: vendor, family, and those of avx512_bf16, avx512_vnni, amx_tile, amx_bf16 that run "
+      "here.");
 }

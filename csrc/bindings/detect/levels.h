@@ -24,7 +24,7 @@ namespace bptt::detect {
 struct Processor {
   std::string vendor;                 // as CPUID spells it, such as AuthenticAMD; empty: not known
   int family = 0;                     // with the extended family, as vendors count
-  std::vector<std::string> features;  // of avx512_bf16, amx_tile, amx_bf16; those whose registers the system saves
+  std::vector<std::string> features;  // of avx512_bf16, avx512_vnni, amx_*; those whose registers the system saves
 };
 
 #ifdef BPTT_X86_64
@@ -96,9 +96,9 @@ inline Processor processor() {
   found.family = base == 0xf ? base + extended : base;
   const std::uint64_t saved = has(leaf1.ecx, bits(27)) ? saved_states() : 0;  // if OSXSAVE
   const Registers more = leaf7.eax >= 1 ? cpuid(7, 1) : Registers();
-  // avx512f, the opmask and ZMM states; the tile states
-  if (has(leaf7.ebx, bits(16)) && has(more.eax, bits(5)) && has(saved, bits(1, 2, 5, 6, 7)))
-    found.features.emplace_back("avx512_bf16");
+  const bool wide = has(leaf7.ebx, bits(16)) && has(saved, bits(1, 2, 5, 6, 7));  // avx512f, opmask and ZMM states
+  if (wide && has(more.eax, bits(5))) found.features.emplace_back("avx512_bf16");
+  if (wide && has(leaf7.ecx, bits(11))) found.features.emplace_back("avx512_vnni");
   const bool tiles = has(saved, bits(17, 18));
   if (tiles && has(leaf7.edx, bits(24))) found.features.emplace_back("amx_tile");
   if (tiles && has(leaf7.edx, bits(22, 24))) found.features.emplace_back("amx_bf16");

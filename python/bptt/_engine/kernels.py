@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bptt._dispatch import core
 from bptt._locks import ForkSafeLock
-from bptt._precision import products_of
+from bptt._precision import narrow_products, products_of
 
 if TYPE_CHECKING:
     from bptt import _core
@@ -30,7 +30,7 @@ def new_stack(structure: Structure) -> _core.Stack:
         structure.num_layers,
         structure.num_directions,
         structure.num_heads,
-        products_of(structure.precision),
+        narrow_products(structure.weights) if structure.weights else products_of(structure.precision),
     )
 
 
@@ -70,6 +70,11 @@ class Kernels:
                     return found
             self.packed(weights, training)
         return self._native.forward_if_exact(x, state, training)
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the weights are stored in fewer bits: not every cell can have them so."""
+        return self._native.products in core.narrow_products
 
     def packed(self, weights: Weights, training: bool) -> _core.Stack:
         """Return the native stack, packed. What it had before stays with the tapes that use it."""

@@ -48,6 +48,7 @@ class Stack:
         one_step: bool = False,
     ) -> None:
         self.name, self.structure, self.state_options = name, structure, state_options
+        self._spans, self._learnt, self._batch_first, self._one_step = spans, learnt, batch_first, one_step
         self._axes = ("B",) if one_step else ("B", "T") if batch_first else ("T", "B")  # of x, before its features
         self._batched, self._single = (Shape(batched, batch_first, one_step) for batched in (True, False))
         self.kernels = Kernels(structure, spans)
@@ -56,6 +57,12 @@ class Stack:
         # Whether a call without lengths and resets asks for nothing that CallOptions say.
         self._plain = structure.num_directions == 1 and state_options.plain and learnt is None
         self._direct = not (batch_first or one_step)  # the stack may take arrays as they are
+
+    def narrow(self, weights: str) -> Stack:
+        """The same network with weights stored in fewer bits, for inference: "int8" or "bfloat16"."""
+        structure, learnt = self.structure._replace(weights=weights), self._learnt
+        form = {"batch_first": self._batch_first, "one_step": self._one_step}
+        return Stack(self.name, structure, self.state_options, self._spans, learnt, **form)
 
     def run(
         self,

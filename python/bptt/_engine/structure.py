@@ -18,6 +18,7 @@ class Structure(NamedTuple):
 
     cell: the kernels' name of the cell (csrc/cells/all.h).
     precision: what was chosen for its products (bptt._precision), whatever that becomes on the machine it runs on.
+    weights: how its weights are stored, "int8" or "bfloat16", for inference alone; "": in the dtype.
     """
 
     cell: str
@@ -30,6 +31,7 @@ class Structure(NamedTuple):
     bias: bool = True
     num_heads: int = 1
     precision: str = "highest"
+    weights: str = ""
 
     @property
     def info(self) -> _core.CellInfo:

@@ -83,6 +83,7 @@ class Layer:
         >>> {name: array.shape for name, array in Linear(2, 3).state_dict().items()}
         {'weight': (3, 2), 'bias': (3,)}
         """
+        self._check_floats("state_dict")
         return {name: array.copy() for name, array in self.params.items()}
 
     def load_state_dict(self, state: Mapping[str, ArrayIn]) -> None:
@@ -101,6 +102,7 @@ class Layer:
         >>> bool((a.params.flat == b.params.flat).all())
         True
         """
+        self._check_floats("load_state_dict")
         where = self._where("load_state_dict")
         if not isinstance(state, Mapping):
             raise TypeError(f"{where}: state has type {type(state).__name__}, expected a mapping from names to arrays")
@@ -129,7 +131,11 @@ class Layer:
         >>> list(Sequential(LSTM(2, 3), Linear(3, 1)).to_torch_state_dict())
         ['0.weight_ih_l0', '0.weight_hh_l0', '0.bias_ih_l0', '0.bias_hh_l0', '1.weight', '1.bias']
         """
+        self._check_floats("to_torch_state_dict")
         return self._to_torch(self._where("to_torch_state_dict"))
+
+    def _check_floats(self, method: str) -> None:
+        """Raise TypeError for a layer whose weights are stored in fewer bits (quantized.py)."""
 
     def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
         """A state dict of ours or of PyTorch's under our names; unknown names are kept for the caller's error."""

@@ -10,16 +10,14 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from bptt._arrays import check_bool, check_size
-from bptt._engine.last import LastSteps, as_timed
+from bptt._arrays import check_bool
 from bptt._engine.options import StateOptions
-from bptt._engine.stream import recurrent_stream
 from bptt._engine.tape import RecurrentTape
-from bptt.layers.recurrent_base import RecurrentBase
+from bptt.layers.over_time import OverTime
+from bptt.layers.quantized import Quantized
 
 if TYPE_CHECKING:
-    from bptt import _core
-    from bptt._arrays import Array, ArrayIn
+    from bptt._arrays import ArrayIn
     from bptt._engine.packed import Packed
     from bptt._engine.stack import State, StateIn
     from bptt._engine.tape import Tape
@@ -28,11 +26,8 @@ if TYPE_CHECKING:
     from bptt.params import Params
 
 
-class Recurrent(RecurrentBase):
+class Recurrent(OverTime):
     """The shared part of layers over time. `y, state = layer(x)` runs, `forward` and `backward` train."""
-
-    _has_state = True
-    _has_features = True
 
     def __init__(
         self,
@@ -86,23 +81,6 @@ class Recurrent(RecurrentBase):
             learnt=self.learn_initial_state,
             batch_first=self.batch_first,
         )
-
-    def __call__(
-        self,
-        x: ArrayIn | Packed,
-        state: StateIn = None,
-        lengths: ArrayIn | None = None,
-        resets: ArrayIn | None = None,
-        *,
-        last: bool = False,
-    ) -> tuple[Any, State]:
-        """Inference: stores no tape and drops nothing.
-
-        Args: as of `forward`.
-        Returns: y and the final state.
-        """
-        y, final, _ = self._stack.run(self, x, state, lengths, resets, False)
-        return (self._last_of(y, lengths, last)[0] if last else y), final
 
     def forward(
         self,
@@ -168,65 +146,34 @@ class Recurrent(RecurrentBase):
         dx, dinitial = self._stack.backward(tape, dy, dstate, grads.flat)
         return dx, dinitial, grads
 
-    def _last_of(self, y: Any, lengths: ArrayIn | None, last: bool) -> tuple[Array, LastSteps]:
-        """The last steps of y, and their places."""
-        where = self._where()
-        check_bool(where, "last", last)
-        rows, shown = as_timed(where, y, self.batch_first)
-        steps = LastSteps(where, rows.shape[:-1], shown, lengths)
-        found = steps.take(rows)
-        return found if shown.batched else found[0], steps
+    def quantize(self, weights: str = "int8") -> Quantized:
+        """Return a copy for inference whose weights, weight_ih and weight_hh, are stored in fewer bits.
 
-    def _sizes(self) -> tuple[int, int]:
-        return self.input_size, self.output_size * self.num_directions
+        Args: weights:
+            "int8" (default): 8 bits, symmetric, with a scale for each output (each row of a weight). A product's other
+                factor, a row of x or of h at one step, is rounded to 8 bits as well, with a scale for each row; sums of
+                products are exact; equations, states, biases and outputs are float32. By VPDPBUSD where the processor
+                has it (AVX512_VNNI), with the same results. Weights have at most 65,536 columns.
+            "bfloat16": 16 bits; all arithmetic is float32. The results are those of this layer with rounded weights.
 
-    def estimate_memory(
-        self, steps: int, batch_size: int, lengths: ArrayIn | None = None, training: bool = True
-    ) -> int:
-        """Bytes that a pass will hold at its peak, without x, y, the parameters and the gradients of these three.
+        Returns: a layer that is called like this one, with streams, lengths, resets and states, also for its place in a
+            `Sequential`. It cannot be trained. `bptt.save` and `bptt.load` keep what it stores. A row of x (or a state)
+            with a value that is not finite makes all outputs of its row NaN from that step on with int8.
+        Raises: ValueError for a layer of float64, of several heads, or with a cell of several stages (layer_norm,
+            proj_size, reset_after=False), and for another `weights`; FloatingPointError for parameters that are NaN or
+            infinite.
 
-        Args: T and B; lengths as of `forward`; training: forward and backward (default), or inference.
-        Returns: packed weights, tape, states and working memory, as a trial run of the call counts them. Where layers
-            or directions run in parallel, an upper bound.
-
-        >>> from bptt import LSTM
-        >>> plain, checkpointed = LSTM(64, 64), LSTM(64, 64, checkpoint="sqrt")
-        >>> plain.estimate_memory(100_000, 1) > 100e6 > 10e6 > checkpointed.estimate_memory(100_000, 1)
-        True
-        """
-        where = self._where("estimate_memory")
-        T, B = check_size(where, "steps", steps, 0), check_size(where, "batch_size", batch_size, 0)
-        return self._stack.estimate_memory(T, B, lengths, training)
-
-    def stream(self, batch_size: int = 1) -> _core.Stream:
-        """Inference in real time: an object that takes one time step per call and keeps the state.
-
-        Args: batch_size, the number B of rows.
-        Returns: a function of x [B,I] -> y [B,H]. y is the same read-only array each time, overwritten by the next
-            call: nothing is allocated; x may be the y of the last call. x [T,B,I], a chunk of steps, gives a new y
-            [T,B,H]. `stream.state` is a copy of the state, as `forward` returns it, and can be assigned. It begins as
-            zeros or as the learnt state, and `stream.reset(rows=None)` begins again, for all rows or for those that an
-            index selects.
-            A stream is a snapshot of the weights: `stream.stale` says whether the parameters have changed since, and
-            `stream.refresh()` takes the present ones and keeps the state. Copies and pickles of a stream have its
-            weights and their own state. Streams share nothing: each may run on another thread.
-        Raises: ValueError for batch_size < 1 or a bidirectional layer. The stream raises TypeError for another dtype
-            than the layer's and ValueError for another shape or memory layout (it converts nothing), RuntimeError for
-            a call during another one.
+        The page docs/quantization.md has errors and times.
 
         >>> import numpy as np
         >>> from bptt import GRU
-        >>> gru = GRU(3, 4, seed=0)
-        >>> stream, x = gru.stream(), np.ones((5, 1, 3), np.float32)
-        >>> y = [stream(x_t).copy() for x_t in x]
-        >>> bool((np.array(y) == gru(x)[0]).all())
-        True
+        >>> gru = GRU(16, 32, seed=0)
+        >>> quantized, x = gru.quantize("int8"), np.random.default_rng(0).standard_normal((20, 4, 16))
+        >>> y, state = quantized(x)
+        >>> float(np.abs(y - gru(x)[0]).max()) < 0.03, quantized.params["weight_hh_l0"].dtype
+        (True, dtype('int8'))
         """
-        where = self._where("stream")
-        B = check_size(where, "batch_size", batch_size)
-        if self.bidirectional:
-            raise ValueError(f"{where}: the layer is bidirectional, expected one direction: the other needs the future")
-        return recurrent_stream(self, B)
+        return Quantized(self, weights)
 
     def _config(self) -> dict[str, Any]:
         options = self._stack.state_options.arguments()

@@ -6,6 +6,7 @@ Adds no equation. Its tape consists of the layers' tapes, so that it is as re-en
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bptt._arrays import check_tuple, kind_of
@@ -14,6 +15,8 @@ from bptt._engine.tape import Tape
 from bptt.layers.base import Layer, Stateless
 from bptt.layers.cells import RecurrentCell
 from bptt.layers.last import Last
+from bptt.layers.over_time import OverTime
+from bptt.layers.quantized import Quantized
 from bptt.layers.recurrent import Recurrent
 from bptt.layers.streams import SequentialStream
 from bptt.params import Params
@@ -78,11 +81,11 @@ class Sequential(Layer):
     >>> tied.params["2.weight"] = tied.params["0.weight"]
     """
 
-    def __init__(self, *layers: Recurrent | RecurrentCell | Stateless) -> None:
+    def __init__(self, *layers: OverTime | RecurrentCell | Stateless) -> None:
         if not layers:
             raise ValueError("Sequential: layers has length 0, expected at least one")
         for k, layer in enumerate(layers):
-            if not isinstance(layer, (Recurrent, RecurrentCell, Stateless)):
+            if not isinstance(layer, (OverTime, RecurrentCell, Stateless)):
                 raise TypeError(f"Sequential: layer {k} {kind_of(layer)}, expected a layer; models cannot be nested")
             what = f"Sequential: layer {k}, {type(layer).__name__},"
             twin = next((j for j, other in enumerate(layers[:k]) if other.params is layer.params), None)
@@ -96,7 +99,7 @@ class Sequential(Layer):
                 has = f"has type {type(layer).__name__}"
                 raise ValueError(f"Sequential: layer {k} {has}, expected it at the front only")
         _check_sizes(layers)
-        over_time = [layer for layer in layers if isinstance(layer, (Recurrent, Last))]
+        over_time = [layer for layer in layers if isinstance(layer, (OverTime, Last))]
         self._one_step = any(layer._one_step for layer in layers)
         self._reduces_time = any(layer._reduces_time for layer in layers)
         if self._one_step and over_time:
@@ -109,7 +112,8 @@ class Sequential(Layer):
         self._states_count = sum(layer._has_state for layer in layers)
         self._batch_first = any(layer.batch_first for layer in over_time)
         self._prefixes = tuple(f"{k}." for k in range(len(layers)))
-        self.params = Params.join({str(k): layer.params for k, layer in enumerate(layers)})
+        floats = {str(k): layer.params for k, layer in enumerate(layers) if not isinstance(layer, Quantized)}
+        self.params = Params.join(floats)
 
     @property
     def batch_first(self) -> bool:
@@ -207,6 +211,35 @@ class Sequential(Layer):
         steps = [layer.stream(batch_size) for layer in self._layers]
         return SequentialStream(self, [step for step in steps if step is not None])
 
+    def quantize(self, weights: str = "int8") -> Sequential:
+        """Return a copy for inference whose recurrent layers have weights in fewer bits, as `LSTM.quantize` makes them.
+
+        The other layers are copied as they are: a Linear takes a small part of the time and of the memory.
+        Args: weights, "int8" (default) or "bfloat16".
+        Returns: a `Sequential` that is called, streamed, saved and loaded as this one; its `params` are those of the
+            other layers. `forward`, `backward` and state dicts raise TypeError.
+        Raises: as `LSTM.quantize`, of any recurrent layer; ValueError for a model without one.
+
+        >>> import numpy as np
+        >>> from bptt import GRU, Linear
+        >>> model = Sequential(GRU(3, 8, seed=0), Linear(8, 2, seed=0))
+        >>> quantized, x = model.quantize("bfloat16"), np.ones((5, 1, 3), np.float32)
+        >>> bool(np.allclose(quantized(x)[0], model(x)[0], atol=0.01)), list(quantized.params)
+        (True, ['1.weight', '1.bias'])
+        """
+        if not any(isinstance(layer, Recurrent) for layer in self.layers):
+            raise ValueError("Sequential.quantize: the model has no recurrent layer in float32, expected at least one")
+        return Sequential(
+            *(
+                layer.quantize(weights) if isinstance(layer, Recurrent) else copy.deepcopy(layer)
+                for layer in self.layers
+            )
+        )
+
+    def _check_floats(self, method: str) -> None:
+        for layer in self.layers:
+            layer._check_floats(method)
+
     def _from_torch(self, where: str, state: Mapping[str, ArrayIn]) -> Mapping[str, ArrayIn]:
         ours = {name: value for name, value in state.items() if not name.startswith(self._prefixes)}
         for k, (prefix, layer) in enumerate(zip(self._prefixes, self.layers, strict=True)):
@@ -256,7 +289,7 @@ def _check_time(layers: Sequence[Layer]) -> None:
     """Raise where a layer needs the time axis that one before has taken away."""
     gone = None
     for k, layer in enumerate(layers):
-        if gone is not None and isinstance(layer, (Recurrent, Last)):
+        if gone is not None and isinstance(layer, (OverTime, Last)):
             expected = f"expected it before layer {gone}, {type(layers[gone]).__name__}, whose y has no time axis"
             raise ValueError(f"Sequential: layer {k}, {type(layer).__name__}, works over time, {expected}")
         if layer._reduces_time:
