@@ -5,8 +5,10 @@
 #if defined(_MSC_VER)
 #define BPTT_INLINE __forceinline
 #define BPTT_NOINLINE __declspec(noinline)
+#define BPTT_FLATTEN
 #else
 #define BPTT_INLINE inline __attribute__((always_inline))
+#define BPTT_FLATTEN __attribute__((flatten))  // whatever the function calls is inlined
 #if defined(__clang__)
 #define BPTT_NOINLINE __attribute__((noinline))
 #else
