@@ -2,7 +2,8 @@
 // The weight gradients dWx [G*H,I], dWh [G*H,Q] and db [G*H], summed chunk by chunk of rows (b, t) as core/gemm/sums.h
 // says. A register holds neighbours of a row of dW: columns are those of x and h, rows the gates' units. Where x is
 // narrow that wastes the register, and dWx is summed transposed, with units in a register, and turned at the end; the
-// sums are the same. Threads divide the elements of dW, never a sum.
+// same goes for the columns of h in a last register of few columns. The sums are the same. Threads divide the elements
+// of dW, never a sum.
 #pragma once
 
 #include <utility>
@@ -31,6 +32,8 @@ class WeightGradient {
       : w_(w), call_(call), db_(w.G * w.Hp), panels_(threads * kRows * kWidth * W) {
     const Index G = w.G, H = w.H;
     if (is_transposed(w.I, H)) dwx_ = Buffer<T>(checked_mul(w.I, G * w.Hp));
+    if (w.mode == ProductMode::kFma && w.N == 1 && !cell_.second && is_narrow(w.Q % W, w.blocks, H)) narrow_ = w.Q % W;
+    if (narrow_ > 0) dnarrow_ = Buffer<T>(narrow_ * G * w.Hp);
     if (w.mode != ProductMode::kFma) {
       operands_ = std::vector<Operands>(std::size_t(threads));
       for (Operands& each : operands_)
@@ -40,7 +43,7 @@ class WeightGradient {
     db_.clear();
     if (rows <= kLongSum) return;
     const Index dwx = dwx_.size() > 0 ? dwx_.size() : G * H * w.I;
-    part_ = Buffer<T>(dwx + db_.size() + G * H * w.Q + (w.cell.projects ? w.R * H : 0));
+    part_ = Buffer<T>(dwx + db_.size() + G * H * w.Q + dnarrow_.size() + (w.cell.projects ? w.R * H : 0));
     set_zero();
   }
 
@@ -48,6 +51,7 @@ class WeightGradient {
   void set_zero() {
     if (DryRun::on()) return;
     dwx_.clear();
+    dnarrow_.clear();
     std::fill_n(call_.d.weight_ih, G * w_.H * w_.I, T(0));
     std::fill_n(call_.d.weight_hh, G * w_.H * w_.Q, T(0));
     if (call_.d.projection) std::fill_n(call_.d.projection, w_.R * w_.H, T(0));
@@ -70,12 +74,15 @@ class WeightGradient {
                     Share(w_.blocks, thread, threads));
       }
       for (Index head = 0, units = w_.H / w_.N; head < w_.N && operands_.empty(); ++head) {
-        add_rows(to.hidden.at(head * units * w_.Q), units, cell_.h_acc, cell_.hidden_gates, w_.Q, g + head * units,
-                 h + r * w_.R + head * w_.Q, w_.R, n, panel, thread, threads);
+        add_rows(to.hidden.at(head * units * w_.Q), units, cell_.h_acc, cell_.hidden_gates, w_.Q - narrow_,
+                 g + head * units, h + r * w_.R + head * w_.Q, w_.R, n, panel, thread, threads);
       }
+      if (narrow_ > 0)
+        add_transposed(to.narrow, cell_.h_acc, g, {h + r * w_.R + w_.Q - narrow_, w_.R}, narrow_, n,
+                       Share(G * groups(), thread, threads));
       if (cell_.multi_stage) add_multi_stage(to, g, n, panel, thread, threads);
       if (transposed())
-        add_transposed(to.input, g, x + r * w_.I, n, panel, thread, threads);
+        add_transposed(to.input, cell_.x_acc, g, {x + r * w_.I, w_.I}, w_.I, n, Share(G * groups(), thread, threads));
       else if (operands_.empty())
         add_rows(to.input, w_.H, cell_.x_acc, G, w_.I, g, x + r * w_.I, w_.I, n, panel, thread, threads);
       add_bias(to.bias, g, n, thread, threads);
@@ -89,6 +96,10 @@ class WeightGradient {
     for (int g = 0; g < G; ++g) {
       if (transposed())
         transpose(call_.d.weight_ih + g * w_.H * w_.I, w_.I, dwx_.data() + g * w_.Hp, G * w_.Hp, w_.I, w_.H);
+      if (narrow_ > 0) {
+        T* to = call_.d.weight_hh + g * w_.H * w_.Q + w_.Q - narrow_;
+        transpose(to, w_.Q, dnarrow_.data() + g * w_.Hp, G * w_.Hp, narrow_, w_.H);
+      }
       if (call_.d.bias && !cell_.bias_is_vectors) std::copy_n(db_.data() + g * w_.Hp, w_.H, call_.d.bias + g * w_.H);
     }
   }
@@ -101,7 +112,7 @@ class WeightGradient {
   };
 
   struct Sums {
-    SumTarget<T> input, bias, hidden, projection;
+    SumTarget<T> input, bias, hidden, narrow, projection;
   };
 
   /// Where rows go: `fresh` where they are the first ones of their sums, `full` where they are the last ones. Long sums
@@ -116,6 +127,7 @@ class WeightGradient {
     s.input = transposed() ? next(dwx_.data(), G * w_.Hp, dwx_.size()) : next(call_.d.weight_ih, w_.I, G * w_.H * w_.I);
     s.bias = next(db_.data(), w_.Hp, db_.size());
     s.hidden = next(call_.d.weight_hh, w_.Q, G * w_.H * w_.Q);
+    s.narrow = next(dnarrow_.data(), G * w_.Hp, dnarrow_.size());
     s.projection = next(call_.d.projection, w_.H, cell_.projects ? w_.R * w_.H : 0);
     return s;
   }
@@ -126,8 +138,14 @@ class WeightGradient {
   /// Whether units make better use of registers than columns of x.
   static bool is_transposed(Index I, Index H) { return I * ceil_div(H, W) * W < ceil_div(I, W) * W * H; }
 
-  /// dW[g*H + j, :] += sum over rows of dg[row, lines[g], j] * z[row,:] for `gates` gates of `units` units, `columns`
-  /// wide; rows of z are `ld` apart.
+  /// Whether that goes for `columns` of h, too. A single column is no faster than two: its sums wait for each other.
+  static bool is_narrow(Index columns, Index blocks, Index H) {
+    return columns > 0 && 4 * std::max<Index>(2, columns) * blocks < 3 * H;
+  }
+  Index groups() const { return ceil_div(w_.blocks, kWidth); }
+
+  /// dW[g*H + j, :] += sum over rows of dg[row, lines[g], j] * z[row,:] for `gates` gates of `units` units and the
+  /// first `columns`; rows of z are `ld` apart.
   void add_rows(const SumTarget<T>& dw, Index units, const int* lines, Index gates, Index columns, const T* dg,
                 const T* z, Index ld, Index rows, T* panel, int thread, int threads) const {
     const Index pieces = ceil_div(units, kHeight), blocks = ceil_div(columns, W), groups = ceil_div(blocks, kWidth);
@@ -142,8 +160,8 @@ class WeightGradient {
         for (Index item = from; item < to;) {  // the pieces of one gate at once
           const Index g = item / pieces, end = std::min(to, (g + 1) * pieces);
           const Index begin = (item - g * pieces) * kHeight, stop = std::min(units, (end - g * pieces) * kHeight);
-          outer<width>(dw.at(g * w_.H * columns + first * W), last, dg + lines[g] * w_.Hp, row_, panel, rows, begin,
-                       stop);
+          outer<width>(dw.at(g * w_.H * dw.ld + first * W), last, Operand<T>{dg + lines[g] * w_.Hp, row_},
+                       Operand<T>{panel, width * W}, rows, begin, stop);
           item = end;
         }
       });
@@ -215,28 +233,34 @@ class WeightGradient {
     }
   }
 
-  /// dWx^T[i, g*Hp + j] += sum over rows of x[row,i] * dg[row,g,j].
-  void add_transposed(const SumTarget<T>& dwx, const T* dg, const T* x, Index rows, T* panel, int thread,
-                      int threads) const {
-    const Index groups = ceil_div(w_.blocks, kWidth);
-    const Share share(G * groups, thread, threads);
+  /// dW^T[i, g*Hp + j] += sum over rows of z[row,i] * dg[row, lines[g], j], for a share of the gates' groups of blocks.
+  void add_transposed(const SumTarget<T>& dw, const int* lines, const T* dg, const Operand<T>& z, Index columns,
+                      Index rows, const Share& share) const {
     for (Index item = share.begin; item < share.end; ++item) {
-      const Index g = item / groups, first = item % groups * kWidth;
+      const Index g = item / groups(), first = item % groups() * kWidth;
       dispatch<kWidth>(int(std::min<Index>(kWidth, w_.blocks - first)), [&](auto width) {
-        gather<width>(panel, dg + cell_.x_acc[g] * w_.Hp, row_, w_.Hp, rows, first);
-        outer<width>(dwx.at(g * w_.Hp + first * W), W, x, w_.I, panel, rows, 0, w_.I);
+        const Operand<T> units{dg + lines[g] * w_.Hp + first * W, row_};
+        outer<width>(dw.at(g * w_.Hp + first * W), W, z, units, rows, 0, columns);
       });
     }
   }
 
+  /// Some registers at once: a sum by itself waits for each of its additions.
   void add_bias(const SumTarget<T>& db, const T* dg, Index rows, int thread, int threads) const {
     const Share share(G * w_.blocks, thread, threads);
-    for (Index item = share.begin; item < share.end; ++item) {
-      const Index g = item / w_.blocks, unit = item % w_.blocks * W;
-      Vec<T> sum(T(0));
-      const T* value = dg + cell_.x_acc[g] * w_.Hp + unit;
-      for (Index r = 0; r < rows; ++r, value += row_) sum = sum + Vec<T>::load(value);
-      db.add(sum, g * w_.Hp + unit, W);
+    for (Index g = 0; g < G; ++g) {
+      const auto of_gate = [&](Index item) { return std::clamp<Index>(item - g * w_.blocks, 0, w_.blocks); };
+      for_block_runs<kWidth>(of_gate(share.begin), of_gate(share.end), [&](auto width, Index block) {
+        constexpr int N = width;
+        Vec<T> sum[N];
+        for (int n = 0; n < N; ++n) sum[n] = Vec<T>(T(0));
+        const T* value = dg + cell_.x_acc[g] * w_.Hp + block * W;
+        for (Index r = 0; r < rows; ++r, value += row_) {
+#pragma GCC unroll 4
+          for (int n = 0; n < N; ++n) sum[n] = sum[n] + Vec<T>::load(value + n * W);
+        }
+        for (int n = 0; n < N; ++n) db.add(sum[n], g * w_.Hp + (block + n) * W, W);
+      });
     }
   }
 
@@ -244,7 +268,9 @@ class WeightGradient {
   const cells::Info& cell_ = w_.cell;
   const Index G = cell_.gates, row_ = cell_.lines * w_.Hp;  // values of a row of dg
   const BackwardCall<T>& call_;
-  Buffer<T> dwx_, db_, panels_;     // dwx_ [I,G,Hp], where units make better use of registers; db_ [G,Hp]
+  Index narrow_ = 0;  // columns of h that are summed transposed
+  Buffer<T> dwx_, dnarrow_;         // [I,G,Hp] and [narrow_,G,Hp], where units make better use of registers
+  Buffer<T> db_, panels_;           // db_ [G,Hp]
   std::vector<Operands> operands_;  // of each thread; none where products are chains of FMAs
   Buffer<T> part_;                  // of long sums: of dWx, db, dWh, and of a projection
 };

@@ -12,10 +12,18 @@
 
 namespace bptt {
 
-/// to[m,n] += sum over rows of P[row,m] * Q[row,n] for m in [begin, end) and the N registers of columns that `q` holds
-/// as a panel [rows][N][W]; of the last register `last` columns are the target's.
+/// Rows `ld` apart.
+template <class T>
+struct Operand {
+  const T* data;
+  Index ld;
+};
+
+/// to[m,n] += sum over rows of P[row,m] * Q[row,n] for m in [begin, end) and the N registers of columns with which q's
+/// rows begin; of the last register `last` columns are the target's.
 template <int N, class T>
-void outer(const SumTarget<T>& to, Index last, const T* p, Index ldp, const T* q, Index rows, Index begin, Index end) {
+void outer(const SumTarget<T>& to, Index last, const Operand<T>& p, const Operand<T>& q, Index rows, Index begin,
+           Index end) {
   constexpr int W = Vec<T>::kSize, M = outer_rows(N);
   assert(begin <= end && 1 <= last && last <= W);
   const Index tiles = ceil_div(end - begin, M);
@@ -32,9 +40,9 @@ void outer(const SumTarget<T>& to, Index last, const T* p, Index ldp, const T* q
 #pragma GCC unroll 16
         for (int n = 0; n < N; ++n) prefetch(to.sum + (m + r) * to.ld + n * W);
       }
-      const T* value = p + m;
-      const T* panel = q;
-      for (Index row = 0; row < rows; ++row, value += ldp, panel += N * W) {
+      const T* value = p.data + m;
+      const T* panel = q.data;
+      for (Index row = 0; row < rows; ++row, value += p.ld, panel += q.ld) {
         accumulate<Identity, N, N>(acc, value, 1, panel, 0, 1);
       }
       if (to.total || last < W) {
