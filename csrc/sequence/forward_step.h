@@ -38,11 +38,6 @@ struct ForwardTiles {
   static BPTT_NOINLINE void tile(const Step& s, Index row, Index block) {
     const Weights<T>& w = s.w;
     Vec<T> acc[R][U * A];
-    if (s.keep) {  // soon to be written
-      for (int i = 0; i < K; ++i) {
-        for (int r = 0; r < R; ++r) prefetch(gate(s, row + r, i) + block * W);
-      }
-    }
     start(s, acc, row, block);
     if (s.x) {
       accumulate<InputMap<Cell>, G, A>(acc, s.x + row * w.I, w.I, s.x_panel(block), w.I * G * W, w.I);
@@ -179,8 +174,7 @@ struct ForwardTiles {
     const Index step = a.step;
     if (rows >= blocks) {
       a.step *= blocks;
-      for (int u = 0; u < blocks; ++u, a.data += step)
-        groups<HasTransition>(s, a, {row, (block + u) * W, 1, 0}, rows);
+      for (int u = 0; u < blocks; ++u, a.data += step) groups<HasTransition>(s, a, {row, (block + u) * W, 1, 0}, rows);
     } else {
       for (int r = 0; r < rows; ++r, a.data += blocks * step)
         groups<HasTransition>(s, a, {row + r, block * W, 0, W}, blocks);
@@ -190,14 +184,14 @@ struct ForwardTiles {
   /// The cells of `count` registers.
   template <bool HasTransition>
   static BPTT_INLINE void groups(const Step& s, PreActivations a, Run run, int count) {
-    while (count > 3) {
-      group<HasTransition, 3>(s, a, run);
-      a.data += 3 * a.step;
-      run.row += 3 * run.rows;
-      run.unit += 3 * run.units;
-      count -= 3;
-    }
-    dispatch<3>(count, [&](auto n) { group<HasTransition, n>(s, a, run); });
+    const auto next = [&](int n) {
+      a.data += n * a.step;
+      run.row += n * run.rows;
+      run.unit += n * run.units;
+      count -= n;
+    };
+    for (; count >= kLockstep; next(kLockstep)) group<HasTransition, kLockstep>(s, a, run);
+    for (; count > 0; next(1)) group<HasTransition, 1>(s, a, run);
   }
 
   template <bool HasTransition, int N>
@@ -265,7 +259,7 @@ struct ForwardTiles {
     share(s, a, row, rows, all);
     const Index end = rows * a.lanes;
     Index first = 0;
-    for (; end - first > 2 * W; first += 3 * W) shared_group<3>(all, first);
+    for (; end - first > 2 * W; first += kLockstep * W) shared_group<kLockstep>(all, first);
     for (; first < end; first += W) shared_group<1>(all, first);
     unshare(s, all, a.lanes, row, rows);
   }
@@ -286,9 +280,7 @@ struct ForwardTiles {
   template <int N>
   static BPTT_NOINLINE BPTT_FLATTEN void shared_group(Shared& all, Index first) {
     using V = Lockstep<T, N>;
-    const auto load = [&](V& v, const T* from) {
-      fill(v, [&](int n) { return Vec<T>::load(from + first + n * W); });
-    };
+    const auto load = [&](V& v, const T* from) { fill(v, [&](int n) { return Vec<T>::load(from + first + n * W); }); };
     const auto store = [&](const V& v, T* to) {
       for_each_register(v, [&](int n, Vec<T> each) { each.store(to + first + n * W); });
     };
@@ -341,9 +333,8 @@ void run_tiles(const Step& step, const RowBlocks& rows, const Share& units, Inde
     if (t % 2 == 0) step.w.template for_bands<Tiles::kHeads>(units.begin, end, false, runs);
     if constexpr (Tiles::kTailWidth > 0) {
       if (tail) {
-        dispatch<Tiles::kTailWidth>(int(step.w.tail_width), [&](auto width) {
-          Tiles::template tail<kMaxRows, width>(step, rows);
-        });
+        dispatch<Tiles::kTailWidth>(int(step.w.tail_width),
+                                    [&](auto width) { Tiles::template tail<kMaxRows, width>(step, rows); });
       }
     }
     const auto runs_backward = [&](Index begin, Index end) { for_block_runs_backward<kMaxBlocks>(begin, end, tiles); };

@@ -268,7 +268,7 @@ class WeightGradient {
   const cells::Info& cell_ = w_.cell;
   const Index G = cell_.gates, row_ = cell_.lines * w_.Hp;  // values of a row of dg
   const BackwardCall<T>& call_;
-  Index narrow_ = 0;  // columns of h that are summed transposed
+  Index narrow_ = 0;                // columns of h that are summed transposed
   Buffer<T> dwx_, dnarrow_;         // [I,G,Hp] and [narrow_,G,Hp], where units make better use of registers
   Buffer<T> db_, panels_;           // db_ [G,Hp]
   std::vector<Operands> operands_;  // of each thread; none where products are chains of FMAs

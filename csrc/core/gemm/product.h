@@ -35,30 +35,36 @@ void product(T* c, Index ldc, const T* a, Index lda, const Segments& k, const Pa
   assert(0 <= columns.begin && columns.end <= b.blocks());
   for_block_runs<tile_blocks(kTileRows, 1)>(columns.begin, columns.end, [&](auto u_blocks, Index j) {
     constexpr int U = u_blocks;
-    for (Index block = begin; block < end; ++block) {
-      const Index row = blocks.begin(block);
-      dispatch<kTileRows>(blocks.size(block), [&](auto rows) {
-        constexpr int R = rows;
-        Vec<T> acc[R][U];
+    const auto tile = [&](auto rows, Index row) {
+      constexpr int R = rows;
+      Vec<T> acc[R][U];
 #pragma GCC unroll 16
-        for (int u = 0; u < U; ++u) {
-          const Index column = (j + u) * W;
-          const Vec<T> first =
-              bias ? Vec<T>::load(bias + column, std::min<Index>(W, b.columns - column)) : Vec<T>(T(0));
+      for (int u = 0; u < U; ++u) {
+        const Index column = (j + u) * W;
+        const Vec<T> first = bias ? Vec<T>::load(bias + column, std::min<Index>(W, b.columns - column)) : Vec<T>(T(0));
 #pragma GCC unroll 16
-          for (int r = 0; r < R; ++r) acc[r][u] = first;
-        }
-        for (int s = 0; s < k.count; ++s) {
-          accumulate<Identity, 1, 1>(acc, a + row * lda + k.offset[s], lda, b.block(j) + s * k.length * W, b.panel(),
-                                     k.length);
-        }
+        for (int r = 0; r < R; ++r) acc[r][u] = first;
+      }
+      for (int s = 0; s < k.count; ++s) {
+        accumulate<Identity, 1, 1>(acc, a + row * lda + k.offset[s], lda, b.block(j) + s * k.length * W, b.panel(),
+                                   k.length);
+      }
 #pragma GCC unroll 16
-        for (int u = 0; u < U; ++u) {
-          const Index column = (j + u) * W, n = std::min<Index>(W, b.columns - column);
+      for (int u = 0; u < U; ++u) {
+        const Index column = (j + u) * W, n = std::min<Index>(W, b.columns - column);
 #pragma GCC unroll 16
-          for (int r = 0; r < R; ++r) acc[r][u].store(c + (row + r) * ldc + column, n);
-        }
-      });
+        for (int r = 0; r < R; ++r) acc[r][u].store(c + (row + r) * ldc + column, n);
+      }
+    };
+    Index block = begin;
+    if constexpr (U == 1) {  // a few sums wait for each of their additions: blocks of kTileRows rows together
+      constexpr int kTogether = kAccumulators / kTileRows / 2;
+      const auto full = [&](Index i) { return blocks.size(i) == kTileRows; };
+      for (; block + kTogether <= end && full(block) && full(block + kTogether - 1); block += kTogether)
+        tile(Constant<kTogether * kTileRows>{}, blocks.begin(block));
+    }
+    for (; block < end; ++block) {
+      dispatch<kTileRows>(blocks.size(block), [&](auto rows) { tile(rows, blocks.begin(block)); });
     }
   });
 }
