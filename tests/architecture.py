@@ -21,13 +21,10 @@ MAX_CPP_PARAMETERS = 7
 # "file: function" that is over a limit of functions, to be mended; an entry that is not needed is a violation, too.
 LONG_FUNCTIONS: set[str] = set()
 MANY_PARAMETERS = {
-    "csrc/core/gemm/outer.h: outer",
     "csrc/core/gemm/product.h: narrow_product",
     "csrc/core/gemm/product.h: product",
     "csrc/nn/linear.h: linear_backward",
     "csrc/nn/linear.h: linear_forward",
-    "csrc/sequence/forward_step.h: cells",
-    "csrc/sequence/forward_step.h: each",
     "csrc/sequence/input_products.h: block_products",
     "csrc/sequence/multi_stage_forward.h: products",
     "csrc/sequence/weight_gradient.h: add",
