@@ -295,16 +295,19 @@ struct ForwardTiles {
     for (int i = 0; i < S; ++i) store(s1[i], all.s1[i]);
   }
 
-  /// The units beyond H get zeros.
+  /// Units beyond H get the values of a unit of their row, with which every cell can go on.
   static BPTT_INLINE void unshare(const Step& s, const Shared& all, Index lanes, Index row, Index rows) {
     const Weights<T>& w = s.w;
     const Index unit = (w.blocks - 1) * W;
+    const auto store = [&](const T* from, T* to) {
+      Vec<T>(*from).store(to);
+      Vec<T>::load(from).store(to, lanes);
+    };
     for (Index r = 0; r < rows; ++r) {
       const Index from = r * lanes;
-      for (int i = 0; s.keep && i < K; ++i) Vec<T>::load(all.k[i] + from, lanes).store(gate(s, row + r, i) + unit);
+      for (int i = 0; s.keep && i < K; ++i) store(all.k[i] + from, gate(s, row + r, i) + unit);
       Vec<T>::load(all.s1[0] + from).store(s.h1 + (row + r) * w.H + unit, lanes);
-      for (int i = 1; i < S; ++i)
-        Vec<T>::load(all.s1[i] + from, lanes).store(s.others1.of(i) + (row + r) * w.Hp + unit);
+      for (int i = 1; i < S; ++i) store(all.s1[i] + from, s.others1.of(i) + (row + r) * w.Hp + unit);
     }
   }
 };
