@@ -221,6 +221,8 @@ def test_files_and_copies(weights, tmp_path: Path):
     ):
         np.testing.assert_array_equal(twin(ids)[0], y)
         assert repr(twin) == repr(quantized)
+        with pytest.raises(ValueError, match="read-only"):
+            twin.layers[1].params["weight_hh_l0"][:] = 0
     bptt.save(bptt.load(path), tmp_path / "again", extra={"unit": "kWh"})
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
     stream = quantized.stream(3)
@@ -247,6 +249,8 @@ def test_files_of_others_are_refused(tmp_path: Path):
         (arrays, {**config["model"], "weights": "int4"}),
         (arrays, {**config["model"], "weights": "bfloat16"}),
         (arrays, {**config["model"], "layer": None}),
+        (arrays, {**config["model"], "layer": config["model"]}),
+        (arrays, {**config["model"], "layer": {"type": "Linear", "options": {"input_size": 3, "output_size": 4}}}),
     ]
     for changed, model in wrong:
         checkpoint.save(path, changed, {"model": model or config["model"]})

@@ -149,7 +149,7 @@ def test_calls_that_need_packed_weights_get_them() -> None:
     stack = native(layer)
     assert stack.forward_short(np.ones((2, 2, 3), np.float32), state, False, plain) is None
     assert stack.forward_short(np.ones((0, 2, 3), np.float32), state, False, plain) is None
-    assert stack.forward_short(x.astype(np.float64), state, False, plain) is None
+    assert stack.forward_short(x.astype(np.float64), state, False, plain) is False
     for other in (bptt.LSTM(3, 4, num_layers=2), bptt.LSTM(3, 4, proj_size=2), bptt.LSTM(3, 4, layer_norm=True)):
         assert native(other).forward_short(x, state, False, other.params.plain) is None
     with pytest.raises(ValueError, match="forward_short: params has shape"):

@@ -50,7 +50,7 @@ class Bfloat16(Task):
 
 
 def seconds(task: Task) -> float:
-    """The time of a call: the least of three where they are short."""
+    """The time of a call: the least of four where they are short."""
     best = float("inf")
     for _ in range(4):
         if task.prepare:

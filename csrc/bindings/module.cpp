@@ -47,6 +47,7 @@ py::dict config() {
 /// wait for it forever.
 void make_now() {
   Arena::instance();
+  Core::count();
   dtype_of<float>(), dtype_of<double>(), dtype_of<std::int64_t>(), dtype_of<bool>();
 }
 
@@ -71,7 +72,8 @@ void set_processors(const std::vector<int>& order, int cores_per_cache) {
 /// infinite where there are not so many threads.
 double barrier_time(int threads, int members, int waits, int tries) {
   if (threads < 1 || threads > Pool::kMaxThreads || members < 1 || threads % members != 0 || waits < 1 || tries < 1)
-    throw py::value_error("barrier_time: expected 1 to 256 threads in teams of equal size, and numbers from 1");
+    throw py::value_error("barrier_time: got " + std::to_string(threads) + " threads in teams of " +
+                          std::to_string(members) + ", expected 1 to 256 in teams of equal size, and numbers from 1");
   double least = std::numeric_limits<double>::infinity();
   without_gil([&] {
     Pool::instance().run(threads, [&](int thread, Barrier& barrier) {

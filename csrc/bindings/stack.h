@@ -127,11 +127,12 @@ class PyStack : public Own {
     });
   }
 
-  /// The same on `params`, of which the stack keeps nothing. None also where the call is not a short one.
+  /// The same on `params`, of which the stack keeps nothing. False where x or state is not exact, None where the call
+  /// is not a short one.
   py::object forward_short(const py::object& x, const py::object& state, bool training,
                            const py::object& params) const {
     return visit([&](auto& s) -> py::object {
-      if (!is_exact(s, x, state)) return py::none();
+      if (!is_exact(s, x, state)) return py::bool_(false);
       const auto array = py::reinterpret_borrow<py::array>(x);
       if (!s.is_short(OuterShape::of(array.shape(0), array.shape(1)))) return py::none();
       const auto weights = read_parameters(s, params, "Stack.forward_short: params");
@@ -200,9 +201,10 @@ class PyStack : public Own {
   /// Whether a call takes a few microseconds: some 100,000 multiplications.
   template <class T>
   static bool is_brief(const stack::Stack<T>& s, const OuterShape& outer) {
-    constexpr double kWeights = 32768;
+    constexpr double kWeights = 32768, kRow = 1024;  // what a row costs besides its products, as weights
     const stack::StackSizes& n = s.sizes();
-    return double(outer.rows) * double(s.kernels()) * double(n.hidden) * double(n.input + n.hidden) < kWeights;
+    const double row = double(n.hidden) * double(n.input + n.hidden);
+    return double(outer.rows) * double(s.kernels()) * std::max(kRow, row) < kWeights;
   }
 
   template <class T>

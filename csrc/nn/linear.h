@@ -62,8 +62,8 @@ bool weight_gradient(T* dweight, const T* x, const T* dy, Index N, Index I, Inde
           SumTarget<T> to{is_long ? part.data() : dweight, I, r == first};
           if (is_long && r + rows == end) to.total = dweight;
           gather<width>(panel, x + r * I, I, I, rows, block);
-          outer<width>(to.at(block * W), last, Operand<T>{dy + r * O, O}, Operand<T>{panel, width * W}, rows, m,
-                       std::min(O, m + kHeight));
+          outer<width>(to.at(block * W), last, StridedRows<const T>{dy + r * O, O},
+                       StridedRows<const T>{panel, width * W}, rows, m, std::min(O, m + kHeight));
         }
       });
     });

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/memory/arena.h"
+#include "core/memory/rows.h"
 #include "core/random/philox.h"
 #include "sequence/batch_sizes.h"
 #include "sequence/flat.h"
@@ -61,17 +62,6 @@ struct BackwardCall {
   std::atomic<bool>* stop = nullptr;  // as in ForwardCall
   T* dreset_state[kMaxStates] = {};   // [R], then [H] each
   T* dsteps[kMaxStates] = {};         // of the states as they leave each step: [rows,R], then [rows,H] each
-};
-
-/// Rows of values, `ld` apart.
-template <class U>
-struct StridedRows {
-  U* data;
-  Index ld;
-  bool ordered = true;  // in the order of BatchSizes, or as the caller sees them
-
-  /// The values from a column on; no data stays none.
-  StridedRows from(Index column) const { return {data ? data + column : data, ld, ordered}; }
 };
 
 /// Every state but h: the rows of one state, then those of the next, `next` values further.

@@ -160,8 +160,8 @@ class WeightGradient {
         for (Index item = from; item < to;) {  // the pieces of one gate at once
           const Index g = item / pieces, end = std::min(to, (g + 1) * pieces);
           const Index begin = (item - g * pieces) * kHeight, stop = std::min(units, (end - g * pieces) * kHeight);
-          outer<width>(dw.at(g * w_.H * dw.ld + first * W), last, Operand<T>{dg + lines[g] * w_.Hp, row_},
-                       Operand<T>{panel, width * W}, rows, begin, stop);
+          outer<width>(dw.at(g * w_.H * dw.ld + first * W), last, StridedRows<const T>{dg + lines[g] * w_.Hp, row_},
+                       StridedRows<const T>{panel, width * W}, rows, begin, stop);
           item = end;
         }
       });
@@ -234,12 +234,12 @@ class WeightGradient {
   }
 
   /// dW^T[i, g*Hp + j] += sum over rows of z[row,i] * dg[row, lines[g], j], for a share of the gates' groups of blocks.
-  void add_transposed(const SumTarget<T>& dw, const int* lines, const T* dg, const Operand<T>& z, Index columns,
-                      Index rows, const Share& share) const {
+  void add_transposed(const SumTarget<T>& dw, const int* lines, const T* dg, const StridedRows<const T>& z,
+                      Index columns, Index rows, const Share& share) const {
     for (Index item = share.begin; item < share.end; ++item) {
       const Index g = item / groups(), first = item % groups() * kWidth;
       dispatch<kWidth>(int(std::min<Index>(kWidth, w_.blocks - first)), [&](auto width) {
-        const Operand<T> units{dg + lines[g] * w_.Hp + first * W, row_};
+        const StridedRows<const T> units{dg + lines[g] * w_.Hp + first * W, row_};
         outer<width>(dw.at(g * w_.Hp + first * W), W, z, units, rows, 0, columns);
       });
     }

@@ -18,7 +18,6 @@ namespace bptt::stack {
 
 using sequence::BackwardCall;
 using sequence::ForwardCall;
-using sequence::StridedRows;
 
 /// Widths of h and of the second state (0: none).
 using Widths = std::array<Index, kMaxStates>;

@@ -4,7 +4,7 @@ Arrays are C-contiguous and exact in dtype and shape; nothing is converted here.
 all arrays of a call.
 """
 
-from typing import Any, NamedTuple, TypeAlias, TypeVar, final
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,8 +213,11 @@ class Stack:
 
     def forward_short(
         self, x: Any, state: Any, training: bool, params: _Parameters
-    ) -> tuple[NDArray[Any], _State, Tape | None] | None:
-        """The same on params, of which the stack keeps nothing; None also where the call is not a short one."""
+    ) -> tuple[NDArray[Any], _State, Tape | None] | Literal[False] | None:
+        """The same on params, of which the stack keeps nothing.
+
+        False where x or state is not exact, None where the call is not a short one.
+        """
 
     def backward(
         self,

@@ -24,8 +24,7 @@ def set_num_threads(n: int) -> None:
 
     The default is the environment variable BPTT_NUM_THREADS, from 1 to 256; else the first number of OMP_NUM_THREADS;
     else the cores that the process may use (affinity mask, cgroup quotas; two hardware threads of a core count once).
-    Small calls use fewer. `threadpoolctl.threadpool_limits` also sets
-    the number.
+    Small calls use fewer. `threadpoolctl.threadpool_limits` also sets the number.
     Raises: ValueError for n < 1 or n > 256, TypeError for what is not an integer.
 
     >>> before = get_num_threads()

@@ -97,7 +97,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     weights = {name: array for name, array in arrays.items() if not name.startswith(_EXTRA)}
     try:
         return _built(config.get("model"), weights)
-    except (OverflowError, TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         what = f"{os.fspath(path)!r} has no usable model ({cut(str(error), 110)})"
         raise ValueError(f"{what}, expected a file from bptt.save") from error
 
@@ -174,6 +174,8 @@ def _quantized(structure: dict[str, Any], arrays: dict[str, Array]) -> Quantized
     weights, layer = check_format("Quantized", structure.get("weights")), structure.get("layer")
     if not isinstance(layer, dict):
         raise ValueError("its Quantized has no layer")
+    if not issubclass(_LAYERS.get(str(layer.get("type")), Layer), Recurrent):
+        raise ValueError(f"its Quantized has a layer of type {brief(layer.get('type'))}, expected a recurrent one")
     made: Quantized = _layer(layer, floats_of(arrays, weights)).quantize(weights)
     if {*arrays} != {*made.params} or any(not np.array_equal(each, made.params[name]) for name, each in arrays.items()):
         raise ValueError("its arrays are not those that quantize() makes")

@@ -76,8 +76,11 @@ void check_products() {
                "more columns than narrow ones");
   check_aborts([&] { transpose(c.data(), 2, a.data(), 3, 3, 3); }, "a transpose into rows that are too close");
   const SumTarget<float> to{c.data(), W, true};
-  check_aborts([&] { outer<1>(to, W + 1, Operand<float>{a.data(), 1}, Operand<float>{a.data(), W}, 1, 0, 1); },
-               "more columns than registers");
+  check_aborts(
+      [&] {
+        outer<1>(to, W + 1, StridedRows<const float>{a.data(), 1}, StridedRows<const float>{a.data(), W}, 1, 0, 1);
+      },
+      "more columns than registers");
   check_aborts([&] { gather<2>(c.data(), a.data(), W, W, 1, 0); }, "registers beyond the columns");
   check_aborts([] { Orthogonal(2, 3); }, "more columns than rows");
 }

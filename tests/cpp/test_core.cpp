@@ -134,7 +134,8 @@ void check_outer() {
               for (T& x : *v) x = T(small(generator));
             gather<N>(panel.data(), q.data(), columns, columns, rows, 0);
             const SumTarget<T> to{c.data(), columns, fresh, full ? total.data() : nullptr};
-            outer<N>(to, columns - 2 * W, Operand<T>{p.data(), m}, Operand<T>{panel.data(), N * W}, rows, 0, m);
+            outer<N>(to, columns - 2 * W, StridedRows<const T>{p.data(), m}, StridedRows<const T>{panel.data(), N * W},
+                     rows, 0, m);
             for (Index i = 0; i < m; ++i) {
               for (Index j = 0; j < columns; ++j) {
                 T sum = T(fresh ? 0 : 1) + T(full ? 2 : 0);

@@ -56,7 +56,6 @@ class NarrowPanels {
  public:
   NarrowPanels() = default;
   NarrowPanels(ProductMode mode, Index K, Index registers, int group);
-  Index registers() const { return registers_; }
   /// Register c: lane l is the row from[l*K] of K weights, zero from lane n on.
   void pack(Index c, const float* from, Index n);
   /// The first n lanes of register c as floats.

@@ -8,22 +8,16 @@
 #include "core/gemm/blocks.h"
 #include "core/gemm/sums.h"
 #include "core/gemm/tile.h"
+#include "core/memory/rows.h"
 #include "core/threads/share.h"
 
 namespace bptt {
 
-/// Rows `ld` apart.
-template <class T>
-struct Operand {
-  const T* data;
-  Index ld;
-};
-
 /// to[m,n] += sum over rows of P[row,m] * Q[row,n] for m in [begin, end) and the N registers of columns with which q's
 /// rows begin; of the last register `last` columns are the target's.
 template <int N, class T>
-void outer(const SumTarget<T>& to, Index last, const Operand<T>& p, const Operand<T>& q, Index rows, Index begin,
-           Index end) {
+void outer(const SumTarget<T>& to, Index last, const StridedRows<const T>& p, const StridedRows<const T>& q, Index rows,
+           Index begin, Index end) {
   constexpr int W = Vec<T>::kSize, M = outer_rows(N);
   assert(begin <= end && 1 <= last && last <= W);
   const Index tiles = ceil_div(end - begin, M);

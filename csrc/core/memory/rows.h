@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Copies of rows whose distance differs from their width.
+// Rows whose distance may differ from their width, and copies of such rows.
 #pragma once
 
 #include <algorithm>
@@ -8,6 +8,17 @@
 #include "core/memory/sizes.h"
 
 namespace bptt {
+
+/// Rows of values, `ld` apart.
+template <class U>
+struct StridedRows {
+  U* data;
+  Index ld;
+  bool ordered = true;  // in the order of the kernels' rows, or as the caller sees them
+
+  /// The values from a column on; no data stays none.
+  StridedRows from(Index column) const { return {data ? data + column : data, ld, ordered}; }
+};
 
 /// `columns` values of each row; the rest of a wider row of the target becomes zero.
 template <class T>

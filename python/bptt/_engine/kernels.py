@@ -63,8 +63,10 @@ class Kernels:
         version, trainable = self._packed
         now = weights.version
         if version != now or trainable < training:
-            if self._met != now:
+            if self._met != now and not self.structure.weights:
                 found = self._native.forward_short(x, state, training, weights.plain)
+                if found is False:
+                    return None
                 if found is not None:
                     self._met = now
                     return found

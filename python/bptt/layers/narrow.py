@@ -51,10 +51,17 @@ class NarrowParams(Mapping[str, "np.ndarray[Any, Any]"]):
         self._arrays: dict[str, Any] = {}
         for name, array in params.items():
             self._arrays |= _stored(name, np.array(array, subok=False), weights)
-        for array in self._arrays.values():
-            array.flags.writeable = False
+        self._protect()
         # Read by every call of a layer that learns its initial state; else only once, when the kernels take them.
         self._kept = self._floats() if any(name.startswith("initial_") for name in self._shapes) else None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._protect()  # copies and pickles of arrays can be written to
+
+    def _protect(self) -> None:
+        for array in self._arrays.values():
+            array.flags.writeable = False
 
     @property
     def plain(self) -> Array:

@@ -158,7 +158,7 @@ class Recurrent(OverTime):
 
         Returns: a layer that is called like this one, with streams, lengths, resets and states, also for its place in a
             `Sequential`. It cannot be trained. `bptt.save` and `bptt.load` keep what it stores. A row of x (or a state)
-            with a value that is not finite makes all outputs of its row NaN from that step on with int8.
+            with a value that is not finite makes all outputs of its row NaN from that step on with int8, until a reset.
         Raises: ValueError for a layer of float64, of several heads, or with a cell of several stages (layer_norm,
             proj_size, reset_after=False), and for another `weights`; FloatingPointError for parameters that are NaN or
             infinite.

@@ -74,7 +74,7 @@ def run(call: Call, inputs: Tensors) -> Tensors:
     if torch.is_grad_enabled() and any(each.requires_grad for each in inputs):
         outputs: Tensors = _apply(call, *inputs)
         return outputs
-    return call.forward(inputs, False)[0]
+    return call.forward(inputs, call.network.random)[0]  # masks are of training alone
 
 
 class Recurrence(torch.autograd.Function):
@@ -93,8 +93,10 @@ class Recurrence(torch.autograd.Function):
         # PyTorch saves x and the states for the gradients of weights: without them, a program may change both in place.
         frozen = not any(ctx.needs_input_grad[2 + call.states :])
         loose = inputs[: 1 + call.states] if frozen else ()
-        read = (inputs[0], *[each.clone() for each in loose[1:]], *inputs[1 + call.states :]) if frozen else inputs
-        outputs, ran = call.forward(read, True)
+        read = _aliases(call, inputs)
+        if frozen:
+            read[1:] = [each.clone() for each in read[1:]]
+        outputs, ran = call.forward((*read, *inputs[1 + call.states :]), True)
         assert ran is not None
         ctx.call, ctx.ran, ctx.watched = call, ran, []
         if _saving_hooks(True) is not None:
@@ -102,7 +104,7 @@ class Recurrence(torch.autograd.Function):
         elif not call.one_step and ran.reads_y:
             y = outputs[0].detach()  # the same memory and version, and no part of the graph
             ctx.watched.append((y, y._version, y.data_ptr()))
-        ctx.pointer = inputs[0].data_ptr()
+        ctx.read = [(each, each.data_ptr()) for each in read]
         ctx.loose = [(each, None if each.is_inference() else each._version) for each in loose]
         ctx.save_for_backward(*inputs[len(loose) :])
         return outputs
@@ -118,12 +120,13 @@ class Recurrence(torch.autograd.Function):
             _check_unchanged(ctx)
             return None, *_by_pytorch(call, inputs, gradients, wanted)
         ran, retain = ctx.ran, _keeps_graph()
-        why = "saved-tensor hooks, such as checkpoints" if ran is None else _changed(ctx, inputs[0])
+        why = "saved-tensor hooks, such as checkpoints" if ran is None else _changed(ctx)
         if why:
             _check_unchanged(ctx)
             count_again(why)
-            ran = call.forward(inputs, True)[1]
-            ctx.ran, ctx.watched, ctx.pointer = ran, [], inputs[0].data_ptr()
+            read = _aliases(call, inputs)
+            ran = call.forward((*read, *inputs[1 + call.states :]), True)[1]
+            ctx.ran, ctx.watched, ctx.read = ran, [], [(each, each.data_ptr()) for each in read]
         if not retain:
             ctx.ran = None
         return None, *call.backward(ran, gradients, wanted, retain)
@@ -147,11 +150,16 @@ def _check_unchanged(ctx: Any) -> None:
         raise RuntimeError(f"{ctx.call.name}.backward: {what}, expected it as forward left it")
 
 
-def _changed(ctx: Any, x: Any) -> str:
+def _aliases(call: Call, inputs: Tensors) -> list[Any]:
+    """x and the states as a tape reads them: their memory stays, also where a program gives a tensor another one."""
+    return [each.detach() for each in inputs[: 1 + call.states]]
+
+
+def _changed(ctx: Any) -> str:
     """How what the tape reads is no longer what it was, if so."""
     if any(each._version != version or each.data_ptr() != at for each, version, at in ctx.watched):
         return "y was changed in place"
-    return "" if x.data_ptr() == ctx.pointer else "the memory of x has moved"
+    return "" if all(each.data_ptr() == at for each, at in ctx.read) else "the memory of x or of a state has moved"
 
 
 def _by_pytorch(

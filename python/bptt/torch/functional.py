@@ -193,7 +193,7 @@ def _states(where: str, network: Network, x: Any, state: Any) -> tuple[Any, ...]
     of = network.structure
     shapes = [(of.kernels, x.shape[1], width) for width in of.widths]
     if state is None:
-        return tuple([torch.zeros(shape, dtype=x.dtype) for shape in shapes])
+        return tuple([torch.zeros(shape, dtype=x.dtype, device="cpu") for shape in shapes])
     given = tuple(state) if len(shapes) > 1 and isinstance(state, (tuple, list)) else (state,)
     if len(given) != len(shapes) or not all(isinstance(each, torch.Tensor) for each in given):
         expected = "the tuple (h, c)" if len(shapes) > 1 else "a tensor"

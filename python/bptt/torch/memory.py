@@ -51,9 +51,18 @@ class _Memory:
         }
 
 
+def _is_in_order(tensor: Any) -> bool:
+    """Whether the elements lie one after the other, at addresses that are multiples of their size."""
+    return bool(tensor.is_contiguous()) and tensor.data_ptr() % tensor.element_size() == 0
+
+
+def _in_order(tensor: Any) -> Any:
+    return tensor if _is_in_order(tensor) else tensor.clone(memory_format=torch.contiguous_format)
+
+
 def array_of(tensor: Any) -> Array:
     """A C-contiguous array with the memory of a plain tensor, or of a copy where its elements lie otherwise."""
-    return np.asarray(_Memory(tensor if tensor.is_contiguous() else tensor.contiguous()))
+    return np.asarray(_Memory(_in_order(tensor)))
 
 
 _views: dict[tuple[int, Any, Any], Array] = {}
@@ -66,8 +75,8 @@ def passing_view(tensor: Any) -> Array:
     An array is nothing but an address and a shape here, so that the one of an earlier call serves again where both
     are the same, whatever lies there now (0.5 us instead of 2).
     """
-    if not tensor.is_contiguous():
-        return array_of(tensor.contiguous())
+    if not _is_in_order(tensor):
+        return array_of(tensor)
     key = tensor.data_ptr(), tensor.shape, tensor.dtype
     found = _views.get(key)
     if found is None:
