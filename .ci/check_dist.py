@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-WHEEL_LIMIT_BYTES = 4_000_000
+WHEEL_LIMIT_BYTES = 5_000_000
 SDIST_LIMIT_BYTES = 2_000_000
 LICENCES = {"LICENSE", "THIRD_PARTY_NOTICES"}
 WHEEL_NEEDS = ("bptt/__init__.py", "bptt/py.typed", "bptt/_core.pyi", "bptt/_cpu.pyi")
