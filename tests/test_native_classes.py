@@ -56,6 +56,7 @@ METHODS = {
         "pack": lambda o, a: CORE.Stack.pack(o, a.params, True),
         "forward": lambda o, a: CORE.Stack.forward(o, X, None, True),
         "forward_if_exact": lambda o, a: CORE.Stack.forward_if_exact(o, X, None, True),
+        "forward_short": lambda o, a: CORE.Stack.forward_short(o, X[:1], None, True, a.params),
         "backward": lambda o, a: CORE.Stack.backward(o, a.Tape, DY, None, np.empty_like(a.params)),
         "backward_if_exact": lambda o, a: CORE.Stack.backward_if_exact(o, a.Tape, DY, None, np.empty_like(a.params)),
     },
