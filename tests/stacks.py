@@ -86,14 +86,14 @@ def whole(arrays: Any) -> Any:
 
 
 @contextmanager
-def threads(n: int) -> Iterator[None]:
-    """Run a block on n threads."""
-    before = bptt.get_num_threads()
-    bptt.set_num_threads(n)
+def threads(n: int, module: Any = bptt) -> Iterator[None]:
+    """Run a block on n threads; module: bptt, or the native module of a level."""
+    before = module.get_num_threads()
+    module.set_num_threads(n)
     try:
         yield
     finally:
-        bptt.set_num_threads(before)
+        module.set_num_threads(before)
 
 
 @dataclass

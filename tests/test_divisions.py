@@ -14,6 +14,7 @@ import pytest
 
 import state_options
 from kernels import CELLS, DTYPES, Case, assert_same_bits, levels
+from stacks import threads
 
 LEVELS = levels()
 every_level = pytest.mark.parametrize("core", LEVELS, ids=[core.level for core in LEVELS])
@@ -34,17 +35,6 @@ def divided(core: Any, groups: int, members: int) -> Iterator[int]:
         core.force_division(0, 0)
 
 
-@contextmanager
-def threads_of(core: Any, n: int) -> Iterator[None]:
-    """Let calls of that module use n threads."""
-    before = core.get_num_threads()
-    core.set_num_threads(n)
-    try:
-        yield
-    finally:
-        core.set_num_threads(before)
-
-
 @every_level
 @every_cell
 @every_dtype
@@ -54,8 +44,8 @@ def test_divisions_change_no_bit(core: Any, cell: str, dtype: str) -> None:
         case = Case.random(cell, dtype, *sizes)
         one = case.run(core)
         for groups, members in DIVISIONS:
-            with divided(core, groups, members) as threads:
-                assert_same_bits(case.run(core, threads), one)
+            with divided(core, groups, members) as n:
+                assert_same_bits(case.run(core, n), one)
 
 
 @every_cell
@@ -67,8 +57,8 @@ def test_divisions_change_no_bit_of_a_call_with_options(cell: str, name: str) ->
     setting = state_options.settings(T, B)[name]
     one = state_options.run(core, case, setting)
     for groups, members in DIVISIONS:
-        with divided(core, groups, members) as threads:
-            assert_same_bits(state_options.run(core, case, setting, threads), one)
+        with divided(core, groups, members) as n:
+            assert_same_bits(state_options.run(core, case, setting, n), one)
 
 
 @every_cell
@@ -77,12 +67,12 @@ def test_many_threads_change_no_bit(cell: str) -> None:
     core = LEVELS[0]
     case = Case.random(cell, "float32", 3, 70, 40, 130)
     one = case.run(core)
-    for threads in (4, 8, 16, 32):
-        assert_same_bits(case.run(core, threads), one)
+    for n in (4, 8, 16, 32):
+        assert_same_bits(case.run(core, n), one)
 
 
-def plan(threads: int, T: int, B: int, H: int, *, cell: str = "lstm", backward: bool = False) -> dict[str, Any]:
-    with threads_of(LEVELS[0], threads):
+def plan(n: int, T: int, B: int, H: int, *, cell: str = "lstm", backward: bool = False) -> dict[str, Any]:
+    with threads(n, LEVELS[0]):
         return dict(LEVELS[0].Stack(cell, "float32", H, H, True).plan(T, B, backward))
 
 
@@ -116,9 +106,9 @@ def test_small_work_stays_on_few_threads(backward: bool) -> None:
 def test_many_threads_divide_both_ways(backward: bool) -> None:
     """Rows among groups whose members fit one cache, and never less than a block of units or a row for each thread."""
     for H, B in ((256, 32), (512, 32), (1024, 32), (512, 128), (1024, 128)):
-        for threads in (2, 3, 8, 16, 32, 64, 256):
-            found = plan(threads, 20, B, H, backward=backward)
-            assert found["threads"] == found["groups"] * found["members"] <= threads
+        for n in (2, 3, 8, 16, 32, 64, 256):
+            found = plan(n, 20, B, H, backward=backward)
+            assert found["threads"] == found["groups"] * found["members"] <= n
             assert found["groups"] <= B
             assert found["members"] <= H / 4
     assert plan(32, 20, 32, 512, backward=backward)["split"] == "both"
@@ -126,7 +116,7 @@ def test_many_threads_divide_both_ways(backward: bool) -> None:
 
 def test_more_threads_are_never_estimated_to_be_slower() -> None:
     for H, B in ((16, 1), (64, 8), (128, 32), (512, 4), (512, 128)):
-        times = [plan(threads, 20, B, H)["step_time_s"] for threads in (1, 2, 4, 8, 16, 32, 64)]
+        times = [plan(n, 20, B, H)["step_time_s"] for n in (1, 2, 4, 8, 16, 32, 64)]
         assert all(later <= sooner * 1.05 for sooner, later in pairwise(times)), (H, B, times)
 
 
@@ -147,7 +137,7 @@ def test_one_caller_at_a_time_has_the_threads() -> None:
     case = Case.random("gru", "float32", 9, 33, 8, 70)
     one = case.run(core)
     results: list[dict[str, np.ndarray[Any, Any]]] = []
-    with divided(core, 2, 2), threads_of(core, 4):
+    with divided(core, 2, 2), threads(4, core):
         callers = [threading.Thread(target=lambda: results.append(case.run(core, 4))) for _ in range(4)]
         for caller in callers:
             caller.start()

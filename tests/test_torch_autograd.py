@@ -15,8 +15,8 @@ torch = pytest.importorskip("torch")
 
 from torch_cases import (  # noqa: E402
     CELLS,
+    assert_agree,
     assert_close,
-    both,
     bt,
     every_cell,
     every_kind,
@@ -62,7 +62,7 @@ def test_only_what_is_asked_for_is_computed(kind: str, frozen: str, monkeypatch:
         leaves = [each for each in (*model.parameters(), x) if each.requires_grad]
         return list(torch.autograd.grad(loss_of(model(x)), leaves))
 
-    both(gradients)
+    assert_agree(gradients)
     assert seen == [(frozen != "input", frozen != "weights")]
 
 
@@ -103,7 +103,9 @@ def test_missing_gradients(kind: str) -> None:
     leaves = [x, *model.parameters()]
     count = len(flat(model(x)))
     for i in range(count):  # y alone, h alone, c alone
-        both(lambda i=i: list(torch.autograd.grad(loss_of(flat(model(x))[i]), leaves, allow_unused=True)), calls=1)
+        assert_agree(
+            lambda i=i: list(torch.autograd.grad(loss_of(flat(model(x))[i]), leaves, allow_unused=True)), calls=1
+        )
 
 
 def test_gradients_of_any_layout() -> None:
@@ -113,11 +115,11 @@ def test_gradients_of_any_layout() -> None:
     def of(loss: Callable[[Any], Any]) -> Callable[[], list[Any]]:
         return lambda: list(torch.autograd.grad(loss(model(x)[0]), leaves))
 
-    both(of(lambda y: y.sum()))  # expanded
-    both(of(lambda y: (y.permute(2, 0, 1) ** 2).sum()))
-    both(of(lambda y: y[:, -1, ::2].sin().sum()))
+    assert_agree(of(lambda y: y.sum()))  # expanded
+    assert_agree(of(lambda y: (y.permute(2, 0, 1) ** 2).sum()))
+    assert_agree(of(lambda y: y[:, -1, ::2].sin().sum()))
     grad = torch._neg_view(torch.randn(3, 4, 7, dtype=torch.float64))
-    both(lambda: list(torch.autograd.grad(model(x)[0], leaves, grad)))
+    assert_agree(lambda: list(torch.autograd.grad(model(x)[0], leaves, grad)))
 
 
 @pytest.mark.parametrize("kind", ["lstm", "lstm_projected", "gru", "rnn_tanh", "lstm_cell", "gru_cell"])
@@ -155,7 +157,7 @@ def test_hooks_see_and_change_gradients() -> None:
         assert sorted(seen) == ["accumulated", "h", "weight", "y"]
         return [x.grad.clone(), *[each.grad.clone() for each in model.parameters()]]
 
-    both(gradients)
+    assert_agree(gradients)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn_tanh", "gru_cell"])
@@ -168,7 +170,7 @@ def test_gradients_of_gradients_are_pytorchs(kind: str) -> None:
         penalty = sum((each**2).sum() for each in first)
         return [*first, *torch.autograd.grad(penalty, leaves)]
 
-    both(gradients, calls=1)
+    assert_agree(gradients, calls=1)
     with bt.enabled():
         gradients()
     assert any("create_graph" in why for why in bt.explain(reset=True).again)
@@ -183,7 +185,7 @@ def test_gradients_of_gradients_with_dropout_are_an_error() -> None:
 def test_batched_gradients_are_pytorchs() -> None:
     model, x = layer("gru"), input_for("gru", requires_grad=True)
     grads = torch.randn(3, 4, 3, 7, dtype=torch.float64)
-    both(lambda: list(torch.autograd.grad(model(x)[0], [x], grads, is_grads_batched=True)), calls=1)
+    assert_agree(lambda: list(torch.autograd.grad(model(x)[0], [x], grads, is_grads_batched=True)), calls=1)
 
 
 def failed_in_place(run: Callable[[], Any]) -> bool:
@@ -241,7 +243,7 @@ def test_a_residual_connection_in_place() -> None:
         y += x
         return list(torch.autograd.grad(loss_of(y), [x, *model.parameters()]))
 
-    both(gradients)
+    assert_agree(gradients)
     with bt.enabled():
         bt.explain(reset=True)
         gradients()
@@ -264,7 +266,7 @@ def test_weights_may_be_any_tensors_and_shared(kind: str) -> None:
             named = {name: each * 0.5 for name, each in self.model.named_parameters()}
             return torch.func.functional_call(self.model, named, (x,))
 
-    both(lambda: results(Dropped(), x), calls=1)
+    assert_agree(lambda: results(Dropped(), x), calls=1)
 
     class Twice(torch.nn.Module):
         """One layer used twice: its gradients add up."""
@@ -276,7 +278,7 @@ def test_weights_may_be_any_tensors_and_shared(kind: str) -> None:
         def forward(self, x: Any) -> Any:
             return self.model(x), self.model(x * 0.5)
 
-    both(lambda: results(Twice(), x), calls=2)
+    assert_agree(lambda: results(Twice(), x), calls=2)
 
 
 def test_weights_shared_between_layers() -> None:
@@ -284,16 +286,16 @@ def test_weights_shared_between_layers() -> None:
     for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
         setattr(model, f"{name}_l1", getattr(model, f"{name}_l0"))
     x = torch.randn(4, 3, 7, dtype=torch.float64, requires_grad=True)
-    both(lambda: results(model, x), calls=1)
+    assert_agree(lambda: results(model, x), calls=1)
     model = layer("gru", 7, 7)
     model.bias_hh_l0 = model.bias_ih_l0
-    both(lambda: results(model, x), calls=1)
+    assert_agree(lambda: results(model, x), calls=1)
 
 
 def test_parametrized_weights() -> None:
     model = layer("lstm")
     torch.nn.utils.parametrizations.weight_norm(model, "weight_hh_l0")
-    both(lambda: results(model, torch.ones(4, 3, 5, dtype=torch.float64, requires_grad=True)), calls=1)
+    assert_agree(lambda: results(model, torch.ones(4, 3, 5, dtype=torch.float64, requires_grad=True)), calls=1)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -311,7 +313,9 @@ def test_checkpoints(kind: str, reentrant: bool) -> None:
         def forward(self, x: Any) -> Any:
             return flat(checkpoint(self.model, x, use_reentrant=reentrant))
 
-    both(lambda: results(Checkpointed(), x)) if not reentrant else both(lambda: backward_of(Checkpointed(), x))
+    assert_agree(lambda: results(Checkpointed(), x)) if not reentrant else assert_agree(
+        lambda: backward_of(Checkpointed(), x)
+    )
 
 
 def backward_of(model: Any, x: Any) -> list[Any]:
@@ -354,7 +358,7 @@ def test_tensors_saved_elsewhere() -> None:
             y = model(x)[0]
         return list(torch.autograd.grad(loss_of(y), [x, *model.parameters()]))
 
-    both(gradients, calls=1)
+    assert_agree(gradients, calls=1)
 
 
 @every_cell

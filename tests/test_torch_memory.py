@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch_cases import assert_close, both, bt, layer, one_thread  # noqa: E402, F401
+from torch_cases import assert_agree, assert_close, bt, layer, one_thread  # noqa: E402, F401
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
@@ -25,7 +25,7 @@ def test_a_tensor_may_get_other_memory_between_forward_and_backward(kind: str, w
         y.sum().backward()
         return [each.grad for each in model.parameters()]
 
-    both(run)
+    assert_agree(run)
 
 
 def test_elements_at_odd_addresses() -> None:
@@ -35,7 +35,7 @@ def test_elements_at_odd_addresses() -> None:
         x = torch.frombuffer(memory, dtype=torch.float32, offset=1, count=60)
         return [layer("gru", dtype=torch.float32)(x.reshape(4, 3, 5))[0]]
 
-    both(run)
+    assert_agree(run)
 
 
 def test_layers_in_training_drop_out_without_a_graph() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch_cases import CELLS, KINDS, both, bt, every_cell, every_kind, flat, layer, one_thread, results  # noqa: E402, F401
+from torch_cases import CELLS, KINDS, assert_agree, bt, every_cell, every_kind, flat, layer, one_thread, results  # noqa: E402, F401
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -33,7 +33,9 @@ def test_every_argument(kind: str, dtype: Any, layers: int, both_ways: bool) -> 
         model = layer(kind, dtype=dtype, num_layers=layers, bidirectional=both_ways, bias=bias, batch_first=batch_first)
         x = torch.randn(4, 3, 5, dtype=dtype, requires_grad=True)
         state = states_for(model, (4 if batch_first else 3,), dtype) if with_state else None
-        both(lambda model=model, x=x, state=state: results(model, *([x] if state is None else [x, state])), calls=1)
+        assert_agree(
+            lambda model=model, x=x, state=state: results(model, *([x] if state is None else [x, state])), calls=1
+        )
 
 
 @every_kind
@@ -46,16 +48,16 @@ def test_random_sizes(kind: str) -> None:
         dtype = rng.choice([torch.float32, torch.float64])
         model = layer(kind, I, H, dtype=dtype, num_layers=rng.randint(1, 3), bidirectional=rng.random() < 0.5)
         x = torch.randn(T, B, I, dtype=dtype, requires_grad=True)
-        both(lambda model=model, x=x: results(model, x), calls=1)
+        assert_agree(lambda model=model, x=x: results(model, x), calls=1)
 
 
 @every_kind
 def test_unbatched_input(kind: str) -> None:
     model = layer(kind, num_layers=2, bidirectional=True)
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    both(lambda: results(model, x), calls=1)
+    assert_agree(lambda: results(model, x), calls=1)
     state = states_for(model, (), torch.float64)
-    both(lambda: results(model, x, state), calls=1)
+    assert_agree(lambda: results(model, x, state), calls=1)
 
 
 @every_kind
@@ -76,8 +78,8 @@ def test_packed_rows_and_states_in_the_callers_order(kind: str, is_sorted: bool)
             y, final = self.model(rows, *given)
             return torch.nn.utils.rnn.pad_packed_sequence(y)[0], final
 
-    both(lambda: results(Packs(), padded), calls=1)
-    both(lambda: results(Packs(), padded, state), calls=1)
+    assert_agree(lambda: results(Packs(), padded), calls=1)
+    assert_agree(lambda: results(Packs(), padded, state), calls=1)
 
 
 @every_cell
@@ -89,7 +91,7 @@ def test_cells(kind: str, dtype: Any) -> None:
         x = torch.randn(*batch, 5, dtype=dtype, requires_grad=True)
         h, c = (torch.randn(*batch, 7, dtype=dtype, requires_grad=True) for _ in range(2))
         state = (h, c) if kind == "lstm_cell" else h
-        both(lambda model=model, x=x, given=[state] * with_state: results(model, x, *given), calls=1)
+        assert_agree(lambda model=model, x=x, given=[state] * with_state: results(model, x, *given), calls=1)
 
 
 @every_cell
@@ -109,7 +111,7 @@ def test_a_loop_of_cells(kind: str) -> None:
                 all_of.append(state)
             return all_of
 
-    both(lambda: results(Loop(), x), calls=4)
+    assert_agree(lambda: results(Loop(), x), calls=4)
 
 
 @pytest.mark.parametrize("shape", ["expanded", "transposed", "sliced", "states of another layout"])
@@ -127,8 +129,8 @@ def test_tensors_of_any_layout(kind: str, shape: str) -> None:
         width = model.proj_size or 7
         h = torch.randn(1, 1, width, dtype=torch.float64).expand(1, 3, width)
         c = torch.randn(1, 7, 3, dtype=torch.float64).mT
-        both(lambda: results(model, x, (h, c) if kind.startswith("lstm") else h), calls=1)
-    both(lambda: results(model, x), calls=1)
+        assert_agree(lambda: results(model, x, (h, c) if kind.startswith("lstm") else h), calls=1)
+    assert_agree(lambda: results(model, x), calls=1)
 
 
 def test_weights_of_any_layout() -> None:
@@ -138,7 +140,9 @@ def test_weights_of_any_layout() -> None:
     del model.weight_ih_l0
     model.weight_ih_l0 = torch.nn.Parameter(weight.t().contiguous().t())
     assert not model.weight_ih_l0.is_contiguous()
-    both(lambda: results(model, torch.randn(4, 3, 5, dtype=torch.float64, generator=torch.Generator())), calls=1)
+    assert_agree(
+        lambda: results(model, torch.randn(4, 3, 5, dtype=torch.float64, generator=torch.Generator())), calls=1
+    )
 
 
 @every_kind
@@ -152,7 +156,7 @@ def test_dropout_comes_from_pytorchs_generator(kind: str) -> None:
         assert torch.equal(first, again)
         assert not torch.equal(first, second)
         model.eval()
-    both(lambda: flat(model(x)), calls=1)
+    assert_agree(lambda: flat(model(x)), calls=1)
 
 
 def test_dropout_has_the_probability_and_scale_of_pytorchs() -> None:

@@ -20,8 +20,8 @@ torch = pytest.importorskip("torch")
 
 from torch_cases import (  # noqa: E402
     CELLS,
+    assert_agree,
     assert_close,
-    both,
     bt,
     every_kind,
     flat,
@@ -128,7 +128,7 @@ def test_default_device_and_deterministic_algorithms() -> None:
     torch.set_default_device("cpu")
     torch.use_deterministic_algorithms(True)
     try:
-        both(lambda: results(layer("gru"), x_for("gru")), calls=1)
+        assert_agree(lambda: results(layer("gru"), x_for("gru")), calls=1)
     finally:
         torch.set_default_device(None)
         torch.use_deterministic_algorithms(False)
@@ -145,7 +145,7 @@ def test_weights_are_read_at_each_call() -> None:
             model(x)
         for each in model.parameters():
             change(each)
-        both(lambda: flat(model(x)), calls=1)
+        assert_agree(lambda: flat(model(x)), calls=1)
 
 
 def test_many_threads_at_once() -> None:

@@ -94,7 +94,7 @@ def taken() -> int:
     return sum(bt.explain(reset=True).taken.values())
 
 
-def both(run: Callable[[], list[Any]], *, calls: int | None = None) -> list[Any]:
+def assert_agree(run: Callable[[], list[Any]], *, calls: int | None = None) -> list[Any]:
     """Run on PyTorch's operations, then on ours, and compare. calls: how many must have run on the kernels."""
     theirs = run()
     taken()
