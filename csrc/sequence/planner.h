@@ -39,7 +39,7 @@ constexpr double kCacheBytes = 24e6, kMemoryRate = 50e9;
 constexpr double kActivation = 4.5e-9;  // a gate of one register
 constexpr double kLatency = 10e-9;      // other costs of a step
 // Of each round of a barrier (core/threads/barrier.h), of threads that share a last-level cache and of others.
-constexpr double kNearRound = 0.2e-6, kFarRound = 0.4e-6;
+constexpr double kNearRound = 0.3e-6, kFarRound = 0.6e-6;
 constexpr double kNearExchange = 60e9, kFarExchange = 10e9;  // reads of what such threads wrote
 // Rows are divided less evenly than units, and each thread reads more weights. Assumed; keeps units first where the two
 // are as good, as in the fit.
