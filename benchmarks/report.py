@@ -83,6 +83,7 @@ def lines(results: Results, made: list[str]) -> list[str]:
         *([f"![{name.removesuffix('.png')}]({name})"] for name in made if name != SUMMARY),
         *(_table(results, *section) for section in SECTIONS),
         ["## Precision", "", *_precision(results)],
+        ["## PyTorch with bptt", "", *_torch(results)],
         ["## Ourselves under other conditions", "", *_own(results)],
         ["## Sweep", "", *_sweep(results)],
         ["## Not measured", "", *_gaps(results)],
@@ -100,6 +101,12 @@ SECTIONS = (
     ("A whole training step", "step", False),
     ("One streaming step", "stream", False),
 )
+TORCH_KINDS: dict[str, summary.Fits] = {
+    "training": lambda case: case.mode == "train" and case.group != "short",
+    "training, one time step": summary.short,
+    "inference": lambda case: case.mode == "infer",
+    "a whole training step": lambda case: case.mode == "step",
+}
 
 
 def _grid(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -257,12 +264,35 @@ def _precision(results: Results) -> list[str]:
     ]
 
 
+def _torch(results: Results) -> list[str]:
+    """What `bptt.torch.enable()` brings to PyTorch, and where it is slower."""
+    found = summary.with_bptt(results)
+    rows = []
+    for (kind, fits), cell, n in itertools.product(TORCH_KINDS.items(), CELLS, results.about["threads"]):
+        ratios = [each.value for each in found if fits(each.case) and (each.case.cell, each.threads) == (cell, n)]
+        if ratios:
+            numbers = [geometric_mean(ratios), min(ratios), max(ratios)]
+            rows.append([f"{cell.upper()} {kind}", str(n), str(len(ratios)), *(f"{each:.2f}" for each in numbers)])
+    if not rows:
+        return ["Not run."]
+    slower = sorted((each for each in found if each.value < 1), key=lambda each: each.value)
+    return [
+        "PyTorch's time over that of the same program after `bptt.torch.enable()` ([pytorch.md](../pytorch.md)).",
+        "",
+        *_grid(["", "threads", "cases", "mean", "least", "most"], rows),
+        "",
+        f"Slower in {len(slower)} of {len(found)} cases{':' if slower else '.'}",
+        "",
+        *(f"- {title(each.case)} {each.case.mode}, threads {each.threads}: {each.value:.2f}x" for each in slower),
+    ]
+
+
 def _own(results: Results) -> list[str]:
     rows = [
         [p.case, str(p.threads), p.peer.removeprefix("own-"), duration(p.ours_s[1]), duration(p.peer_s[1]),
          f"{p.ratio:.2f}", f"{p.interval[0]:.2f} - {p.interval[1]:.2f}"]
         for p in results.pairs
-        if p.peer.startswith("own-")
+        if p.peer.startswith("own-") and p.peer != "own-torch"
     ]  # fmt: skip
     sizes = [f"{name} {size / 1e6:.0f} MB" for name, size in results.memory_bytes.items()]
     memory = [f"Peak memory of a training step: {', '.join(sizes) or 'not measured'}."]

@@ -22,7 +22,7 @@ from benchmarks.terminal import Screen
 # Shares of the remaining time: the relative time of a peer's import, compilation and calls.
 WEIGHTS = {
     "torch": 4.0, "jax": 4.0, "torch-compiled": 3.0, "torch-bfloat16": 2.0, "numpy": 1.5, "torch-int8": 0.5,
-    "onnxruntime-int8": 0.5,
+    "onnxruntime-int8": 0.5, "own-torch": 2.0,
 }  # fmt: skip
 ONCE = {"numpy", "torch-compiled", "keras"}  # in the first repeat only: for context, or slow to compile
 SLOW_S = 0.4  # a pair of calls that takes longer is measured in the first SLOW_REPEATS only

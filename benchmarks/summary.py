@@ -67,6 +67,16 @@ def losses(results: Results, fits: Fits = counted) -> list[Ratio]:
     return sorted((each for each in ratios(results, fits) if each.value < 1), key=lambda each: each.value)
 
 
+def with_bptt(results: Results) -> list[Ratio]:
+    """For each case, PyTorch's time over that with `bptt.torch.enable()`; both were measured against ours."""
+    table, found = by_name(), []
+    for (name, threads), pairs in results.by_case.items():
+        times = {pair.peer: pair.ratio for pair in pairs}
+        if {"torch", "own-torch"} <= set(times):
+            found.append(Ratio(table[name], threads, "torch", times["torch"] / times["own-torch"]))
+    return found
+
+
 def spread(found: list[Ratio]) -> str:
     """The mean and the ends."""
     values = [each.value for each in found]
@@ -149,7 +159,11 @@ def _step(results: Results) -> str:
     for name in dict.fromkeys(pair.case for pair in _of(results, "", "torch") if table[pair.case].mode == "step"):
         values = sorted(pair.ratio for pair in _of(results, name, "torch"))
         parts.append(f"{title(table[name])} {times(values[0])} to {times(values[-1])}")
-    return f"{'; '.join(parts)} as fast as PyTorch." if parts else ""
+    return f"a whole training step of {', '.join(parts)} as fast as PyTorch." if parts else ""
+
+
+def _small(results: Results) -> str:
+    return " ".join(text for text in (_step(results), _stream(results)) if text)
 
 
 def _stream(results: Results) -> str:
@@ -157,7 +171,7 @@ def _stream(results: Results) -> str:
     theirs = [pair.ratio for pair in _of(results, "lstm-stream", "onnxruntime")]
     if not ours:
         return ""
-    return f"{max(ours):.2f} us (LSTM, H = 32)" + (
+    return f"One streaming step (LSTM, H = 32): {max(ours):.2f} us" + (
         f"; ONNX Runtime takes {times(min(theirs))} as long." if theirs else "."
     )
 
@@ -185,6 +199,14 @@ def _threads(results: Results) -> str:
     return text + (f"; while another program keeps a core busy, {_span(busy)} times as long as alone." if busy else ".")
 
 
+def _torch(results: Results) -> str:
+    found, parts = with_bptt(results), []
+    for what, fits in (("training", sizes("train")), ("inference", sizes("infer")), ("single steps", short)):
+        chosen = [each for each in found if fits(each.case)]
+        parts += [f"{what} {spread(chosen)}"] if chosen else []
+    return f"{', '.join(parts)} as fast as without." if parts else ""
+
+
 def _span(pairs: list[Pair]) -> str:
     values = [pair.ratio for pair in pairs]
     return f"{min(values):.2f} to {max(values):.2f}"
@@ -204,8 +226,8 @@ LINES: dict[str, Callable[[Results], str]] = {
     "Another library is faster in": _losses,
     "Large layers (B >= 32, H >= 128)": _large,
     "One time step (T = 1)": _short,
-    "A whole training step of a small model": _step,
-    "One streaming step": _stream,
+    "Small models": _small,
+    "PyTorch's layers after `bptt.torch.enable()`": _torch,
     "Faster arithmetic": _precision,
     "All threads": _threads,
     "Memory": _memory,

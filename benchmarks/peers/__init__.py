@@ -23,6 +23,7 @@ PEERS = {
     "own-highest": ("own", "Highest"),
     "own-busy": ("own", "Busy"),
     "own-busy-one-thread": ("own", "BusyOneThread"),
+    "own-torch": ("own_torch", "TorchOnBptt"),
 }
 OPTIONAL = {"keras"}  # measured only where it is named
 CONTEXT = {"numpy", "keras"}  # shown in the tables, not counted among the peers of the summary
