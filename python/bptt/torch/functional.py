@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from bptt._arrays import check_bool, check_number
+from bptt.torch import network
 from bptt.torch.autograd import Call, run
 from bptt.torch.compiling import ends_graph
 from bptt.torch.counts import count_taken
-from bptt.torch.network import Asked, Network, follow_threads, network_of
+from bptt.torch.network import Network, follow_threads
 from bptt.torch.operations import drawn_seed, refused, surroundings
+from bptt.torch.variants import NoBackward, Variant, variant_network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +60,8 @@ def lstm(
     >>> y.shape, bool((y[2:, 1] == 0).all()), bool((h[0, 1] == y[1, 1]).all())
     (torch.Size([5, 2, 4]), True, True)
     """
-    y, *final = _run("lstm", x, state, weights, bidirectional, batch_first, dropout, lengths, resets)
+    asked = Asked("bptt.torch.lstm", "lstm", bidirectional, batch_first, dropout)
+    y, *final = call(asked, x, state, weights, lengths, resets)
     return y, (final[0], final[1])
 
 
@@ -87,7 +90,8 @@ def gru(
     >>> bool((y[2] == y[0]).all())
     True
     """
-    y, h = _run("gru", x, state, weights, bidirectional, batch_first, dropout, lengths, resets)
+    asked = Asked("bptt.torch.gru", "gru", bidirectional, batch_first, dropout)
+    y, h = call(asked, x, state, weights, lengths, resets)
     return y, h
 
 
@@ -118,69 +122,89 @@ def rnn(
     """
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"bptt.torch.rnn: nonlinearity has value {nonlinearity!r}, expected 'tanh' or 'relu'")
-    y, h = _run(f"rnn_{nonlinearity}", x, state, weights, bidirectional, batch_first, dropout, lengths, resets)
+    asked = Asked("bptt.torch.rnn", f"rnn_{nonlinearity}", bidirectional, batch_first, dropout)
+    y, h = call(asked, x, state, weights, lengths, resets)
     return y, h
 
 
+class Asked(NamedTuple):
+    """A call besides its tensors. cell: as of the kernels; sizes: the batch sizes of packed rows.
+
+    variant: of a layer that is not PyTorch's; training: whether it draws masks, other than those of dropout.
+    """
+
+    where: str
+    cell: str
+    bidirectional: bool
+    batch_first: bool
+    dropout: float
+    sizes: Any = None
+    variant: Variant | None = None
+    training: bool = True
+
+
 @ends_graph
-def _run(
-    name: str,
-    x: Any,
-    state: Any,
-    weights: Sequence[Any],
-    bidirectional: bool,
-    batch_first: bool,
-    dropout: float,
-    lengths: Any,
-    resets: Any,
-) -> tuple[Any, ...]:
-    where = f"bptt.torch.{name.removesuffix('_tanh').removesuffix('_relu')}"
-    tensors = (x, *weights)
-    for each in tensors:
+def call(asked: Asked, x: Any, state: Any, weights: Sequence[Any], lengths: Any, resets: Any) -> tuple[Any, ...]:
+    """y and the final states; what `lstm`, `gru` and `rnn` say of the arguments."""
+    where = asked.where
+    for each in (x, *weights):
         if not isinstance(each, torch.Tensor):
             raise TypeError(f"{where}: an argument has type {type(each).__name__}, expected tensors")
-    if x.dim() != 3 or not all(x.shape):
-        axes = "(B, T, I)" if batch_first else "(T, B, I)"
+    packed = asked.sizes is not None
+    if x.dim() != 3 - packed or not all(x.shape):
+        axes = "(sum, I)" if packed else "(B, T, I)" if asked.batch_first else "(T, B, I)"
         raise ValueError(f"{where}: x has shape {tuple(x.shape)}, expected {axes} without a size of 0")
     why = surroundings()
     if why:
         raise RuntimeError(f"{where}: is called under {why}, expected a plain call: torch.nn's layers take those")
-    if check_bool(where, "batch_first", batch_first):
+    batch_first = check_bool(where, "batch_first", asked.batch_first) and not packed
+    if batch_first:
         x = x.transpose(0, 1)
-    D = 2 if check_bool(where, "bidirectional", bidirectional) else 1
-    network = _network(where, name, x, list(weights), D, check_number(where, "dropout", dropout, 0.0, 1.0))
-    states = _states(where, network, x, state)
-    inputs = (x, *states, *weights)
-    why = refused(inputs)
-    if why:
-        raise TypeError(f"{where}: has {why}, expected dense tensors of one dtype, float32 or float64, on the CPU")
-    options = network.options(
-        x,
-        None,
-        drawn_seed() if network.random else 0,
-        None if lengths is None else _array(lengths),
-        None if resets is None else _turned(_array(resets), batch_first),
-    )
-    count_taken(where.removeprefix("bptt.torch."))
-    follow_threads()
-    outputs = run(Call(where, network, False, None, options), inputs)
-    return (outputs[0].transpose(0, 1), *outputs[1:]) if batch_first else outputs
-
-
-def _network(where: str, name: str, x: Any, weights: list[Any], D: int, dropout: float) -> Network:
-    """The network of these weights. How many a layer has follows from the place of the next weight_hh."""
-    bias = len(weights) > 2 and weights[2].dim() == 1
-    projected = name == "lstm" and len(weights) > 1 and weights[1].dim() == 2
-    projected = projected and weights[1].shape[0] != 4 * weights[1].shape[1]
-    each = (2 + 2 * bias + projected) * D
-    layers = len(weights) // each
     why = refused((x, *weights))
     if why:
         raise TypeError(f"{where}: has {why}, expected dense tensors of one dtype, float32 or float64, on the CPU")
-    found = None
+    sizes = None if asked.sizes is None else asked.sizes.numpy()
+    found = _network(asked, x, list(weights))
+    inputs = (x, *_states(where, found, x.shape[1] if sizes is None else int(sizes[0]), x, state), *weights)
+    why = refused(inputs)
+    if why:
+        raise TypeError(f"{where}: has {why}, expected dense tensors of one dtype, float32 or float64, on the CPU")
+    options = found.options(
+        x,
+        sizes,
+        drawn_seed() if found.random else 0,
+        None if lengths is None else _array(lengths),
+        None if resets is None else _turned(_array(resets), batch_first),
+    )
+    count_taken(asked.cell.split("_")[0])
+    follow_threads()
+    again = Call(where, found, False, None, options)
+    outputs: tuple[Any, ...]
+    if asked.variant is not None and any(asked.variant.zoneout) and not asked.training and torch.is_grad_enabled():
+        outputs = NoBackward.apply(again, *inputs)
+    else:
+        outputs = run(again, inputs)
+    return (outputs[0].transpose(0, 1), *outputs[1:]) if batch_first else outputs
+
+
+def _network(asked: Asked, x: Any, weights: list[Any]) -> Network:
+    """The network of these weights. How many a layer has follows from the place of the next weight_hh."""
+    where, cell = asked.where, asked.cell
+    D = 2 if check_bool(where, "bidirectional", asked.bidirectional) else 1
+    dropout = check_number(where, "dropout", asked.dropout, 0.0, 1.0)
+    bias = len(weights) > 2 and weights[2].dim() == 1
+    projected = cell == "lstm" and len(weights) > 1 and weights[1].dim() == 2
+    projected = projected and weights[1].shape[0] != 4 * weights[1].shape[1]
+    further = 0 if asked.variant is None else len(asked.variant.extra(cell))
+    each = (2 + 2 * bias + projected + further) * D
+    layers = len(weights) // each
+    found: Network | None = None
     if layers and len(weights) % each == 0:
-        asked = Asked(name, bias, layers, D, dropout if layers > 1 else 0.0)
-        found = network_of(asked, x.shape[-1], x.dtype, weights)
+        shape = network.Asked(cell, bias, layers, D, dropout if layers > 1 else 0.0)
+        if asked.variant is None:
+            found = network.network_of(shape, x.shape[-1], x.dtype, weights)
+        else:
+            found = variant_network(shape, asked.variant, asked.training, x, weights)
     if found is None:
         shapes = ", ".join(str(tuple(each.shape)) for each in weights[:5])
         has = f"weights has {len(weights)} tensors of shapes {shapes}{', ...' if len(weights) > 5 else ''}"
@@ -188,10 +212,10 @@ def _network(where: str, name: str, x: Any, weights: list[Any], D: int, dropout:
     return found
 
 
-def _states(where: str, network: Network, x: Any, state: Any) -> tuple[Any, ...]:
+def _states(where: str, network: Network, B: int, x: Any, state: Any) -> tuple[Any, ...]:
     """The initial states, checked."""
     of = network.structure
-    shapes = [(of.kernels, x.shape[1], width) for width in of.widths]
+    shapes = [(of.kernels, B, width) for width in of.widths]
     if state is None:
         return tuple([torch.zeros(shape, dtype=x.dtype, device="cpu") for shape in shapes])
     given = tuple(state) if len(shapes) > 1 and isinstance(state, (tuple, list)) else (state,)

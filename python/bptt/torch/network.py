@@ -59,7 +59,7 @@ class Network:
         self.structure = structure
         self.widths, self._info = structure.widths, structure.info
         self._states = len(self._info.states)
-        self._gate_bias = bool(self._info.vectors) and structure.bias  # a GRU's n has the second bias apart
+        self._gate_bias = self._info.vectors_are_bias and structure.bias  # a GRU's n has the second bias apart
         options = StateOptions.check("bptt.torch", structure.dtype, dropout=dropout, seed=0)
         self._options = NativeOptions(structure, options, States(structure, None))
         self.plain = structure.num_directions == 1 and not dropout
@@ -181,11 +181,11 @@ def network_of(asked: Asked, input_size: int, dtype: Any, weights: Sequence[Any]
         pass
     if len(_networks) >= MOST_NETWORKS:
         _networks.clear()
-    structure = _structure(asked, input_size, dtype, [tuple(each.shape) for each in weights])
+    structure = structure_of(asked, input_size, dtype, [tuple(each.shape) for each in weights])
     return _networks.setdefault(key, None if structure is None else Network(structure, asked.dropout))
 
 
-def _structure(asked: Asked, input_size: int, dtype: Any, shapes: list[tuple[int, ...]]) -> Structure | None:
+def structure_of(asked: Asked, input_size: int, dtype: Any, shapes: list[tuple[int, ...]]) -> Structure | None:
     """The structure whose weights have these shapes, if there is one."""
     if len(shapes) < 2 or len(shapes[1]) != 2 or asked.num_layers < 1 or input_size < 1:
         return None
