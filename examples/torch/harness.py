@@ -61,7 +61,7 @@ def difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
 def compare(
     name: str, train: Train, theirs: Train | None = None, *, timed_steps: int = 20, repeats: int = 3
 ) -> Compared:
-    """Run, print and return. theirs: the training without bptt, where it is another function; timed_steps: 0 for none."""
+    """Run, print, return. theirs: the training without bptt, where it is another function; timed_steps: 0 for none."""
     theirs = theirs or train
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -32,6 +32,8 @@ class WholeSequences(RecurrentActorCriticPolicy):
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """Features [N*T,I], states [L,N,H] and flags [N*T] to outputs [N*T,H] and the final states."""
         N = lstm_states[0].shape[1]
+        if len(episode_starts) == N:  # one step, while a rollout is collected
+            return RecurrentActorCriticPolicy._process_sequence(features, lstm_states, episode_starts, lstm)
         x = features.reshape(N, -1, lstm.input_size).transpose(0, 1)
         resets = episode_starts.reshape(N, -1).T.bool()
         y, state = bptt.torch.lstm(x, lstm_states, list(lstm.parameters()), resets=resets)
@@ -39,7 +41,7 @@ class WholeSequences(RecurrentActorCriticPolicy):
 
 
 class Losses(BaseCallback):
-    """Collects the losses of each update."""
+    """Collects the losses of each training, between two rollouts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,27 +50,44 @@ class Losses(BaseCallback):
     def _on_step(self) -> bool:
         return True
 
-    def collect(self) -> None:
-        values = self.model.logger.name_to_value
-        names = ("train/loss", "train/value_loss", "train/policy_gradient_loss", "train/entropy_loss")
-        self.found.append([float(values[name]) for name in names])
+    def _on_rollout_start(self) -> None:
+        values = self.logger.name_to_value
+        if "train/loss" in values:
+            names = ("loss", "value_loss", "policy_gradient_loss", "entropy_loss")
+            self.found.append([float(values[f"train/{name}"]) for name in names])
 
 
-class Train:
-    """A training of some updates. Each begins with a rollout of 128 steps."""
+def training(policy: Any, epochs: int = 10) -> Any:
+    """As many rollouts of 128 steps as asked for, each followed by a training of some epochs."""
 
-    def __init__(self, policy: Any, epochs: int) -> None:
-        self.policy, self.epochs = policy, epochs
+    def train(rollouts: int) -> list[Any]:
+        model = RecurrentPPO(policy, "CartPole-v1", n_steps=128, n_epochs=epochs, seed=0, device="cpu")
+        losses = Losses()
+        model.learn(128 * rollouts, callback=losses)
+        x = torch.linspace(-1, 1, 4).expand(5, 4)
+        outputs = [model.policy.predict_values(x, zero_state(model), torch.zeros(5))]
+        return [*losses.found, *outputs]
 
-    def __call__(self, updates: int) -> list[list[float]]:
-        model = RecurrentPPO(self.policy, "CartPole-v1", n_steps=128, n_epochs=self.epochs, seed=0, device="cpu")
-        losses, train = Losses(), model.train
-        losses.init_callback(model)
+    return train
 
-        def trained() -> None:
-            train()
-            losses.collect()
 
-        model.train = trained
-        model.learn(128 * updates, callback=losses)
-        return losses.found
+def zero_state(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The state of one row."""
+    return torch.zeros(model.policy.lstm_hidden_state_shape), torch.zeros(model.policy.lstm_hidden_state_shape)
+
+
+def main(timed_steps: int = 2, epochs: int = 10) -> list[Compared]:
+    theirs = training("MlpLstmPolicy", epochs)
+    return [
+        compare("sb3-contrib RecurrentPPO, unmodified", theirs, timed_steps=timed_steps),
+        compare(
+            "sb3-contrib RecurrentPPO, whole sequences",
+            training(WholeSequences, epochs),
+            theirs,
+            timed_steps=timed_steps,
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    main()

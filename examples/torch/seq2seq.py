@@ -47,7 +47,7 @@ def train(steps: int) -> list[Any]:
     return [*losses, scores]
 
 
-def main(timed_steps: int = 40) -> list[Compared]:
+def main(timed_steps: int = 20) -> list[Compared]:
     return [compare("seq2seq, LSTMCell", train, timed_steps=timed_steps)]
 
 

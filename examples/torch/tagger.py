@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tagger: a bidirectional GRU on packed sentences of any order, that says for each letter whether it was there before.
+"""A tagger, a bidirectional GRU on packed sentences of any order: it says of each letter whether it was there before.
 
 python examples/torch/tagger.py
 """
