@@ -19,6 +19,7 @@ import torch
 
 import bptt.torch
 
+THREADS = (1, 2)
 Train = Callable[[int], Iterable[Any]]
 
 
@@ -68,20 +69,19 @@ def compare(
     expected = seeded(theirs, 3, False)
     bptt.torch.explain(reset=True)
     found = difference(seeded(train, 3, True), expected)
+    print(f"{name}: differs by {found:.1e}")
     explained, seconds = bptt.torch.explain(), {}
-    for n, clock in ((1, time.process_time), (2, time.perf_counter)):
+    print("    " + str(explained).replace("\n", "; "))
+    for n in THREADS if timed_steps else ():
+        clock = time.process_time if n == 1 else time.perf_counter
         torch.set_num_threads(n)
         best = [float("inf")] * 2
-        for _ in range(repeats if timed_steps else 0):
+        for _ in range(repeats):
             for i, run in enumerate((theirs, train)):
                 start = clock()
                 seeded(run, timed_steps, bool(i))
                 best[i] = min(best[i], clock() - start)
         seconds[n] = best[0], best[1]
+        print(f"    threads: {n}  PyTorch {best[0]:.3f} s  bptt {best[1]:.3f} s  {best[0] / best[1]:.2f}x", flush=True)
     torch.set_num_threads(threads)
-    times = (
-        f"{n} thread{'s' * (n > 1)} {a:.2f} / {b:.2f} s = {a / b:.2f}x" for n, (a, b) in seconds.items() if b < 1e9
-    )
-    print(f"{name}: differs by {found:.1e}", *times, sep="; ")
-    print("   ", str(explained).replace("\n", "; "))
     return Compared(found, explained, seconds)
