@@ -30,7 +30,7 @@ def training(kind: Any, cell: str) -> Any:
     return train
 
 
-def main(timed_steps: int = 20) -> list[Compared]:
+def main(timed_steps: int = 10) -> list[Compared]:
     return [
         compare(f"darts {kind.__name__} {cell}", training(kind, cell), timed_steps=timed_steps)
         for kind in (RNNModel, BlockRNNModel)

@@ -38,7 +38,7 @@ def training(kind: Any) -> Any:
     return train
 
 
-def main(timed_steps: int = 20) -> list[Compared]:
+def main(timed_steps: int = 10) -> list[Compared]:
     return [
         compare(f"pytorch-forecasting {kind.__name__}", training(kind), timed_steps=timed_steps) for kind in (LSTM, GRU)
     ]

@@ -36,7 +36,8 @@ class WholeSequences(RecurrentActorCriticPolicy):
             return RecurrentActorCriticPolicy._process_sequence(features, lstm_states, episode_starts, lstm)
         x = features.reshape(N, -1, lstm.input_size).transpose(0, 1)
         resets = episode_starts.reshape(N, -1).T.bool()
-        y, state = bptt.torch.lstm(x, lstm_states, list(lstm.parameters()), resets=resets)
+        dropout = lstm.dropout if lstm.training else 0.0
+        y, state = bptt.torch.lstm(x, lstm_states, list(lstm.parameters()), dropout=dropout, resets=resets)
         return y.transpose(0, 1).flatten(0, 1), state
 
 
