@@ -60,8 +60,8 @@ def lstm(
     >>> y.shape, bool((y[2:, 1] == 0).all()), bool((h[0, 1] == y[1, 1]).all())
     (torch.Size([5, 2, 4]), True, True)
     """
-    asked = Asked("bptt.torch.lstm", "lstm", bidirectional, batch_first, dropout)
-    y, *final = call(asked, x, state, weights, lengths, resets)
+    form = Form("bptt.torch.lstm", "lstm", bidirectional, batch_first, dropout)
+    y, *final = call(form, x, state, weights, lengths, resets)
     return y, (final[0], final[1])
 
 
@@ -90,8 +90,8 @@ def gru(
     >>> bool((y[2] == y[0]).all())
     True
     """
-    asked = Asked("bptt.torch.gru", "gru", bidirectional, batch_first, dropout)
-    y, h = call(asked, x, state, weights, lengths, resets)
+    form = Form("bptt.torch.gru", "gru", bidirectional, batch_first, dropout)
+    y, h = call(form, x, state, weights, lengths, resets)
     return y, h
 
 
@@ -122,12 +122,12 @@ def rnn(
     """
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"bptt.torch.rnn: nonlinearity has value {nonlinearity!r}, expected 'tanh' or 'relu'")
-    asked = Asked("bptt.torch.rnn", f"rnn_{nonlinearity}", bidirectional, batch_first, dropout)
-    y, h = call(asked, x, state, weights, lengths, resets)
+    form = Form("bptt.torch.rnn", f"rnn_{nonlinearity}", bidirectional, batch_first, dropout)
+    y, h = call(form, x, state, weights, lengths, resets)
     return y, h
 
 
-class Asked(NamedTuple):
+class Form(NamedTuple):
     """A call besides its tensors. cell: as of the kernels; sizes: the batch sizes of packed rows.
 
     variant: of a layer that is not PyTorch's; training: whether it draws masks, other than those of dropout.
@@ -144,27 +144,27 @@ class Asked(NamedTuple):
 
 
 @ends_graph
-def call(asked: Asked, x: Any, state: Any, weights: Sequence[Any], lengths: Any, resets: Any) -> tuple[Any, ...]:
+def call(form: Form, x: Any, state: Any, weights: Sequence[Any], lengths: Any, resets: Any) -> tuple[Any, ...]:
     """y and the final states; what `lstm`, `gru` and `rnn` say of the arguments."""
-    where = asked.where
+    where = form.where
     for each in (x, *weights):
         if not isinstance(each, torch.Tensor):
             raise TypeError(f"{where}: an argument has type {type(each).__name__}, expected tensors")
-    packed = asked.sizes is not None
+    packed = form.sizes is not None
     if x.dim() != 3 - packed or not all(x.shape):
-        axes = "(sum, I)" if packed else "(B, T, I)" if asked.batch_first else "(T, B, I)"
+        axes = "(sum, I)" if packed else "(B, T, I)" if form.batch_first else "(T, B, I)"
         raise ValueError(f"{where}: x has shape {tuple(x.shape)}, expected {axes} without a size of 0")
     why = surroundings()
     if why:
         raise RuntimeError(f"{where}: is called under {why}, expected a plain call: torch.nn's layers take those")
-    batch_first = check_bool(where, "batch_first", asked.batch_first) and not packed
+    batch_first = check_bool(where, "batch_first", form.batch_first) and not packed
     if batch_first:
         x = x.transpose(0, 1)
     why = refused((x, *weights))
     if why:
         raise TypeError(f"{where}: has {why}, expected dense tensors of one dtype, float32 or float64, on the CPU")
-    sizes = None if asked.sizes is None else asked.sizes.numpy()
-    found = _network(asked, x, list(weights))
+    sizes = None if form.sizes is None else form.sizes.numpy()
+    found = _network(form, x, list(weights))
     inputs = (x, *_states(where, found, x.shape[1] if sizes is None else int(sizes[0]), x, state), *weights)
     why = refused(inputs)
     if why:
@@ -176,35 +176,35 @@ def call(asked: Asked, x: Any, state: Any, weights: Sequence[Any], lengths: Any,
         None if lengths is None else _array(lengths),
         None if resets is None else _turned(_array(resets), batch_first),
     )
-    count_taken(asked.cell.split("_")[0])
+    count_taken(form.cell.split("_")[0])
     follow_threads()
     again = Call(where, found, False, None, options)
     outputs: tuple[Any, ...]
-    if asked.variant is not None and any(asked.variant.zoneout) and not asked.training and torch.is_grad_enabled():
+    if form.variant is not None and any(form.variant.zoneout) and not form.training and torch.is_grad_enabled():
         outputs = NoBackward.apply(again, *inputs)
     else:
         outputs = run(again, inputs)
     return (outputs[0].transpose(0, 1), *outputs[1:]) if batch_first else outputs
 
 
-def _network(asked: Asked, x: Any, weights: list[Any]) -> Network:
+def _network(form: Form, x: Any, weights: list[Any]) -> Network:
     """The network of these weights. How many a layer has follows from the place of the next weight_hh."""
-    where, cell = asked.where, asked.cell
-    D = 2 if check_bool(where, "bidirectional", asked.bidirectional) else 1
-    dropout = check_number(where, "dropout", asked.dropout, 0.0, 1.0)
+    where, cell = form.where, form.cell
+    D = 2 if check_bool(where, "bidirectional", form.bidirectional) else 1
+    dropout = check_number(where, "dropout", form.dropout, 0.0, 1.0)
     bias = len(weights) > 2 and weights[2].dim() == 1
     projected = cell == "lstm" and len(weights) > 1 and weights[1].dim() == 2
     projected = projected and weights[1].shape[0] != 4 * weights[1].shape[1]
-    further = 0 if asked.variant is None else len(asked.variant.extra(cell))
+    further = 0 if form.variant is None else len(form.variant.extra(cell))
     each = (2 + 2 * bias + projected + further) * D
     layers = len(weights) // each
     found: Network | None = None
     if layers and len(weights) % each == 0:
         shape = network.Asked(cell, bias, layers, D, dropout if layers > 1 else 0.0)
-        if asked.variant is None:
+        if form.variant is None:
             found = network.network_of(shape, x.shape[-1], x.dtype, weights)
         else:
-            found = variant_network(shape, asked.variant, asked.training, x, weights)
+            found = variant_network(shape, form.variant, form.training, x, weights)
     if found is None:
         shapes = ", ".join(str(tuple(each.shape)) for each in weights[:5])
         has = f"weights has {len(weights)} tensors of shapes {shapes}{', ...' if len(weights) > 5 else ''}"

@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt._arrays import check_bool
-from bptt.torch.functional import Asked, call
+from bptt.torch.functional import Form, call
 from bptt.torch.memory import DTYPES
 from bptt.torch.variants import Variant
 
@@ -60,7 +60,7 @@ class _Layer(torch.nn.RNNBase):
             return super().forward(input, hx)
         where = f"bptt.torch.{type(self).__name__}"
         self._update_flat_weights()
-        asked = Asked(
+        form = Form(
             where,
             self.mode.lower(),
             self.bidirectional,
@@ -73,18 +73,18 @@ class _Layer(torch.nn.RNNBase):
         if isinstance(input, PackedSequence) and not given:
             x, sizes, order, back = input
             state = None if hx is None else self.permute_hidden(hx, order)
-            y, *final = call(asked._replace(sizes=sizes), x, state, weights, None, None)
+            y, *final = call(form._replace(sizes=sizes), x, state, weights, None, None)
             return PackedSequence(y, sizes, order, back), self.permute_hidden(_state(final), back)
         if isinstance(input, torch.Tensor) and input.dim() == 2 and not given:
             axis = 0 if self.batch_first else 1
             state = tuple([each.unsqueeze(1) for each in hx]) if isinstance(hx, tuple) else hx
             state = state.unsqueeze(1) if isinstance(state, torch.Tensor) else state
-            y, *final = call(asked, input.unsqueeze(axis), state, weights, None, None)
+            y, *final = call(form, input.unsqueeze(axis), state, weights, None, None)
             return y.squeeze(axis), _state([each.squeeze(1) for each in final])
         if not isinstance(input, torch.Tensor) or input.dim() != 3:
             has = f"has {input.dim()} axes" if isinstance(input, torch.Tensor) else f"has type {type(input).__name__}"
             raise ValueError(f"{where}: x {has}, expected a tensor of 3 axes where lengths or resets are given")
-        y, *final = call(asked, input, hx, weights, lengths, resets)
+        y, *final = call(form, input, hx, weights, lengths, resets)
         return y, _state(final)
 
 
