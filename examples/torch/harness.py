@@ -32,10 +32,14 @@ class Compared(NamedTuple):
 
 
 def lightning(callback: type, steps: int) -> tuple[list[Any], dict[str, Any]]:
-    """A list that gets the loss of each step, and a trainer's arguments. callback: Lightning's class of that name."""
+    """A list that gets the gradients and the loss of each step, and a trainer's arguments. callback: Lightning's."""
     found: list[Any] = []
 
     class Losses(callback):  # type: ignore[misc]
+        def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+            gradients = [each.grad.flatten() for each in module.parameters() if each.grad is not None]
+            found.append(torch.cat(gradients).clone())
+
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *rest: Any) -> None:
             found.append(outputs["loss"].detach().clone())
 
