@@ -12,6 +12,7 @@ from bptt._arrays import check_bool, check_number
 from bptt.torch.autograd import Call, run
 from bptt.torch.compiling import ends_graph
 from bptt.torch.counts import count_taken
+from bptt.torch.graph import in_graph, register
 from bptt.torch.network import Asked, Network, follow_threads, network_of
 from bptt.torch.operations import drawn_seed, refused, surroundings
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bptt._arrays import Array
+    from bptt.torch.network import Options
 
 __all__ = ["gru", "lstm", "rnn"]
 
@@ -122,7 +124,6 @@ def rnn(
     return y, h
 
 
-@ends_graph
 def _run(
     name: str,
     x: Any,
@@ -134,41 +135,126 @@ def _run(
     lengths: Any,
     resets: Any,
 ) -> tuple[Any, ...]:
-    where = f"bptt.torch.{name.removesuffix('_tanh').removesuffix('_relu')}"
+    if torch.compiler.is_compiling():
+        return _run_in_graph(name, x, state, weights, bidirectional, batch_first, dropout, lengths, resets)
+    return _run_now(name, x, state, weights, bidirectional, batch_first, dropout, lengths, resets)
+
+
+@ends_graph
+def _run_now(
+    name: str,
+    x: Any,
+    state: Any,
+    weights: Sequence[Any],
+    bidirectional: bool,
+    batch_first: bool,
+    dropout: float,
+    lengths: Any,
+    resets: Any,
+) -> tuple[Any, ...]:
+    where = _where(name)
     tensors = (x, *weights)
     for each in tensors:
         if not isinstance(each, torch.Tensor):
             raise TypeError(f"{where}: an argument has type {type(each).__name__}, expected tensors")
-    if x.dim() != 3 or not all(x.shape):
-        axes = "(B, T, I)" if batch_first else "(T, B, I)"
-        raise ValueError(f"{where}: x has shape {tuple(x.shape)}, expected {axes} without a size of 0")
+    _check_x(where, x, batch_first)
     why = surroundings()
     if why:
         raise RuntimeError(f"{where}: is called under {why}, expected a plain call: torch.nn's layers take those")
     if check_bool(where, "batch_first", batch_first):
         x = x.transpose(0, 1)
-    D = 2 if check_bool(where, "bidirectional", bidirectional) else 1
-    network = _network(where, name, x, list(weights), D, check_number(where, "dropout", dropout, 0.0, 1.0))
+        resets = None if resets is None else _turned(_array(resets))
+    network = _network(where, name, x, weights, bidirectional, dropout)
     states = _states(where, network, x, state)
-    inputs = (x, *states, *weights)
-    why = refused(inputs)
-    if why:
-        raise TypeError(f"{where}: has {why}, expected dense tensors of one dtype, float32 or float64, on the CPU")
-    options = network.options(
-        x,
-        None,
-        drawn_seed() if network.random else 0,
-        None if lengths is None else _array(lengths),
-        None if resets is None else _turned(_array(resets), batch_first),
-    )
+    seed = drawn_seed() if network.random else 0
+    options = _options(where, network, (x, *states, *weights), seed, lengths, resets)
     count_taken(where.removeprefix("bptt.torch."))
     follow_threads()
-    outputs = run(Call(where, network, False, None, options), inputs)
+    outputs = run(Call(where, network, False, None, options), (x, *states, *weights))
     return (outputs[0].transpose(0, 1), *outputs[1:]) if batch_first else outputs
 
 
-def _network(where: str, name: str, x: Any, weights: list[Any], D: int, dropout: float) -> Network:
+def _run_in_graph(
+    name: str,
+    x: Any,
+    state: Any,
+    weights: Sequence[Any],
+    bidirectional: bool,
+    batch_first: bool,
+    dropout: float,
+    lengths: Any,
+    resets: Any,
+) -> tuple[Any, ...]:
+    """The same where torch.compile records a graph: what follows is traced, and checked when the graph runs."""
+    if batch_first:
+        x = x.transpose(0, 1)
+    lengths = None if lengths is None else torch.as_tensor(lengths)
+    if resets is not None:
+        resets = torch.as_tensor(resets)
+        resets = resets.transpose(0, 1) if batch_first else resets
+    widths = _widths(name, weights)
+    if state is None:
+        each = 2 + sum([weight.dim() == 1 for weight in weights[2:4]]) + (len(widths) == 2 and widths[0] != widths[1])
+        rows = len(weights) // each
+        states = [x.new_zeros(rows, x.shape[1], width) for width in widths]
+    else:
+        states = [*state] if len(widths) == 2 else [state]
+    outputs = in_graph(name, x, states, weights, bidirectional, dropout, lengths, resets)
+    return (outputs[0].transpose(0, 1), *outputs[1:]) if batch_first else outputs
+
+
+def _widths(name: str, weights: Sequence[Any]) -> list[int]:
+    """The widths of the states, as weight_hh [G*H,R] says them."""
+    R = weights[1].shape[1]
+    return [R, weights[1].shape[0] // 4] if name == "lstm" else [R]
+
+
+def _prepared(
+    x: Any,
+    states: Sequence[Any],
+    weights: Sequence[Any],
+    name: str,
+    bidirectional: bool,
+    dropout: float,
+    seed: Any,
+    lengths: Any,
+    resets: Any,
+) -> tuple[Network, Options]:
+    """The network and the options of a call in a graph, checked."""
+    where = _where(name)
+    _check_x(where, x, False)
+    network = _network(where, name, x, weights, bidirectional, dropout)
+    inputs = (x, *_states(where, network, x, states if len(states) > 1 else states[0]), *weights)
+    return network, _options(where, network, inputs, 0 if seed is None else int(seed), lengths, resets)
+
+
+register(_prepared)
+
+
+def _where(name: str) -> str:
+    return f"bptt.torch.{name.removesuffix('_tanh').removesuffix('_relu')}"
+
+
+def _check_x(where: str, x: Any, batch_first: bool) -> None:
+    if x.dim() != 3 or not all(x.shape):
+        axes = "(B, T, I)" if batch_first else "(T, B, I)"
+        raise ValueError(f"{where}: x has shape {tuple(x.shape)}, expected {axes} without a size of 0")
+
+
+def _options(where: str, network: Network, inputs: tuple[Any, ...], seed: int, lengths: Any, resets: Any) -> Options:
+    """The options of a call. inputs: x [T,B,I], states, weights. resets: [T,B]."""
+    why = refused(inputs)
+    if why:
+        raise TypeError(f"{where}: has {why}, expected dense tensors of one dtype, float32 or float64, on the CPU")
+    flags = None if resets is None else np.asarray(_array(resets))
+    return network.options(inputs[0], None, seed, None if lengths is None else _array(lengths), flags)
+
+
+def _network(where: str, name: str, x: Any, weights: Sequence[Any], bidirectional: bool, dropout: float) -> Network:
     """The network of these weights. How many a layer has follows from the place of the next weight_hh."""
+    D = 2 if check_bool(where, "bidirectional", bidirectional) else 1
+    dropout = check_number(where, "dropout", dropout, 0.0, 1.0)
+    weights = list(weights)
     bias = len(weights) > 2 and weights[2].dim() == 1
     projected = name == "lstm" and len(weights) > 1 and weights[1].dim() == 2
     projected = projected and weights[1].shape[0] != 4 * weights[1].shape[1]
@@ -209,7 +295,7 @@ def _array(value: Any) -> Any:
     return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
 
 
-def _turned(resets: Any, batch_first: bool) -> Array:
-    """Resets as [T,B]."""
+def _turned(resets: Any) -> Array:
+    """Resets [B,T] as [T,B]."""
     flags: Array = np.asarray(resets)
-    return flags.T if batch_first else flags
+    return flags.T

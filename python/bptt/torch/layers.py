@@ -29,6 +29,11 @@ def _called(layer: Any, run: Any, x: Any, hx: Any, options: dict[str, Any]) -> A
     )
 
 
+def _is_graph_for(x: Any) -> bool:
+    """Whether torch.compile records this call of a layer, which then runs on the kernels if x has the usual form."""
+    return torch.compiler.is_compiling() and isinstance(x, torch.Tensor) and x.dim() == 3
+
+
 class LSTM(torch.nn.LSTM):
     """`torch.nn.LSTM`, whose calls take lengths and resets, as `bptt.torch.lstm` does. The state dict is the same.
 
@@ -44,7 +49,7 @@ class LSTM(torch.nn.LSTM):
 
     def forward(self, input: Any, hx: Any = None, *, lengths: Any = None, resets: Any = None) -> Any:
         """As of torch.nn.LSTM; lengths and resets as of `bptt.torch.lstm`."""
-        if lengths is None and resets is None:
+        if lengths is None and resets is None and not _is_graph_for(input):
             return super().forward(input, hx)
         return _called(self, functional.lstm, input, hx, {"lengths": lengths, "resets": resets})
 
@@ -62,7 +67,7 @@ class GRU(torch.nn.GRU):
 
     def forward(self, input: Any, hx: Any = None, *, lengths: Any = None, resets: Any = None) -> Any:
         """As of torch.nn.GRU; lengths and resets as of `bptt.torch.gru`."""
-        if lengths is None and resets is None:
+        if lengths is None and resets is None and not _is_graph_for(input):
             return super().forward(input, hx)
         return _called(self, functional.gru, input, hx, {"lengths": lengths, "resets": resets})
 
@@ -79,7 +84,7 @@ class RNN(torch.nn.RNN):
 
     def forward(self, input: Any, hx: Any = None, *, lengths: Any = None, resets: Any = None) -> Any:
         """As of torch.nn.RNN; lengths and resets as of `bptt.torch.rnn`."""
-        if lengths is None and resets is None:
+        if lengths is None and resets is None and not _is_graph_for(input):
             return super().forward(input, hx)
         options = {"lengths": lengths, "resets": resets, "nonlinearity": self.nonlinearity}
         return _called(self, functional.rnn, input, hx, options)
