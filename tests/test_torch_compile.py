@@ -152,6 +152,9 @@ def test_a_token_that_is_a_copy_runs_forward_again() -> None:
     second = torch.ops.bptt.recurrent_backward(token.clone(), *given)
     assert sum(bt.explain(reset=True).again.values()) == 1
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    third = torch.ops.bptt.recurrent_backward(token, *given)  # the first pass took the tape
+    assert sum(bt.explain(reset=True).again.values()) == 1
+    assert all(torch.equal(a, b) for a, b in zip(first, third, strict=True))
 
 
 def test_gradients_of_gradients_are_refused() -> None:

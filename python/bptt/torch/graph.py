@@ -5,8 +5,8 @@ Outside of graphs `Recurrence` does the same with less overhead, and the operato
 
 The tape of a forward pass is no tensor, and a graph hands tensors alone from forward to backward. So the operator also
 returns a token, a tensor of one element whose memory belongs to an object that holds the tape: the tape is found by
-the token's address, and is freed with it, also where a graph is dropped without a backward pass. Where the token is not
-the same memory (a copy; a checkpoint that saved it elsewhere), backward runs the forward pass again.
+the token's address, and is freed with it, also where a graph is dropped without a backward pass. In a second backward
+pass, and where the token is not the same memory (a copy; a checkpoint that saved it elsewhere), backward runs forward again.
 A compiler may reuse memory as soon as it knows no reader: the tape therefore reads copies of x, of the states and of y.
 
 Shapes: x [T,B,I]; states h [L*D,B,R] and of an LSTM c [L*D,B,H]; weights in PyTorch's order.
@@ -46,10 +46,11 @@ _library.define(
 
 
 class _Held:
-    """A forward pass, and the memory of its token."""
+    """A forward pass, until a backward pass takes it, and the memory of its token."""
 
-    def __init__(self, ran: Ran) -> None:
-        self.ran, self._memory = ran, np.zeros(1, np.int64)
+    def __init__(self, network: Network, ran: Ran) -> None:
+        self.network, self._memory = network, np.zeros(1, np.int64)
+        self.ran: Ran | None = ran
         self.__array_interface__ = self._memory.__array_interface__
 
 
@@ -71,11 +72,11 @@ def register(prepare: Prepare) -> None:
 
     def forward(x: Any, states: Sequence[Any], weights: Sequence[Any], *settings: Any) -> tuple[Any, ...]:
         *settings, keep = settings  # type: ignore[assignment]
-        y, final, _, ran = passed(x, states, weights, settings, keep)
+        y, final, network, ran = passed(x, states, weights, settings, keep)
         count_taken(settings[0])
         token = torch.empty(0, dtype=torch.int64)
         if ran is not None:
-            held = _Held(ran)
+            held = _Held(network, ran)
             token = torch.from_numpy(np.asarray(held))
             _held[token.data_ptr()] = held
             y = y.copy() if ran.reads_y else y
@@ -87,15 +88,16 @@ def register(prepare: Prepare) -> None:
     ) -> list[Any]:
         *settings, wanted = settings  # type: ignore[assignment]
         held = _held.get(token.data_ptr())
-        if held is None:
-            count_again("a graph of torch.compile that keeps no tape")
-            ran = passed(x, states, weights, settings, True)[3]
+        if held is not None and held.ran is not None:
+            network, ran = held.network, held.ran
+            held.ran = None
         else:
-            ran = held.ran
-        network = prepare(x, states, weights, *settings)[0]
+            count_again("in a graph of torch.compile: no tape, or a second backward pass")
+            network, again = passed(x, states, weights, settings, True)[2:]
+            assert again is not None
+            ran = again
         dy, *dstates = [gradient_view(each) for each in gradients[: 1 + len(states)]]
-        assert ran is not None
-        dx, dinitial, dweights = network.backward(ran, dy, dstates, wanted, True)
+        dx, dinitial, dweights = network.backward(ran, dy, dstates, wanted, False)
         return [
             tensor_of(each) if want and each is not None else x.new_empty(0)
             for each, want in zip([dx, *dinitial, *dweights], wanted, strict=True)
