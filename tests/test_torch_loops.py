@@ -58,7 +58,7 @@ def fit(module: Any, batches: list[Any], path: Path) -> list[Any]:
     module.train()
     for k, batch in enumerate(batches):
 
-        def closure(batch: Any = batch) -> Any:
+        def closure(batch: Any = batch, k: int = k) -> Any:
             loss = module.training_step(batch)
             if k % 2 == 0:
                 adam.zero_grad()
