@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXAMPLE = str(ROOT / "examples" / "distributed.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "BPTT_NUM_THREADS")}
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "BPTT_NUM_THREADS"), "1")
 
 pytestmark = [
     pytest.mark.slow,

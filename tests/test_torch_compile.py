@@ -11,9 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch_cases import KINDS, assert_close, bt, every_kind, flat, layer, loss_of, one_thread, python  # noqa: E402, F401
-
 from bptt.torch import graph  # noqa: E402
+from torch_cases import KINDS, assert_close, bt, every_kind, flat, layer, loss_of, one_thread, python  # noqa: E402, F401
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),

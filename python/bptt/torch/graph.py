@@ -6,7 +6,8 @@ Outside of graphs `Recurrence` does the same with less overhead, and the operato
 The tape of a forward pass is no tensor, and a graph hands tensors alone from forward to backward. So the operator also
 returns a token, a tensor of one element whose memory belongs to an object that holds the tape: the tape is found by
 the token's address, and is freed with it, also where a graph is dropped without a backward pass. In a second backward
-pass, and where the token is not the same memory (a copy; a checkpoint that saved it elsewhere), backward runs forward again.
+pass, and where the token is not the same memory (a copy; a checkpoint that saved it elsewhere), backward runs forward
+again.
 A compiler may reuse memory as soon as it knows no reader: the tape therefore reads copies of x, of the states and of y.
 
 Shapes: x [T,B,I]; states h [L*D,B,R] and of an LSTM c [L*D,B,H]; weights in PyTorch's order.
@@ -37,7 +38,8 @@ __all__ = ["in_graph", "register"]
 _library = torch.library.Library("bptt", "DEF")
 _SETTINGS = "str name, bool bidirectional, float dropout, Tensor? seed, Tensor? lengths, Tensor? resets"
 _library.define(
-    f"recurrent(Tensor x, Tensor[] states, Tensor[] weights, {_SETTINGS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)"
+    f"recurrent(Tensor x, Tensor[] states, Tensor[] weights, {_SETTINGS}, bool keep) -> "
+    "(Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
     "recurrent_backward(Tensor token, Tensor[] gradients, Tensor x, Tensor[] states, Tensor[] weights, "
@@ -107,7 +109,6 @@ def register(prepare: Prepare) -> None:
     _library.impl("recurrent_backward", backward, "CPU")
 
 
-@torch.library.register_fake("bptt::recurrent", lib=_library)
 def _shapes(x: Any, states: Sequence[Any], weights: Sequence[Any], *settings: Any) -> tuple[Any, ...]:
     """The outputs without their values."""
     directions, keep = 2 if settings[1] else 1, settings[-1]
@@ -118,7 +119,6 @@ def _shapes(x: Any, states: Sequence[Any], weights: Sequence[Any], *settings: An
     return y, h, c, torch.empty(int(keep), dtype=torch.int64, device=x.device)
 
 
-@torch.library.register_fake("bptt::recurrent_backward", lib=_library)
 def _gradient_shapes(
     token: Any, gradients: Sequence[Any], x: Any, states: Sequence[Any], weights: Sequence[Any], *settings: Any
 ) -> list[Any]:
@@ -163,6 +163,8 @@ def _save_name(ctx: Any, inputs: tuple[Any, ...], output: list[Any]) -> None:
     ctx.name = inputs[5]
 
 
+torch.library.register_fake("bptt::recurrent", _shapes, lib=_library)
+torch.library.register_fake("bptt::recurrent_backward", _gradient_shapes, lib=_library)
 torch.library.register_autograd("bptt::recurrent", _gradients, setup_context=_save, lib=_library)
 torch.library.register_autograd("bptt::recurrent_backward", _refused, setup_context=_save_name, lib=_library)
 
@@ -180,8 +182,8 @@ def in_graph(
     """A call as a node of the graph that is recorded: y and the final states."""
     seed = torch.randint(1, 1 << 62, (), dtype=torch.int64) if dropout else None
     tensors = (x, *states, *weights)
-    keep = torch.is_grad_enabled() and any([each.requires_grad for each in tensors])
-    found = torch.ops.bptt.recurrent(
+    keep = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+    found: tuple[Any, ...] = torch.ops.bptt.recurrent(
         x, [*states], [*weights], name, bidirectional, dropout, seed, lengths, resets, keep
     )
     return found[: 1 + len(states)]
