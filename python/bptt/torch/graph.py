@@ -66,8 +66,10 @@ def register(prepare: Prepare) -> None:
         x: Any, states: Sequence[Any], weights: Sequence[Any], settings: Sequence[Any], keep: bool
     ) -> tuple[Any, tuple[Any, ...], Network, Ran | None]:
         network, options = prepare(x, states, weights, *settings)
-        x, *states = [each.detach().clone(memory_format=torch.contiguous_format) for each in (x, *states)]
-        arrays = [array_of(each) for each in (x, *states)]
+        read = [each.detach() for each in (x, *states)]
+        if keep:
+            read = [each.clone(memory_format=torch.contiguous_format) for each in read]
+        arrays = [array_of(each) for each in read]
         follow_threads()
         y, final, ran = network.forward(arrays[0], arrays[1:], weights, options, keep)
         return y, final, network, ran

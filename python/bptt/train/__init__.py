@@ -2,10 +2,10 @@
 """Training: `fit` and what it takes and returns.
 
 fit.py has the arguments; batch.py the forms of batches; model_and_loss.py their checks, which insight shares;
-source.py the place in the batches; updates.py the updates; processes.py what processes that train together tell each
-other; loop.py the course of a run; hooks.py the base of
-callbacks; outputs.py what a run shows and logs; history.py its table; plot.py its picture; state.py the file from
-which a run goes on; first_look.py `bptt.check`, which is imported when it is first asked for.
+source.py the place in the batches; updates.py the updates; processes.py what several processes tell each other; loop.py
+the course of a run; hooks.py the base of callbacks; outputs.py what a run shows and logs; history.py its table; plot.py
+its picture; state.py the file from which a run goes on; first_look.py `bptt.check`, which is imported when it is first
+asked for.
 """
 
 from bptt.train.batch import Batch
