@@ -59,12 +59,12 @@ def together(of_rank: Callable[[int], dict[str, Any]], n: int = 2, adds: Sum | N
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(n)]
     for each in threads:
         each.start()
-    for each in threads:
-        while each.is_alive():
+    while any(each.is_alive() for each in threads):
+        failed = any(isinstance(each, Exception) for each in found)
+        for each in threads:
             each.join(1)
-            if any(isinstance(other, Exception) for other in found):  # for which this thread may wait
-                each.join(0.5)
-                adds.abort()
+        if failed and any(each.is_alive() for each in threads):  # they wait for one that failed
+            adds.abort()
     return found
 
 
