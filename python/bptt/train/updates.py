@@ -21,6 +21,7 @@ from bptt.train.batch import Batch, Steps
 from bptt.train.history import Step, Validation
 from bptt.train.model_and_loss import loss_and_gradient
 from bptt.train.processes import Processes
+from bptt.train.training_step import Gradients
 
 if TYPE_CHECKING:
     from bptt.layers.recurrent import Recurrent
@@ -78,7 +79,8 @@ class Updates:
     def __init__(self, task: Task, source: Source) -> None:
         self._task, self.source = task, source
         self._model, self._loss, self._optimizer = task.model, task.loss, task.optimizer
-        self._grads = task.model.params.zeros_like()  # shared by all updates: new memory each time costs page faults
+        self._gradients = Gradients(task.model, task.loss)
+        self._grads = self._gradients.grads
         self.position = Position()
         self.batch: Steps | None = None  # the present one
         self.skipped = 0  # in all epochs
@@ -199,8 +201,12 @@ class Updates:
         if task.schedule is not None:
             self._optimizer.lr = task.schedule(position.number)
         lr = getattr(self._optimizer, "lr", math.nan)
-        y, after, tape = self._model.forward(seen.x, position.state, seen.lengths, seen.resets)
-        value, dy, metrics = self._scored_end(y, steps.axis, before, new) if targets else (0.0, None, _none_of(task))
+        found = self._native(new, seen, before) if targets else None
+        if found is None:
+            y, after, tape = self._model.forward(seen.x, position.state, seen.lengths, seen.resets)
+            value, dy, metrics = self._scored_end(y, steps.axis, before, new) if targets else (0.0, None, _none_of(task))
+        else:
+            (value, after), tape, dy, metrics = found, None, None, {}
         try:
             if math.isfinite(value):
                 if dy is not None:
@@ -227,6 +233,12 @@ class Updates:
         time_s = time.perf_counter() - start_s
         number, epoch = position.number, position.epoch
         return Step(number, epoch, value, norm, clipped, targets, clipped_norm, lr, time_s, metrics), after
+
+    def _native(self, new: Batch, seen: Batch, before: int) -> tuple[float, Any] | None:
+        """The loss and the state after these steps, with the gradients computed; None where no native call has them."""
+        if before or self._task.metrics or new.mask is not None or seen.lengths is not None or seen.resets is not None:
+            return None
+        return self._gradients.native(seen.x, new.target, self.position.state)
 
     def _scored_end(self, y: Any, axis: int, before: int, new: Batch) -> tuple[float, Any, dict[str, float]]:
         """The loss of y without its first `before` steps, the gradient of all of y, and the metrics."""
