@@ -201,12 +201,16 @@ class Updates:
         if task.schedule is not None:
             self._optimizer.lr = task.schedule(position.number)
         lr = getattr(self._optimizer, "lr", math.nan)
+        value, metrics = 0.0, _none_of(task)
+        tape: Any = None
+        dy: Any = None
         found = self._native(new, seen, before) if targets else None
-        if found is None:
-            y, after, tape = self._model.forward(seen.x, position.state, seen.lengths, seen.resets)
-            value, dy, metrics = self._scored_end(y, steps.axis, before, new) if targets else (0.0, None, _none_of(task))
+        if found is not None:
+            value, after = found
         else:
-            (value, after), tape, dy, metrics = found, None, None, {}
+            y, after, tape = self._model.forward(seen.x, position.state, seen.lengths, seen.resets)
+            if targets:
+                value, dy, metrics = self._scored_end(y, steps.axis, before, new)
         try:
             if math.isfinite(value):
                 if dy is not None:
