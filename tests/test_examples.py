@@ -70,3 +70,9 @@ def test_co2() -> None:
 def test_digits() -> None:
     pytest.importorskip("sklearn")
     assert run("digits.py", "--epochs", "1") > 0.2  # guessing: 0.1
+
+
+def test_distributed() -> None:
+    """Alone; test_distributed.py starts it as two processes."""
+    history = run("distributed.py", "--epochs", "2")
+    assert history.loss[-1] < 0.5 * history.loss[0]

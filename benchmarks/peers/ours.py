@@ -74,15 +74,12 @@ class Step(Task):
         linear = bptt.Linear(problem.case.H, 1, dtype=problem.case.dtype, init="zeros")
         linear.load_state_dict({"weight": problem.head_weight, "bias": problem.head_bias})
         self._model = bptt.Sequential(make_layer(problem), linear)
-        self._optimizer = bptt.optim.Adam(lr=LEARNING_RATE, clip_norm=CLIP_NORM)
+        optimizer = bptt.optim.Adam(lr=LEARNING_RATE, clip_norm=CLIP_NORM)
+        self._step = bptt.TrainingStep(self._model, bptt.losses.mse, optimizer)
         self._x, self._target = problem.x, problem.target
-        self._grads = self._model.params.zeros_like()
 
     def call(self) -> None:
-        y, _, tape = self._model.forward(self._x)
-        self._loss, dy = bptt.losses.mse(y, self._target)
-        self._model.backward(tape, dy, grads=self._grads)
-        self._optimizer.step(self._model.params, self._grads)
+        self._loss = self._step(self._x, self._target).loss
 
     def results(self) -> dict[str, Array]:
         names = {"1.weight": "head_weight", "1.bias": "head_bias"}

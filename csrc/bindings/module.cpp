@@ -118,4 +118,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_nn(m);
   register_optim(m);
   register_orthogonal(m);
+  register_training(m);
 }

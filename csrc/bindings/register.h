@@ -14,5 +14,6 @@ void register_narrow(pybind11::module_& m);
 void register_nn(pybind11::module_& m);
 void register_optim(pybind11::module_& m);
 void register_orthogonal(pybind11::module_& m);
+void register_training(pybind11::module_& m);
 
 }  // namespace bptt::bindings

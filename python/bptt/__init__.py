@@ -35,7 +35,7 @@ from bptt.layers import (
     SLSTMCell,
 )
 from bptt.params import Params
-from bptt.train import Batch, History, StopTraining, fit
+from bptt.train import Batch, History, StopTraining, TrainingStep, fit
 
 if TYPE_CHECKING:
     from bptt import callbacks as callbacks
@@ -71,6 +71,7 @@ __all__ = [
     "SLSTMCell",
     "Sequential",
     "StopTraining",
+    "TrainingStep",
     "check",
     "config",
     "diagnose",

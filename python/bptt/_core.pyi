@@ -344,6 +344,18 @@ def quantile(
 ) -> tuple[float, NDArray[_T]]:
     """prediction [N,F*Q], the quantiles of a feature together; target [N,F]."""
 
+def backward_from_loss(
+    stack: Stack,
+    tape: Tape,
+    y: NDArray[_T],
+    head: tuple[NDArray[_T], NDArray[_T] | None],
+    loss: str,
+    target: object,
+    grads: tuple[object, NDArray[_T], NDArray[_T] | None],
+) -> float | None:
+    """The mean loss (mse, mae, cross_entropy) of head(y), y [T,B,H]; overwrites grads of the stack's and head's
+    parameters, unless the loss is not finite. None where target is not exact: nothing was done."""
+
 def optimizer_step(
     rule: str,
     options: dict[str, float],

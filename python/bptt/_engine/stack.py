@@ -58,6 +58,11 @@ class Stack:
         self._plain = structure.num_directions == 1 and state_options.plain and learnt is None
         self._direct = not (batch_first or one_step)  # the stack may take arrays as they are
 
+    @property
+    def direct(self) -> bool:
+        """Whether a call without lengths and resets may go straight to the native stack."""
+        return self._plain and self._direct
+
     def narrow(self, weights: str) -> Stack:
         """The same network with weights stored in fewer bits, for inference: "int8" or "bfloat16"."""
         structure, learnt = self.structure._replace(weights=weights), self._learnt

@@ -13,7 +13,8 @@ from bptt.torch import network
 from bptt.torch.autograd import Call, run
 from bptt.torch.compiling import ends_graph
 from bptt.torch.counts import count_taken
-from bptt.torch.network import Network, follow_threads
+from bptt.torch.graph import in_graph, register
+from bptt.torch.network import Network, Options, follow_threads
 from bptt.torch.operations import drawn_seed, refused, surroundings
 from bptt.torch.variants import NoBackward, Variant, variant_network
 
@@ -143,32 +144,28 @@ class Form(NamedTuple):
     training: bool = True
 
 
-@ends_graph
 def call(form: Form, x: Any, state: Any, weights: Sequence[Any], lengths: Any, resets: Any) -> tuple[Any, ...]:
     """y and the final states; what `lstm`, `gru` and `rnn` say of the arguments."""
+    if torch.compiler.is_compiling() and form.variant is None and form.sizes is None:
+        return _traced(form, x, state, weights, lengths, resets)
+    return _call_now(form, x, state, weights, lengths, resets)
+
+
+@ends_graph
+def _call_now(form: Form, x: Any, state: Any, weights: Sequence[Any], lengths: Any, resets: Any) -> tuple[Any, ...]:
     where = form.where
     for each in (x, *weights):
         if not isinstance(each, torch.Tensor):
             raise TypeError(f"{where}: an argument has type {type(each).__name__}, expected tensors")
-    packed = form.sizes is not None
-    if x.dim() != 3 - packed or not all(x.shape):
-        axes = "(sum, I)" if packed else "(B, T, I)" if form.batch_first else "(T, B, I)"
-        raise ValueError(f"{where}: x has shape {tuple(x.shape)}, expected {axes} without a size of 0")
+    _check_x(form, x)
     why = surroundings()
     if why:
         raise RuntimeError(f"{where}: is called under {why}, expected a plain call: torch.nn's layers take those")
-    batch_first = check_bool(where, "batch_first", form.batch_first) and not packed
+    sizes = None if form.sizes is None else form.sizes.numpy()
+    batch_first = check_bool(where, "batch_first", form.batch_first) and sizes is None
     if batch_first:
         x = x.transpose(0, 1)
-    why = refused((x, *weights))
-    if why:
-        raise TypeError(f"{where}: has {why}, expected dense tensors of one dtype, float32 or float64, on the CPU")
-    sizes = None if form.sizes is None else form.sizes.numpy()
-    found = _network(form, x, list(weights))
-    inputs = (x, *_states(where, found, x.shape[1] if sizes is None else int(sizes[0]), x, state), *weights)
-    why = refused(inputs)
-    if why:
-        raise TypeError(f"{where}: has {why}, expected dense tensors of one dtype, float32 or float64, on the CPU")
+    found, inputs = _checked(form, x, x.shape[1] if sizes is None else int(sizes[0]), state, weights)
     options = found.options(
         x,
         sizes,
@@ -185,6 +182,77 @@ def call(form: Form, x: Any, state: Any, weights: Sequence[Any], lengths: Any, r
     else:
         outputs = run(again, inputs)
     return (outputs[0].transpose(0, 1), *outputs[1:]) if batch_first else outputs
+
+
+def _call_in_graph(
+    form: Form, x: Any, state: Any, weights: Sequence[Any], lengths: Any, resets: Any
+) -> tuple[Any, ...]:
+    """The same where torch.compile records a graph: what follows is traced, and checked when the graph runs."""
+    if form.batch_first:
+        x = x.transpose(0, 1)
+    lengths = None if lengths is None else torch.as_tensor(lengths)
+    if resets is not None:
+        resets = torch.as_tensor(resets)
+        resets = resets.transpose(0, 1) if form.batch_first else resets
+    widths = _widths(form.cell, weights)
+    if state is None:
+        each = 2 + sum([weight.dim() == 1 for weight in weights[2:4]]) + (len(widths) == 2 and widths[0] != widths[1])
+        rows = len(weights) // each
+        states = [x.new_zeros(rows, x.shape[1], width) for width in widths]
+    else:
+        states = [*state] if len(widths) == 2 else [state]
+    outputs = in_graph(form.cell, x, states, weights, form.bidirectional, form.dropout, lengths, resets)
+    return (outputs[0].transpose(0, 1), *outputs[1:]) if form.batch_first else outputs
+
+
+def _widths(cell: str, weights: Sequence[Any]) -> list[int]:
+    """The widths of the states, as weight_hh [G*H,R] says them."""
+    R = weights[1].shape[1]
+    return [R, weights[1].shape[0] // 4] if cell == "lstm" else [R]
+
+
+def _prepared(
+    x: Any,
+    states: Sequence[Any],
+    weights: Sequence[Any],
+    cell: str,
+    bidirectional: bool,
+    dropout: float,
+    seed: Any,
+    lengths: Any,
+    resets: Any,
+) -> tuple[Network, Options]:
+    """The network and the options of a call in a graph, checked."""
+    form = Form(f"bptt.torch.{cell.split('_')[0]}", cell, bidirectional, False, dropout)
+    _check_x(form, x)
+    found = _checked(form, x, x.shape[1], states if len(states) > 1 else states[0], weights)[0]
+    given = [None if each is None else _array(each) for each in (lengths, resets)]
+    return found, found.options(x, None, 0 if seed is None else int(seed), *given)
+
+
+register(_prepared)
+
+
+def _check_x(form: Form, x: Any) -> None:
+    packed = form.sizes is not None
+    if x.dim() != 3 - packed or not all(x.shape):
+        axes = "(sum, I)" if packed else "(B, T, I)" if form.batch_first else "(T, B, I)"
+        raise ValueError(f"{form.where}: x has shape {tuple(x.shape)}, expected {axes} without a size of 0")
+
+
+def _checked(form: Form, x: Any, B: int, state: Any, weights: Sequence[Any]) -> tuple[Network, tuple[Any, ...]]:
+    """The network of a call of B rows, and its tensors: x, states, weights."""
+    _check_dense(form.where, (x, *weights))
+    found = _network(form, x, list(weights))
+    inputs = (x, *_states(form.where, found, B, x, state), *weights)
+    _check_dense(form.where, inputs)
+    return found, inputs
+
+
+def _check_dense(where: str, tensors: tuple[Any, ...]) -> None:
+    why = refused(tensors)
+    if why:
+        raise TypeError(f"{where}: has {why}, expected dense tensors of one dtype, float32 or float64, on the CPU")
 
 
 def _network(form: Form, x: Any, weights: list[Any]) -> Network:

@@ -19,6 +19,11 @@ _FURTHER = ("weight_peephole", "weight_norm", "bias_norm")
 _ONES = "weight_norm"  # begins at 1, the others at 0
 
 
+def _is_graph_for(x: Any) -> bool:
+    """Whether torch.compile records this call of a layer, which then runs on the kernels if x has the usual form."""
+    return torch.compiler.is_compiling() and isinstance(x, torch.Tensor) and x.dim() == 3
+
+
 class _Layer(torch.nn.RNNBase):
     """What the three layers share. variant: None for PyTorch's own."""
 
@@ -56,7 +61,8 @@ class _Layer(torch.nn.RNNBase):
 
     def forward(self, input: Any, hx: Any = None, *, lengths: Any = None, resets: Any = None) -> Any:
         """As of PyTorch's layer; lengths and resets as of `bptt.torch.lstm`."""
-        if lengths is None and resets is None and self.variant is None:
+        plain = lengths is None and resets is None and self.variant is None
+        if plain and not _is_graph_for(input):
             return super().forward(input, hx)
         where = f"bptt.torch.{type(self).__name__}"
         self._update_flat_weights()

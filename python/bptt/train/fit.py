@@ -48,6 +48,7 @@ def fit(
     # each update
     schedule: Callable[[int], float] | None = None,
     on_nonfinite: str = "raise",
+    all_reduce: Callable[[Any], object] | None = None,
     # validation
     validation: Iterable[BatchIn] | BatchIn | None = None,
     validate_every: int | None = None,
@@ -105,6 +106,11 @@ def fit(
             counted in `History.skipped`, and the state goes on as it was before it. It changes nothing in any case.
             With "raise", a validation loss that is not finite is an error too. An optimizer with nonfinite="skip" needs
             "skip" here too.
+        all_reduce: function that adds an array over all processes that train this model together, each on its own
+            batches: it gets a 1-D array of float32 or float64 and leaves the sum in it, such as
+            `lambda a: comm.Allreduce(MPI.IN_PLACE, a)`. Each update is then that of the joined batch: gradients, losses
+            and metrics are means weighted by the steps that count. All processes decide alike: see
+            docs/distributed.md. Default None: one process.
 
         Validation:
         validation: batches in the same forms, which are only evaluated. Default None. The validation loss is the mean
@@ -170,15 +176,14 @@ def fit(
     (150, 50, True)
     """
     batches = as_batches("batches", batches)
+    _check_all_reduce(all_reduce)
     _check_arguments(model, batches, loss, optimizer, on_step, stateful=stateful, progress=progress)
-    if on_nonfinite not in _NONFINITE:
-        raise ValueError(f"fit: on_nonfinite has value {brief(on_nonfinite)}, expected 'raise', 'skip' or 'stop'")
-    if getattr(optimizer, "nonfinite", "raise") == "skip" and on_nonfinite != "skip":
-        both = f"optimizer has nonfinite='skip' and fit on_nonfinite={on_nonfinite!r}"
-        raise ValueError(f"fit: {both}, expected on_nonfinite='skip', which also skips a loss that is not finite")
+    _check_nonfinite(optimizer, on_nonfinite)
     window = _window(tbptt)
     _check_direction(model, window, stateful)
-    task = Task(model, loss, optimizer, window, stateful, _schedule(schedule), _metrics(metric), on_nonfinite)
+    task = Task(
+        model, loss, optimizer, window, stateful, _schedule(schedule), _metrics(metric), on_nonfinite, all_reduce
+    )
     plan = _plan(batches, epochs, max_steps, max_time_s, _validation(validation), validate_every)
     chosen = _checked_callbacks(callbacks, on_step, log, history)
     state_file = None
@@ -205,6 +210,20 @@ def _check_arguments(model: Any, batches: Any, loss: Any, optimizer: Any, on_ste
         check_bool("fit", name, value)
     if on_step is not None and not callable(on_step):
         raise TypeError(f"fit: on_step has type {type(on_step).__name__}, expected a function of a Step")
+
+
+def _check_nonfinite(optimizer: Any, on_nonfinite: Any) -> None:
+    if on_nonfinite not in _NONFINITE:
+        raise ValueError(f"fit: on_nonfinite has value {brief(on_nonfinite)}, expected 'raise', 'skip' or 'stop'")
+    if getattr(optimizer, "nonfinite", "raise") == "skip" and on_nonfinite != "skip":
+        both = f"optimizer has nonfinite='skip' and fit on_nonfinite={on_nonfinite!r}"
+        raise ValueError(f"fit: {both}, expected on_nonfinite='skip', which also skips a loss that is not finite")
+
+
+def _check_all_reduce(all_reduce: Any) -> None:
+    if all_reduce is not None and not callable(all_reduce):
+        expected = "a function that leaves the sum over all processes in an array"
+        raise TypeError(f"fit: all_reduce has type {type(all_reduce).__name__}, expected {expected}")
 
 
 def _check_iterable(name: str, value: Any) -> None:

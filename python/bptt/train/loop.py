@@ -17,6 +17,7 @@ from bptt.train.updates import NotFinite, Task, Updates
 
 if TYPE_CHECKING:
     from bptt.train.hooks import Callback
+    from bptt.train.processes import Processes
     from bptt.train.state import StateFile
 
 __all__ = ["Loop", "Plan"]
@@ -53,6 +54,9 @@ class Loop:
         if plan.validation is not None:
             names += [f"validation_{name}" for name in names]
         self._history = History()
+        self._end_s: float | None = None  # when the time is over
+        # Of several processes: whether the time of any is over, and whether the file of any is due.
+        self._time_over = self._save_due = False
         self._pause = ""  # why the run ends after the present update and its validation, to be continued
         self._view = Run(
             task.model,
@@ -69,14 +73,17 @@ class Loop:
         """Train until a limit, a callback or an exception ends it."""
         self._callbacks = callbacks
         begin_s = time.monotonic()
-        end_s = None if self._plan.max_time_s is None else begin_s + self._plan.max_time_s
+        self._end_s = None if self._plan.max_time_s is None else begin_s + self._plan.max_time_s
         continued = self._file is not None and self._file.load(self._task, self._updates, self._history, callbacks)
         history = self._history
+        self._begin_together()
         try:
             reason = self._stop_reason(lambda: self._call("on_train_begin"))
             history.stop_reason = history.stop_reason or reason
             if not history.stopped:
-                history.stop_reason = self._stop_reason(lambda: self._train(end_s, continued))
+                history.stop_reason = self._stop_reason(lambda: self._train(continued))
+                if self._updates.processes is not None:
+                    self._updates.processes.end()
                 if self._file is not None:
                     self._file.save(self._task, self._updates, history, callbacks)
                 history.stop_reason = history.stop_reason or self._pause
@@ -100,40 +107,66 @@ class Loop:
         total = position.number + max(0, left)
         return total if plan.max_steps is None else min(total, plan.max_steps)
 
-    def _train(self, end_s: float | None, continued: bool) -> None:
+    def _train(self, continued: bool) -> None:
         plan, updates = self._plan, self._updates
         if continued:
             updates.source.replay(updates.position.epoch)
         while plan.epochs is None or updates.position.epoch < plan.epochs:
-            if self._ended(None):
+            if self._ended(timed=False):
                 return
             for step in updates.of_epoch():
                 self._history.append(step)
                 self._history.skipped = updates.skipped
-                if self._callbacks:
+                if self._callbacks or self._updates.processes is not None:
                     self._call("on_step", step)
                 if plan.validate_every is not None and updates.position.number % plan.validate_every == 0:
                     self._validate()
-                if self._file is not None:
-                    self._file.save_if_due(self._task, updates, self._history, self._callbacks)
-                if self._ended(end_s):
+                self._save_if_due()
+                if self._ended():
                     return
             self._history.skipped = updates.skipped
             if plan.validation is not None and plan.validate_every is None:
                 self._validate()
             self._call("on_epoch")
             updates.next_epoch()
-            if self._file is not None:
-                self._file.save_if_due(self._task, updates, self._history, self._callbacks)
+            self._save_if_due()
 
-    def _ended(self, end_s: float | None) -> bool:
+    def _begin_together(self) -> None:
+        """Let several processes compare what they begin with."""
+        processes, position = self._updates.processes, self._updates.position
+        if processes is None:
+            return
+        task, plan = self._task, self._plan
+        optimizer: Any = getattr(task.optimizer, "state_dict", dict)()
+        limits = plan.epochs, plan.max_steps, plan.validate_every, plan.validation is not None
+        options = limits, task.window, task.stateful, [*task.metrics], task.on_nonfinite
+        place = position.number, position.epoch, position.batch, position.start, self._history.stopped
+        agrees = bool(self._callbacks) or self._end_s is not None or self._file is not None
+        compared = {"the optimizer and its state": optimizer, "fit's options": options, "the place of the run": place}
+        processes.begin(compared, agrees)
+
+    def _save_if_due(self) -> None:
+        """Save the training state, where enough updates or seconds have passed; several processes do so together."""
+        if self._file is None:
+            return
+        due = self._save_due if self._updates.processes else self._file.is_due(self._updates.position.number)
+        if due:
+            self._file.save(self._task, self._updates, self._history, self._callbacks)
+            self._save_due = False
+
+    def _ended(self, timed: bool = True) -> bool:
         """Whether the run has made all its updates, used its time or been paused."""
         if self._pause:
             return True
         max_steps = self._plan.max_steps
         if max_steps is not None and self._updates.position.number >= max_steps:
             return True
-        return end_s is not None and time.monotonic() >= end_s
+        if not timed:
+            return False
+        return self._time_over if self._updates.processes is not None else self._is_time_over()
+
+    def _is_time_over(self) -> bool:
+        return self._end_s is not None and time.monotonic() >= self._end_s
 
     def _stop_reason(self, part: Callable[[], None]) -> str:
         """Do a part of the run; return why it was stopped, "" if it was not."""
@@ -172,8 +205,19 @@ class Loop:
                     self._pause = self._pause or str(error) or "StopTraining"
                 else:
                     request = request or error
+        if self._updates.processes is not None:
+            request = self._agreed(self._updates.processes, request)
         if request is not None:
             raise _Stop(str(request) or "StopTraining")
+
+    def _agreed(self, processes: Processes, request: StopTraining | None) -> StopTraining | None:
+        """The request to stop that any of several processes has; so with pauses, time and saves."""
+        due = self._file is not None and self._file.is_due(self._updates.position.number)
+        wishes = request is not None, bool(self._pause), self._is_time_over(), due
+        stops, pauses, self._time_over, self._save_due = processes.agree(*wishes)
+        if pauses:
+            self._pause = self._pause or "another process paused"
+        return request or (StopTraining("another process stopped") if stops else None)
 
     def _batches_count(self) -> int | None:
         """The number of batches of an epoch, None where it is not known."""

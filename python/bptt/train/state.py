@@ -74,7 +74,7 @@ def _complete(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 class StateFile:
-    """The file of one run: `load` comes first and continues from it; `save` replaces it, `save_if_due` now and then.
+    """The file of one run: `load` comes first and continues from it; `save` replaces it, when it `is_due`.
 
     every_steps: updates between two saves, None for no such rule; every_s: seconds, likewise.
     """
@@ -137,12 +137,11 @@ class StateFile:
         _fill(history, arrays, config)
         self._last_number = updates.position.number
 
-    def save_if_due(self, task: Task, updates: Updates, history: History, callbacks: Sequence[Callback]) -> None:
-        """Save, where enough updates or seconds have passed."""
-        number, now_s = updates.position.number, time.monotonic()
-        steps_due = self._every_steps is not None and number - self._last_number >= self._every_steps
-        if steps_due or (self._every_s is not None and now_s - self._last_s >= self._every_s):
-            self.save(task, updates, history, callbacks)
+    def is_due(self, number: int) -> bool:
+        """Whether enough updates or seconds have passed for another save. number: of updates so far."""
+        if self._every_steps is not None and number - self._last_number >= self._every_steps:
+            return True
+        return self._every_s is not None and time.monotonic() - self._last_s >= self._every_s
 
     def save(self, task: Task, updates: Updates, history: History, callbacks: Sequence[Callback]) -> None:
         """Replace the file by the present state."""

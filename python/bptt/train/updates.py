@@ -20,6 +20,8 @@ from bptt._arrays import is_number
 from bptt.train.batch import Batch, Steps
 from bptt.train.history import Step, Validation
 from bptt.train.model_and_loss import loss_and_gradient
+from bptt.train.processes import Processes
+from bptt.train.training_step import Gradients
 
 if TYPE_CHECKING:
     from bptt.layers.recurrent import Recurrent
@@ -44,6 +46,7 @@ class Task(NamedTuple):
     schedule: Callable[[int], float] | None = None
     metrics: Metrics = MappingProxyType({})
     on_nonfinite: str = "raise"
+    all_reduce: Callable[[Any], object] | None = None
 
 
 @dataclass(slots=True)
@@ -76,10 +79,12 @@ class Updates:
     def __init__(self, task: Task, source: Source) -> None:
         self._task, self.source = task, source
         self._model, self._loss, self._optimizer = task.model, task.loss, task.optimizer
-        self._grads = task.model.params.zeros_like()  # shared by all updates: new memory each time costs page faults
+        self._gradients = Gradients(task.model, task.loss)
+        self._grads = self._gradients.grads
         self.position = Position()
         self.batch: Steps | None = None  # the present one
         self.skipped = 0  # in all epochs
+        self.processes = None if task.all_reduce is None else Processes(task.all_reduce, task.model.params)
 
     def of_epoch(self) -> Iterator[Step]:
         """Make the updates of the present epoch that are still to be made."""
@@ -92,6 +97,8 @@ class Updates:
             if self._task.stateful:
                 position.rows = _same_rows(f"batch {batch} of epoch {position.epoch}", self.batch.rows, position.rows)
             yield from self._of_batch(self.batch)
+        if self.processes is not None:
+            self.processes.end_epoch(len(self._task.metrics))
         if batch < 0:
             raise ValueError(f"fit: batches has no batch in epoch {position.epoch}, expected at least one")
         if position.start:
@@ -137,6 +144,10 @@ class Updates:
                 for name, value in values.items():
                     totals[name] = totals.get(name, 0.0) + value * targets
                 count += targets
+        if self.processes is not None:
+            names = ("loss", *self._task.metrics)
+            total, *sums = self.processes.add([count, *[totals.get(name, 0.0) for name in names]])
+            count, totals = round(total), dict(zip(names, sums, strict=True))
         if not count:
             raise ValueError("fit: validation has no step that counts, expected at least one batch with targets")
         means = {name: total / count for name, total in totals.items()}
@@ -152,7 +163,7 @@ class Updates:
             stop = min(start + k1, steps.count)
             new = steps.cut(start, stop)
             targets = steps.targets(new)
-            if targets == 0:
+            if targets == 0 and self.processes is None:
                 position.start = stop
                 continue
             first = start if k1 == k2 else max(position.at, stop - k2)
@@ -166,6 +177,8 @@ class Updates:
                 continue
             if k1 == k2:
                 position.state, position.at = after, stop
+            if not step.targets:  # of no process
+                continue
             position.number += 1
             position.made += 1
             yield step
@@ -180,27 +193,35 @@ class Updates:
     def _update(self, steps: Steps, new: Batch, targets: int, seen: Batch, before: int) -> tuple[Step | None, Any]:
         """Make one update, and return the state after it; None where it is left out.
 
+        A step without targets, of several processes, is one that no process makes.
         seen: the steps that the gradient goes back over; new: those of the loss, all of `seen` but the first `before`.
         """
         start_s = time.perf_counter()
         task, position = self._task, self.position
         if task.schedule is not None:
             self._optimizer.lr = task.schedule(position.number)
-        y, after, tape = self._model.forward(seen.x, position.state, seen.lengths, seen.resets)
-        y = y.data if hasattr(y, "batch_sizes") else y
-        at = (*(slice(None),) * steps.axis, slice(before, None)) if before else ()
-        scored = y[at] if before else y
-        value, dy = self.scored(scored, new)
-        metrics = self._measured(scored, new) if task.metrics else {}
-        if before:
-            whole = np.zeros(y.shape, np.asarray(dy).dtype)
-            whole[at] = dy
-            dy = whole
         lr = getattr(self._optimizer, "lr", math.nan)
+        value, metrics = 0.0, _none_of(task)
+        tape: Any = None
+        dy: Any = None
+        found = self._native(new, seen, before) if targets else None
+        if found is not None:
+            value, after = found
+        else:
+            y, after, tape = self._model.forward(seen.x, position.state, seen.lengths, seen.resets)
+            if targets:
+                value, dy, metrics = self._scored_end(y, steps.axis, before, new)
         try:
-            if not math.isfinite(value):
+            if math.isfinite(value):
+                if dy is not None:
+                    self._model.backward(tape, dy, grads=self._grads)
+            elif self.processes is None:
                 raise FloatingPointError(f"loss has the value {value}, expected a finite one; nothing changed")
-            self._model.backward(tape, dy, grads=self._grads)
+            if self.processes is not None:
+                place = position.number, float(lr)
+                value, metrics, targets = self.processes.update(self._grads, value, metrics, targets, place)
+                if not targets:
+                    return Step(position.number, position.epoch, 0.0, 0.0, False, 0), after
             info = self._optimizer.step(self._model.params, self._grads)
         except FloatingPointError as error:
             if task.on_nonfinite == "skip":
@@ -216,6 +237,25 @@ class Updates:
         time_s = time.perf_counter() - start_s
         number, epoch = position.number, position.epoch
         return Step(number, epoch, value, norm, clipped, targets, clipped_norm, lr, time_s, metrics), after
+
+    def _native(self, new: Batch, seen: Batch, before: int) -> tuple[float, Any] | None:
+        """The loss and the state after these steps, with the gradients computed; None where no native call has them."""
+        if before or self._task.metrics or new.mask is not None or seen.lengths is not None or seen.resets is not None:
+            return None
+        return self._gradients.native(seen.x, new.target, self.position.state)
+
+    def _scored_end(self, y: Any, axis: int, before: int, new: Batch) -> tuple[float, Any, dict[str, float]]:
+        """The loss of y without its first `before` steps, the gradient of all of y, and the metrics."""
+        y = y.data if hasattr(y, "batch_sizes") else y
+        at = (*(slice(None),) * axis, slice(before, None)) if before else ()
+        scored = y[at] if before else y
+        value, dy = self.scored(scored, new)
+        metrics = self._measured(scored, new) if self._task.metrics else {}
+        if before:
+            whole = np.zeros(y.shape, np.asarray(dy).dtype)
+            whole[at] = dy
+            dy = whole
+        return value, dy, metrics
 
     def scored(self, y: Any, new: Batch) -> tuple[float, Any]:
         """The loss of y and its gradient."""
@@ -238,6 +278,10 @@ class Updates:
             expected = f"expected finite {self._model.params.dtype} numbers; nothing changed"
             return FloatingPointError(f"fit: {found} in update {number}, {expected}")
         return FloatingPointError(f"fit: {error} (update {number}; x, target and parameters are finite)")
+
+
+def _none_of(task: Task) -> dict[str, float]:
+    return dict.fromkeys(task.metrics, 0.0)
 
 
 def _same_rows(where: str, rows: int, before: int) -> int:
