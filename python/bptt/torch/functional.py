@@ -14,7 +14,7 @@ from bptt.torch.autograd import Call, run
 from bptt.torch.compiling import ends_graph
 from bptt.torch.counts import count_taken
 from bptt.torch.graph import in_graph, register
-from bptt.torch.network import Network, Options, follow_threads
+from bptt.torch.network import Network, follow_threads
 from bptt.torch.operations import drawn_seed, refused, surroundings
 from bptt.torch.variants import NoBackward, Variant, variant_network
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bptt._arrays import Array
+    from bptt.torch.network import Options
 
 __all__ = ["gru", "lstm", "rnn"]
 
@@ -184,9 +185,7 @@ def _call_now(form: Form, x: Any, state: Any, weights: Sequence[Any], lengths: A
     return (outputs[0].transpose(0, 1), *outputs[1:]) if batch_first else outputs
 
 
-def _call_in_graph(
-    form: Form, x: Any, state: Any, weights: Sequence[Any], lengths: Any, resets: Any
-) -> tuple[Any, ...]:
+def _traced(form: Form, x: Any, state: Any, weights: Sequence[Any], lengths: Any, resets: Any) -> tuple[Any, ...]:
     """The same where torch.compile records a graph: what follows is traced, and checked when the graph runs."""
     if form.batch_first:
         x = x.transpose(0, 1)
