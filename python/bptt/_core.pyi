@@ -212,10 +212,11 @@ class Stack:
         """As forward without options; None where x or state is no plain array of the dtype, shape and layout."""
 
     def forward_short(
-        self, x: Any, state: Any, training: bool, params: _Parameters
+        self, x: Any, state: Any, training: bool, params: _Parameters, *, keep_weights: bool = True
     ) -> tuple[NDArray[Any], _State, Tape | None] | Literal[False] | None:
         """The same on params, of which the stack keeps nothing.
 
+        keep_weights: whether the tape copies what backward needs of them; else backward gets the same params again.
         False where x or state is not exact, None where the call is not a short one.
         """
 
@@ -232,15 +233,19 @@ class Stack:
         want_dx: bool = True,
         want_dstate: bool = True,
         want_dsteps: bool = False,
+        weights: _Parameters | None = None,
     ) -> tuple[Any, ...]:
         """dy and dstate (None: zeros) -> dx and the initial state's gradient; overwrites grads, and dreset_state.
 
         grads: None where they are not wanted. accumulate: adds to grads instead. retain: the tape can be used again.
         What is not wanted is None and not computed. want_dsteps: returns a third value, for each kernel the gradient of
-        its states as they leave each step, dy included: [T,B,R], then [T,B,H] each (packed [sum,.]).
+        its states as they leave each step, dy included: [T,B,R], then [T,B,H] each (packed [sum,.]). weights: the
+        params of a forward_short without keep_weights, with the values that they had then; not read for other tapes.
         """
 
-    def backward_if_exact(self, tape: Tape, dy: Any, dstate: Any, grads: _Parameters) -> tuple[Any, Any] | None:
+    def backward_if_exact(
+        self, tape: Tape, dy: Any, dstate: Any, grads: _Parameters, *, weights: _Parameters | None = None
+    ) -> tuple[Any, Any] | None:
         """(dx, dstate) as backward; None where dy or dstate is no plain array of the dtype, shape and layout."""
 
 @final
