@@ -6,6 +6,7 @@
 
 #include "bindings/register.h"
 #include "bindings/stream.h"
+#include "bindings/tensor_calls.h"
 #include "core/threads/pool.h"
 
 namespace bptt::bindings {
@@ -25,6 +26,8 @@ void force_division(int groups, int members) {
 
 void register_stack(py::module_& m) {
   register_call_options(m);
+  m.def("introduce_tensors", &Tensors::introduce, py::arg("tensor"), py::arg("parameter"), py::arg("of_array"));
+  m.def("are_plain_tensors", &Tensors::are_plain, py::arg("tensors"));
   m.def("force_division", &force_division, py::arg("groups"), py::arg("members"));
   py::class_<PyTape>(m, "Tape", py::is_final(), py::module_local())
       .def_property_readonly("nbytes", &PyTape::bytes)
@@ -60,6 +63,10 @@ void register_stack(py::module_& m) {
           py::arg("dreset_state") = std::vector<py::object>(), py::kw_only(), py::arg("accumulate") = false,
           py::arg("retain") = false, py::arg("want_dx") = true, py::arg("want_dstate") = true,
           py::arg("want_dsteps") = false, py::arg("weights") = py::none())
+      .def_readwrite("is_guest", &PyStack::is_guest)
+      .def("forward_tensors", &TensorCalls::forward, py::arg("inputs"), py::arg("one_step"), py::arg("training"))
+      .def("backward_tensors", &TensorCalls::backward, py::arg("tape"), py::arg("inputs"), py::arg("gradients"),
+           py::arg("wanted"), py::arg("one_step"), py::arg("retain"))
       .def("backward_if_exact", &PyStack::backward_if_exact, py::arg("tape"), py::arg("dy"),
            py::arg("dstate").none(true), py::arg("grads"), py::kw_only(), py::arg("weights") = py::none());
   py::class_<PyStream> stream(m, "Stream", py::is_final(), py::module_local(), py::dynamic_attr());

@@ -17,6 +17,7 @@
 #include "bindings/states.h"
 #include "bindings/tape.h"
 #include "core/gemm/narrow_values.h"
+#include "core/threads/pool.h"
 #include "stack/stack.h"
 
 namespace bptt::bindings {
@@ -59,6 +60,8 @@ class PyStack : public Own {
     else
       throw py::value_error("Stack: dtype is '" + dtype + "', expected float32 or float64");
   }
+
+  bool is_guest = false;  // whether its jobs run on the threads of another library (`Pool::Guest`)
 
   template <class F>
   auto visit(F&& f) const {
@@ -111,6 +114,7 @@ class PyStack : public Own {
       if (training && is_narrow(s.mode()))
         throw py::value_error("Stack.pack: the weights are stored in fewer bits, expected training=False");
       const auto weights = read_parameters(s, params, "Stack.pack: params");
+      const Pool::Guest guest(is_guest);
       without_gil([&] { return s.pack(weights, training, &interrupted); });
     });
   }
@@ -176,6 +180,8 @@ class PyStack : public Own {
   }
 
  private:
+  friend class TensorCalls;
+
   template <class T>
   static std::unique_ptr<stack::Stack<T>> make(const std::string& cell, const stack::StackSizes& sizes) {
     auto made = stack::make_stack<T>(cell, sizes);
@@ -275,6 +281,7 @@ class PyStack : public Own {
     call.y = y.mutable_data();
     const States last = new_states(s, n, outer.batch, call.final);
     std::unique_ptr<stack::StackTape<T>> passes;
+    const Pool::Guest guest(is_guest);
     without_gil_unless(is_brief(s, outer), [&] {
       auto* const made = training ? &passes : nullptr;
       return weights ? s.forward(*weights, call, made, &interrupted) : s.forward(call, made, &interrupted);
@@ -339,6 +346,7 @@ class PyStack : public Own {
     if (options.want_dstate) initial = as_state(new_states(s, n, outer.batch, call.dinitial), s.states());
     if (options.want_dsteps) dsteps = new_steps(s, outer, call);
     const TapeUse use(py_tape, call.retain);
+    const Pool::Guest guest(is_guest);
     without_gil_unless(is_brief(s, outer), [&] { return s.backward(tape, call, &interrupted); });
     if (!options.want_dsteps) return py::make_tuple(dx, initial);
     return py::make_tuple(dx, initial, dsteps);

@@ -4,12 +4,14 @@ Arrays are C-contiguous and exact in dtype and shape; nothing is converted here.
 all arrays of a call.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 _T = TypeVar("_T", np.float32, np.float64)
+_Tensors: TypeAlias = tuple[Any, ...]  # of PyTorch
 _State: TypeAlias = NDArray[Any] | tuple[NDArray[Any], ...]
 _Parameters: TypeAlias = NDArray[Any] | list[NDArray[Any] | tuple[NDArray[Any] | None, ...]] | list[NDArray[Any]]
 
@@ -24,6 +26,15 @@ def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
 def set_processors(order: list[int], cores_per_cache: int) -> None:
     """The order in which new threads take processors, and the cores of a last-level cache; only times depend on it."""
+
+def set_host(run: int, team_size: int, thread: int) -> None:
+    """The addresses of GOMP_parallel, omp_get_num_threads and omp_get_thread_num; a forked child forgets them."""
+
+def introduce_tensors(tensor: type, parameter: type, of_array: Callable[[NDArray[Any]], Any]) -> bool:
+    """PyTorch's classes and its function from_numpy. False where tensors cannot be read natively."""
+
+def are_plain_tensors(tensors: _Tensors) -> bool:
+    """Whether all are PyTorch's own, on the CPU, of one dtype, float32 or float64, and known to be what memory says."""
 
 def barrier_time(threads: int, members: int, waits: int, tries: int) -> float:
     """Seconds of a wait at a barrier of teams of `members` threads: the least of `tries` means over `waits`."""
@@ -218,6 +229,25 @@ class Stack:
 
         keep_weights: whether the tape copies what backward needs of them; else backward gets the same params again.
         False where x or state is not exact, None where the call is not a short one.
+        """
+
+    is_guest: bool  # whether its jobs run on the threads of set_host; False at first
+
+    def forward_tensors(
+        self, inputs: _Tensors, one_step: bool, training: bool
+    ) -> tuple[_Tensors, Tape | None, bool, bool] | None:
+        """(outputs, tape, whether that reads y, and has weights) on x, states and weights in PyTorch's order.
+
+        One direction, no options. one_step: of a cell, x [B,I] and states [B,.], and the outputs are its states alone.
+        None where a tensor is not dense, in order, on the CPU and of this dtype and shape. A short call packs nothing.
+        """
+
+    def backward_tensors(
+        self, tape: Tape, inputs: _Tensors, gradients: _Tensors, wanted: tuple[bool, ...], one_step: bool, retain: bool
+    ) -> list[Any] | None:
+        """The gradients of inputs, None for those not wanted; `gradients` of y and the final states, None for zeros.
+
+        Weights are read where the tape has none. None, the tape unused, where a tensor is not as forward_tensors wants.
         """
 
     def backward(
