@@ -71,7 +71,6 @@ def test_only_plain_tensors_are_read_by_their_memory() -> None:
         x.half(),
         x.long(),
         torch._to_functional_tensor(x),
-        torch.nested.nested_tensor([x]),
         torch.ones(0, 3),
         x.numpy(),
         None,
