@@ -31,6 +31,7 @@ SHAPES: dict[str, tuple[int, int, int, int, int, bool]] = {
     "step B=8 H=64": (1, 8, 64, 64, 1, False),
     "step B=32 H=64": (1, 32, 64, 64, 1, False),
     "step B=1 H=256": (1, 1, 64, 256, 1, False),
+    "step B=8 H=256": (1, 8, 64, 256, 1, False),
     "step B=32 H=256": (1, 32, 64, 256, 1, False),
     "mixed T=1": (1, 32, 64, 128, 1, False),
     "mixed T=50": (50, 32, 64, 128, 1, False),
