@@ -31,8 +31,24 @@ SHAPES: dict[str, tuple[int, int, int, int, int, bool]] = {
     "step B=8 H=64": (1, 8, 64, 64, 1, False),
     "step B=32 H=64": (1, 32, 64, 64, 1, False),
     "step B=1 H=256": (1, 1, 64, 256, 1, False),
+    "step B=8 H=256": (1, 8, 64, 256, 1, False),
     "step B=32 H=256": (1, 32, 64, 256, 1, False),
+    "mixed T=1": (1, 32, 64, 128, 1, False),
+    "mixed T=50": (50, 32, 64, 128, 1, False),
 }
+
+
+class Mixed(torch.nn.Module):  # type: ignore[misc]
+    """A recurrent layer between two linear ones, whose operations leave PyTorch's threads spinning."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        self.first = torch.nn.Linear(layer.input_size, layer.input_size)
+        self.last = torch.nn.Linear(layer.hidden_size, layer.hidden_size)
+
+    def forward(self, x: Any) -> tuple[Any]:
+        return (self.last(self.layer(self.first(x))[0]),)
 
 
 def call(kind: str, shape: str, training: bool) -> Callable[[], object]:
@@ -40,6 +56,8 @@ def call(kind: str, shape: str, training: bool) -> Callable[[], object]:
     T, B, I, H, layers, both_ways = SHAPES[shape]  # noqa: E741
     torch.manual_seed(0)
     model = LAYERS[kind](I, H, layers, bidirectional=both_ways)
+    if shape.startswith("mixed"):
+        model = Mixed(model)
     x: Any = torch.randn(T, B, I)
     if shape == "packed":
         lengths = torch.linspace(T / 10, T, B).long().flip(0)

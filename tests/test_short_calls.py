@@ -35,18 +35,18 @@ def native(layer: Any) -> Any:
     return layer._stack.kernels.native
 
 
-def step(layer: Any, x: Any, dy: Any, *, packed: bool, state: Any = None) -> Arrays:
+def step(layer: Any, x: Any, dy: Any, *, packed: bool, state: Any = None, keep: bool = True) -> Arrays:
     """All results of forward and backward, on packed weights or on those of the user."""
     stack = native(layer)
     if packed:
         stack.pack(layer.params.plain, True)
         ran = stack.forward_if_exact(x, state, True)
     else:
-        ran = stack.forward_short(x, state, True, layer.params.plain)
+        ran = stack.forward_short(x, state, True, layer.params.plain, keep_weights=keep)
         assert ran is not None
     y, final, tape = ran
     grads = np.full(layer.params.size, np.nan, layer.params.dtype)
-    back = stack.backward_if_exact(tape, dy, None, grads)
+    back = stack.backward_if_exact(tape, dy, None, grads, weights=None if keep else layer.params.plain)
     return flat([y, final, back, grads])
 
 
@@ -63,7 +63,19 @@ def test_bits_are_those_of_packed_weights(kind: str, dtype: str) -> None:
         I, B = 1 + H * 5 % (2 * LANES + 3), (1, 2, 7)[H % 3]  # noqa: E741
         layer = stacks.make(kind, I, H, dtype=dtype)
         x, dy = draw(layer, 1, B)
-        check_same(step(layer, x, dy, packed=False), step(layer, x, dy, packed=True))
+        expected = step(layer, x, dy, packed=True)
+        check_same(step(layer, x, dy, packed=False), expected)
+        check_same(step(layer, x, dy, packed=False, keep=False), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("B", [1, 2, 3, 6, 8, 9, 4 * 6 + 1, 100])
+def test_bits_of_any_batch_are_those_of_packed_weights(B: int, dtype: str) -> None:
+    for I, H in ((5, 25), (30, 33), (200, 9)):  # noqa: E741
+        layer = stacks.make("gru", I, H, dtype=dtype)
+        x, dy = draw(layer, 1, B)
+        with stacks.threads(1):
+            check_same(step(layer, x, dy, packed=False, keep=False), step(layer, x, dy, packed=True))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
@@ -131,6 +143,28 @@ def test_the_tape_keeps_the_weights_of_its_forward(kind: str) -> None:
     dx, dstate, grads = layer.backward(tape, dy)
     assert np.isnan(other).any()
     check_same(flat([y, state, (dx, dstate), grads.flat]), expected)
+
+
+def test_backward_on_weights_that_are_given_again() -> None:
+    layer = stacks.make("lstm", 7, 10, dtype="float32")
+    stack, plain = native(layer), layer.params.plain
+    x, dy = draw(layer, 1, 2)
+    dx, dstate, *dparams = step(layer, x, dy, packed=True)[3:]
+    parts = [plain[start:stop] for start, stop in layer._stack.kernels.spans]
+    for weights in (plain, parts):
+        tape = stack.forward_short(x, None, True, weights, keep_weights=False)[2]
+        grads = np.full_like(plain, np.nan)
+        for wanted in ({"want_dx": False}, {"want_dstate": False}, {}):  # of a retained tape, and of one that is used
+            found = stack.backward(tape, dy, None, [grads], weights=weights, retain=bool(wanted), **wanted)
+            assert found[0] is None if "want_dx" in wanted else found[0].tobytes() == dx.tobytes()
+            assert found[1] is None if "want_dstate" in wanted else found[1][0].tobytes() == dstate.tobytes()
+            assert grads.tobytes() == dparams[-1].tobytes()
+    for weights, expected in ((None, "weights is None for a tape that keeps none"), (plain[1:], "weights has shape")):
+        tape = stack.forward_short(x, None, True, plain, keep_weights=False)[2]
+        with pytest.raises(ValueError, match=f"Stack.backward: {expected}"):
+            stack.backward(tape, dy, None, grads, weights=weights)
+    tape = stack.forward_short(x, None, True, plain)[2]  # has its own: others are not read
+    assert stack.backward(tape, dy, None, grads, weights=np.full_like(plain, np.nan))[0].tobytes() == dx.tobytes()
 
 
 def test_a_change_inside_an_edit_is_seen() -> None:

@@ -52,3 +52,49 @@ def test_layers_in_training_drop_out_without_a_graph() -> None:
         assert_close([model.eval()(x)[0]], [model(x)[0]])
     assert_close([masked, frozen], [with_graph, with_graph])
     assert not torch.equal(masked, other)
+
+
+def test_only_plain_tensors_are_read_by_their_memory() -> None:
+    from bptt._dispatch import core
+
+    x, weights = torch.randn(3, 2, 4), list(torch.nn.GRU(4, 4).parameters())
+    assert core.are_plain_tensors((x, *weights, x[:1].expand(3, 2, 4), x.mT, x.detach()))
+    assert core.are_plain_tensors((x.double(),))
+    with torch.inference_mode():
+        assert core.are_plain_tensors((torch.ones(2),))
+    others: list[Any] = [
+        torch._neg_view(x),
+        torch._efficientzerotensor((2, 3)),
+        x.to_sparse(),
+        x.to_mkldnn(),
+        x.to("meta"),
+        x.half(),
+        x.long(),
+        torch._to_functional_tensor(x),
+        torch.ones(0, 3),
+        x.numpy(),
+        None,
+        x.as_subclass(type("Other", (torch.Tensor,), {})),
+    ]
+    for each in others:
+        assert not core.are_plain_tensors((each,)), each
+        assert not core.are_plain_tensors((x, each)), each
+    assert not core.are_plain_tensors((x, x.double()))
+    assert not core.are_plain_tensors(())
+    seen: list[bool] = []
+    torch.func.grad(lambda a: (seen.append(core.are_plain_tensors((a,))), a.sum())[1])(x)
+    torch.func.vmap(lambda a: (seen.append(core.are_plain_tensors((a,))), a)[1])(x)
+    assert seen == [False, False]
+
+
+@pytest.mark.parametrize("kind", ["lstm_projected", "gru"])
+def test_tensors_in_another_order_take_the_longer_way(kind: str) -> None:
+    """With the bits of the native one."""
+    model, found = layer(kind, num_layers=2, dtype=torch.float32), []
+    x = torch.randn(5, 3, 4).permute(2, 1, 0)
+    with bt.enabled():
+        for each in (x, x.contiguous()):
+            y = model(each)[0]
+            grad = torch.ones(y.shape[::-1]).permute(2, 1, 0)
+            found.append([y, *torch.autograd.grad([y], list(model.parameters()), [grad])])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

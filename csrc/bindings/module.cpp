@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <limits>
 #include <string>
 
@@ -68,6 +69,17 @@ void set_processors(const std::vector<int>& order, int cores_per_cache) {
   Core::per_cache() = cores_per_cache;
 }
 
+/// Where guests of the pool run: the addresses of GOMP_parallel, omp_get_num_threads and omp_get_thread_num.
+void set_host(std::uintptr_t run, std::uintptr_t team_size, std::uintptr_t thread) {
+  if (!run || !team_size || !thread)
+    throw py::value_error("set_host: an address is 0, expected those of three functions");
+  Pool::Host host{};
+  host.run = reinterpret_cast<decltype(host.run)>(run);
+  host.team_size = reinterpret_cast<decltype(host.team_size)>(team_size);
+  host.thread = reinterpret_cast<decltype(host.thread)>(thread);
+  Pool::set_host(host);
+}
+
 /// Seconds of a wait at the barrier of a job among `members` threads each, the least of `tries` means over `waits`;
 /// infinite where there are not so many threads.
 double barrier_time(int threads, int members, int waits, int tries) {
@@ -106,6 +118,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("get_num_threads", [] { return Pool::size().load(); });
   m.def("set_processors", &set_processors, py::arg("order"), py::arg("cores_per_cache"));
+  m.def("set_host", &set_host, py::arg("run"), py::arg("team_size"), py::arg("thread"));
   m.def("barrier_time", &barrier_time, py::arg("threads"), py::arg("members"), py::arg("waits"), py::arg("tries"));
   m.def("memory_in_use", [] { return Arena::instance().in_use(); });
   m.def("memory_held", [] { return Arena::instance().held(); });

@@ -6,6 +6,7 @@
 
 #include "bindings/register.h"
 #include "bindings/stream.h"
+#include "bindings/tensor_calls.h"
 #include "core/threads/pool.h"
 
 namespace bptt::bindings {
@@ -25,6 +26,8 @@ void force_division(int groups, int members) {
 
 void register_stack(py::module_& m) {
   register_call_options(m);
+  m.def("introduce_tensors", &Tensors::introduce, py::arg("tensor"), py::arg("parameter"), py::arg("of_array"));
+  m.def("are_plain_tensors", &Tensors::are_plain, py::arg("tensors"));
   m.def("force_division", &force_division, py::arg("groups"), py::arg("members"));
   py::class_<PyTape>(m, "Tape", py::is_final(), py::module_local())
       .def_property_readonly("nbytes", &PyTape::bytes)
@@ -47,21 +50,25 @@ void register_stack(py::module_& m) {
       .def("forward_if_exact", &PyStack::forward_if_exact, py::arg("x"), py::arg("state").none(true),
            py::arg("training"))
       .def("forward_short", &PyStack::forward_short, py::arg("x"), py::arg("state").none(true), py::arg("training"),
-           py::arg("params"))
+           py::arg("params"), py::kw_only(), py::arg("keep_weights") = true)
       .def(
           "backward",
           [](const PyStack& self, PyTape& tape, const std::optional<py::array>& dy, const py::object& dstate,
              const py::object& grads, const std::vector<py::object>& dreset_state, bool accumulate, bool retain,
-             bool want_dx, bool want_dstate, bool want_dsteps) {
+             bool want_dx, bool want_dstate, bool want_dsteps, const py::object& weights) {
             return self.backward(tape, dy, dstate, grads, dreset_state,
-                                 {accumulate, retain, want_dx, want_dstate, want_dsteps});
+                                 {accumulate, retain, want_dx, want_dstate, want_dsteps, weights});
           },
           py::arg("tape"), py::arg("dy").none(true), py::arg("dstate").none(true), py::arg("grads").none(true),
           py::arg("dreset_state") = std::vector<py::object>(), py::kw_only(), py::arg("accumulate") = false,
           py::arg("retain") = false, py::arg("want_dx") = true, py::arg("want_dstate") = true,
-          py::arg("want_dsteps") = false)
+          py::arg("want_dsteps") = false, py::arg("weights") = py::none())
+      .def_readwrite("is_guest", &PyStack::is_guest)
+      .def("forward_tensors", &TensorCalls::forward, py::arg("inputs"), py::arg("one_step"), py::arg("training"))
+      .def("backward_tensors", &TensorCalls::backward, py::arg("tape"), py::arg("inputs"), py::arg("gradients"),
+           py::arg("wanted"), py::arg("one_step"), py::arg("retain"))
       .def("backward_if_exact", &PyStack::backward_if_exact, py::arg("tape"), py::arg("dy"),
-           py::arg("dstate").none(true), py::arg("grads"));
+           py::arg("dstate").none(true), py::arg("grads"), py::kw_only(), py::arg("weights") = py::none());
   py::class_<PyStream> stream(m, "Stream", py::is_final(), py::module_local(), py::dynamic_attr());
   answer_by_source(stream)
       .def(py::init<py::object, Index, const CallOptions&, py::object>(), py::arg("stack"), py::arg("batch"),

@@ -17,6 +17,7 @@
 #include "bindings/states.h"
 #include "bindings/tape.h"
 #include "core/gemm/narrow_values.h"
+#include "core/threads/pool.h"
 #include "stack/stack.h"
 
 namespace bptt::bindings {
@@ -59,6 +60,8 @@ class PyStack : public Own {
     else
       throw py::value_error("Stack: dtype is '" + dtype + "', expected float32 or float64");
   }
+
+  bool is_guest = false;  // whether its jobs run on the threads of another library (`Pool::Guest`)
 
   template <class F>
   auto visit(F&& f) const {
@@ -111,6 +114,7 @@ class PyStack : public Own {
       if (training && is_narrow(s.mode()))
         throw py::value_error("Stack.pack: the weights are stored in fewer bits, expected training=False");
       const auto weights = read_parameters(s, params, "Stack.pack: params");
+      const Pool::Guest guest(is_guest);
       without_gil([&] { return s.pack(weights, training, &interrupted); });
     });
   }
@@ -127,22 +131,23 @@ class PyStack : public Own {
     });
   }
 
-  /// The same on `params`, of which the stack keeps nothing. False where x or state is not exact, None where the call
-  /// is not a short one.
-  py::object forward_short(const py::object& x, const py::object& state, bool training,
-                           const py::object& params) const {
+  /// The same on `params`, of which the stack keeps nothing, and the tape what backward needs, or nothing without
+  /// keep_weights. False where x or state is not exact, None where the call is not a short one.
+  py::object forward_short(const py::object& x, const py::object& state, bool training, const py::object& params,
+                           bool keep_weights) const {
     return visit([&](auto& s) -> py::object {
       if (!is_exact(s, x, state)) return py::bool_(false);
       const auto array = py::reinterpret_borrow<py::array>(x);
       if (!s.is_short(OuterShape::of(array.shape(0), array.shape(1)))) return py::none();
       const auto weights = read_parameters(s, params, "Stack.forward_short: params");
-      return forward_as(s, array, state, training, std::nullopt, &weights[0]);
+      return forward_as(s, array, state, training, std::nullopt, &weights[0], keep_weights);
     });
   }
 
   /// What a backward call is asked for besides the gradients of parameters and reset states.
   struct BackwardOptions {
     bool accumulate = false, retain = false, want_dx = true, want_dstate = true, want_dsteps = false;
+    py::object weights = py::none();  // those of forward, which some tapes do not keep
   };
 
   /// (dx, dstate), and dsteps where they are wanted; None for what is not wanted of the first two.
@@ -153,13 +158,14 @@ class PyStack : public Own {
       auto call = backward_call(s, grads, dreset_state);
       call.accumulate = options.accumulate;
       call.retain = options.retain;
+      call.weights = given_weights(s, tape, options.weights);
       return backward_as(s, tape, dy, dstate, call, options);
     });
   }
 
   /// As backward; None where dy or dstate is not exact.
-  py::object backward_if_exact(PyTape& tape, const py::object& dy, const py::object& dstate,
-                               const py::object& grads) const {
+  py::object backward_if_exact(PyTape& tape, const py::object& dy, const py::object& dstate, const py::object& grads,
+                               const py::object& weights) const {
     return visit([&](auto& s) -> py::object {
       const OuterShape& outer = own(s, tape).outer();
       const stack::StackSizes& sizes = s.sizes();
@@ -168,11 +174,14 @@ class PyStack : public Own {
       std::optional<py::array> rows;
       if (!dy.is_none()) rows = py::reinterpret_borrow<py::array>(dy);
       auto call = backward_call(s, grads, {});
+      call.weights = given_weights(s, tape, weights);
       return backward_as(s, tape, rows, dstate, call, BackwardOptions());
     });
   }
 
  private:
+  friend class TensorCalls;
+
   template <class T>
   static std::unique_ptr<stack::Stack<T>> make(const std::string& cell, const stack::StackSizes& sizes) {
     auto made = stack::make_stack<T>(cell, sizes);
@@ -256,7 +265,8 @@ class PyStack : public Own {
 
   template <class T>
   py::tuple forward_as(const stack::Stack<T>& s, const py::array& x, const py::object& state, bool training,
-                       const Asked& options, const sequence::Flat<const T>* weights = nullptr) const {
+                       const Asked& options, const sequence::Flat<const T>* weights = nullptr,
+                       bool keep_weights = true) const {
     if (!weights && !s.packed())
       throw py::value_error("Stack.forward: there are no weights, expected a call of pack first");
     const auto* order = options && !options->empty() && (*options)[0] ? (*options)[0]->options.order.get() : nullptr;
@@ -264,12 +274,14 @@ class PyStack : public Own {
     const OuterShape& outer = call.outer;
     const Index n = s.kernels();
     call.options = direction_options(s, options, outer);
+    call.keep_weights = keep_weights;
     call.x = read_rows<T>(outer, x, s.sizes().input, "Stack.forward: x");
     const States initial = read_states(s, state, n, outer.batch, call.initial, "Stack.forward: state");
     py::array_t<T> y = empty_rows<T>(outer, s.sizes().directions * s.width(0));
     call.y = y.mutable_data();
     const States last = new_states(s, n, outer.batch, call.final);
     std::unique_ptr<stack::StackTape<T>> passes;
+    const Pool::Guest guest(is_guest);
     without_gil_unless(is_brief(s, outer), [&] {
       auto* const made = training ? &passes : nullptr;
       return weights ? s.forward(*weights, call, made, &interrupted) : s.forward(call, made, &interrupted);
@@ -306,6 +318,16 @@ class PyStack : public Own {
     return call;
   }
 
+  /// The weights of a tape that keeps none, as backward gets them again; else nothing.
+  template <class T>
+  std::vector<sequence::Flat<const T>> given_weights(const stack::Stack<T>& s, PyTape& tape,
+                                                     const py::object& weights) const {
+    if (own(s, tape).keeps_weights()) return {};
+    if (weights.is_none())
+      throw py::value_error("Stack.backward: weights is None for a tape that keeps none, expected those of forward");
+    return read_parameters(s, weights, "Stack.backward: weights");
+  }
+
   template <class T>
   py::tuple backward_as(const stack::Stack<T>& s, PyTape& py_tape, const std::optional<py::array>& dy,
                         const py::object& dstate, stack::StackBackward<T>& call, const BackwardOptions& options) const {
@@ -324,6 +346,7 @@ class PyStack : public Own {
     if (options.want_dstate) initial = as_state(new_states(s, n, outer.batch, call.dinitial), s.states());
     if (options.want_dsteps) dsteps = new_steps(s, outer, call);
     const TapeUse use(py_tape, call.retain);
+    const Pool::Guest guest(is_guest);
     without_gil_unless(is_brief(s, outer), [&] { return s.backward(tape, call, &interrupted); });
     if (!options.want_dsteps) return py::make_tuple(dx, initial);
     return py::make_tuple(dx, initial, dsteps);

@@ -111,10 +111,8 @@ class Backward final : public ResumableCall {
     if (DryRun::on()) return true;
     if (dweights_) dweights_->write();
     for (int i = 0; i < S && call_.dreset_state[i]; ++i) {
-      if (options_)
-        dreset_state_.over_rows(call_.dreset_state[i], i * w_.Hp, width(i));
-      else
-        std::fill_n(call_.dreset_state[i], width(i), T(0));
+      if (options_) dreset_state_.over_rows(call_.dreset_state[i], i * w_.Hp, width(i));
+      if (!options_) std::fill_n(call_.dreset_state[i], width(i), T(0));
     }
     const int bias = w_.cell.bias_is_vectors ? w_.cell.gates : 0;  // vectors that are the bias
     for (int i = 0; i < P; ++i) {
@@ -140,8 +138,9 @@ class Backward final : public ResumableCall {
         stop = std::min(end, first + blocks.count);
         w_.for_bands_back([&](const Band& band) {
           const Share columns(band.end - band.first, int(part), across);
-          product(products.data(), w_.Hp, gates(0), row_, through(band), w_.h_back, static_cast<const T*>(nullptr),
-                  blocks, begin - first, stop - first, Share(band.first + columns.begin, band.first + columns.end));
+          const ProductRows<T> f{products.data(), w_.Hp, gates(0), row_, through(band)};
+          product_back(f, w_.h_back, {call_.weights.weight_hh, w_.R}, blocks, Share(begin - first, stop - first),
+                       Share(band.first + columns.begin, band.first + columns.end));
         });
       }
     };
@@ -340,7 +339,7 @@ class Backward final : public ResumableCall {
     if (!call_.dx) return;
     const RowBlocks blocks(batch_sizes_.begin(end) - batch_sizes_.begin(begin));
     const bool in_mode = !mode_rows_.empty(), narrow = w_.I <= kNarrow;
-    const Index columns = w_.x_back.blocks(), width = tile_blocks(kTileRows, 1);
+    const Index columns = ceil_div(w_.I, Vec<T>::kSize), width = tile_blocks(kTileRows, 1);
     const TileShare part(blocks.count, in_mode || narrow ? 1 : ceil_div(columns, width), thread, barrier.size());
     const Share own(part.columns.begin * width, std::min(part.columns.end * width, columns));
     T* dx = call_.dx + batch_sizes_.begin(begin) * w_.I;
@@ -355,7 +354,8 @@ class Backward final : public ResumableCall {
         mode_input_gradient(dx, w_, gates(begin), blocks.begin(i), blocks.begin(stop - 1) + blocks.size(stop - 1),
                             mode_rows_[std::size_t(thread)].dg);
       } else {
-        product(dx, w_.I, gates(begin), row_, k, w_.x_back, static_cast<const T*>(nullptr), blocks, i, stop, own);
+        product_back({dx, w_.I, gates(begin), row_, k}, w_.x_back, {call_.weights.weight_ih, w_.I}, blocks,
+                     Share(i, stop), own);
       }
       if (called_off((stop - i) * kTileRows, thread, barrier)) return;
     }

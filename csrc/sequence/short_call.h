@@ -4,9 +4,13 @@
 // forward reads each weight once. Its bits are those of a call on packed weights: the panels hold the same values.
 //
 // Several steps would turn them each time; they take packed weights.
+//
+// Backward of one step needs their rows as users have them. The tape has a copy in panels, since users may change the
+// weights before; a caller that gives them to backward again does without (ForwardCall::keep_weights).
 #pragma once
 
 #include "core/gemm/blocks.h"
+#include "core/gemm/rows_product.h"
 #include "core/memory/arena.h"
 #include "sequence/step.h"
 
@@ -44,5 +48,13 @@ class FreshWeights {
   const Index at_once_;  // blocks, as many as a tile takes
   mutable Buffer<T> panels_;
 };
+
+/// A product of backward by packed rows of weights, or by the same rows where users hold them.
+template <class T>
+void product_back(const ProductRows<T>& f, const Panels<T>& packed, const WholeRows<T>& given, const RowBlocks& blocks,
+                  const Share& rows, const Share& columns) {
+  if (packed.depth == 0) return product(f, given, blocks, rows, columns);
+  product(f.c, f.ldc, f.a, f.lda, f.k, packed, static_cast<const T*>(nullptr), blocks, rows.begin, rows.end, columns);
+}
 
 }  // namespace bptt::sequence

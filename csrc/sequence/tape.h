@@ -49,6 +49,7 @@ struct ForwardCall {
   T* final[kMaxStates];                      // as initial
   const StateOptions<T>* options = nullptr;  // null: states are handed on, and all rows have all steps
   std::atomic<bool>* stop = nullptr;         // shared by calls that run in parallel: the first one that stops stops all
+  bool keep_weights = true;                  // false: backward gets them again, those of a short call (short_call.h)
 };
 
 /// A gradient whose pointer is null is not wanted, and not computed; those of the parameters are wanted together.
@@ -62,6 +63,7 @@ struct BackwardCall {
   std::atomic<bool>* stop = nullptr;  // as in ForwardCall
   T* dreset_state[kMaxStates] = {};   // [R], then [H] each
   T* dsteps[kMaxStates] = {};         // of the states as they leave each step: [rows,R], then [rows,H] each
+  Flat<const T> weights = {};         // those of the forward pass, where its tape keeps none
 };
 
 /// Every state but h: the rows of one state, then those of the next, `next` values further.

@@ -49,9 +49,10 @@ struct Weights {
   ModePanels x_mode, h_mode, x_back_mode, h_back_mode;
   NarrowWeights narrow;  // instead of x and h, where they are stored in fewer bits
 
-  /// For which ways there is room; forward, the panels of x and h may be elsewhere (short_call.h).
+  /// For which ways there is room. The panels of x and h may be elsewhere, forward, and their rows where users hold
+  /// them, backward (short_call.h).
   struct Ways {
-    bool forward, backward;
+    bool forward, backward, rows = true;
   };
 
   /// Room for the weights; pack fills it.
@@ -89,10 +90,9 @@ struct Weights {
       h_mode = ModePanels(mode, H, blocks * G, G == 3 ? 3 : 2);
     }
     if (!ways.backward) return;
-    if (I > kNarrow)
-      x_back = Panels<T>(checked_mul(G, H), I);
-    else
-      x_narrow = Buffer<T>(checked_mul(I * G, Hp));
+    if (I <= kNarrow) x_narrow = Buffer<T>(checked_mul(I * G, Hp));
+    if (!ways.rows) return;
+    if (I > kNarrow) x_back = Panels<T>(checked_mul(G, H), I);
     h_back = Panels<T>(cell.hidden_gates * (cell.heads ? band_room : H), R);
     if (cell.projects) project_back = Panels<T>(R, H);
     if (cell.second) second_back = Panels<T>(H, R);
@@ -139,7 +139,7 @@ struct Weights {
   /// f(band) for the runs of blocks of h that the same units' gradients reach.
   template <class F>
   void for_bands_back(const F& f) const {
-    if (bands.empty()) return f(Band{0, h_back.blocks(), 0, H});
+    if (bands.empty()) return f(Band{0, ceil_div(R, W), 0, H});
     for (Index block = 0; block < blocks; block = bands[std::size_t(block)].end) f(bands[std::size_t(block)]);
   }
 

@@ -122,6 +122,7 @@ class LayerStack final : public Stack<T> {
       BackwardCall<T> own = calls[0];
       own.dy = call.dy;
       own.dx = call.dx;
+      if (!passes.keeps_weights()) own.weights = call.weights.at(0);
       complete = kernels_[0]->backward(passes.all[0]->tape, own, Pool::size(), interrupted);
     } else {
       complete = schedule_.backward(passes, call, calls, interrupted);
@@ -188,6 +189,7 @@ class LayerStack final : public Stack<T> {
     ForwardCall<T> own{{call.outer.steps, call.outer.batch}, call.x, {}, call.y, {}};
     std::copy_n(call.initial, kMaxStates, own.initial);
     std::copy_n(call.final, kMaxStates, own.final);
+    own.keep_weights = call.keep_weights;
     return own;
   }
 

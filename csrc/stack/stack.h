@@ -80,6 +80,7 @@ struct StackForward {
   T* y;
   T* final[kMaxStates];
   std::vector<DirectionOptions<T>> options;  // one for each kernel; empty: no options
+  bool keep_weights = true;                  // false: backward gets the weights again, those of a short call
 };
 
 /// A gradient whose pointer is null is not wanted, and not computed; those of the parameters are wanted together.
@@ -97,6 +98,8 @@ struct StackBackward {
   std::vector<std::array<T*, kMaxStates>> dsteps;
   bool accumulate = false;  // add to `d` instead of overwriting it
   bool retain = false;      // the tape will serve another backward pass
+  // Those of the forward call, of each kernel, at any address; read where its tape keeps none.
+  std::vector<sequence::Flat<const T>> weights = {};
 };
 
 /// What a forward call leaves for backward.
@@ -110,6 +113,8 @@ class StackTape {
   virtual bool reads_y() const = 0;
   /// Whether it has checkpoints, and so no values of single steps.
   virtual bool segmented() const = 0;
+  /// Whether it has the weights that backward needs; else backward gets them again.
+  virtual bool keeps_weights() const = 0;
   virtual Index bytes() const = 0;
   /// H, the width of what a cell keeps.
   virtual Index hidden() const = 0;
@@ -170,7 +175,8 @@ class Stack {
                        Poll::Interrupted interrupted) const = 0;
   /// Whether a call without options needs no packed weights: a short one, of one kernel.
   virtual bool is_short(const OuterShape& outer) const = 0;
-  /// Such a call, on weights at any address; the stack keeps nothing of them, the tape what backward needs.
+  /// Such a call, on weights at any address; the stack keeps nothing of them, the tape what backward needs, unless the
+  /// call says that backward gets them again.
   virtual bool forward(const sequence::Flat<const T>& weights, const StackForward<T>& call,
                        std::unique_ptr<StackTape<T>>* tape, Poll::Interrupted interrupted) const = 0;
   /// `tape` is of this stack's forward. It is used up, unless the call retains it.

@@ -20,6 +20,7 @@ struct LayerTape final : StackTape<T> {
   std::size_t kernels() const override { return all.size(); }
   bool reads_y() const override { return all.back()->reads_y(); }
   bool segmented() const override { return all[0]->tape.segmented(); }
+  bool keeps_weights() const override { return all[0]->tape.call.keep_weights; }
   Index bytes() const override {
     Index n = 0;
     for (const auto& pass : all) n += pass->bytes();

@@ -4,12 +4,14 @@ Arrays are C-contiguous and exact in dtype and shape; nothing is converted here.
 all arrays of a call.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 _T = TypeVar("_T", np.float32, np.float64)
+_Tensors: TypeAlias = tuple[Any, ...]  # of PyTorch
 _State: TypeAlias = NDArray[Any] | tuple[NDArray[Any], ...]
 _Parameters: TypeAlias = NDArray[Any] | list[NDArray[Any] | tuple[NDArray[Any] | None, ...]] | list[NDArray[Any]]
 
@@ -24,6 +26,15 @@ def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
 def set_processors(order: list[int], cores_per_cache: int) -> None:
     """The order in which new threads take processors, and the cores of a last-level cache; only times depend on it."""
+
+def set_host(run: int, team_size: int, thread: int) -> None:
+    """The addresses of GOMP_parallel, omp_get_num_threads and omp_get_thread_num; a forked child forgets them."""
+
+def introduce_tensors(tensor: type, parameter: type, of_array: Callable[[NDArray[Any]], Any]) -> bool:
+    """PyTorch's classes and its function from_numpy. False where tensors cannot be read natively."""
+
+def are_plain_tensors(tensors: _Tensors) -> bool:
+    """Whether all are PyTorch's own, on the CPU, of one dtype, float32 or float64, and known to be what memory says."""
 
 def barrier_time(threads: int, members: int, waits: int, tries: int) -> float:
     """Seconds of a wait at a barrier of teams of `members` threads: the least of `tries` means over `waits`."""
@@ -212,11 +223,31 @@ class Stack:
         """As forward without options; None where x or state is no plain array of the dtype, shape and layout."""
 
     def forward_short(
-        self, x: Any, state: Any, training: bool, params: _Parameters
+        self, x: Any, state: Any, training: bool, params: _Parameters, *, keep_weights: bool = True
     ) -> tuple[NDArray[Any], _State, Tape | None] | Literal[False] | None:
         """The same on params, of which the stack keeps nothing.
 
+        keep_weights: whether the tape copies what backward needs of them; else backward gets the same params again.
         False where x or state is not exact, None where the call is not a short one.
+        """
+
+    is_guest: bool  # whether its jobs run on the threads of set_host; False at first
+
+    def forward_tensors(
+        self, inputs: _Tensors, one_step: bool, training: bool
+    ) -> tuple[_Tensors, Tape | None, bool, bool] | None:
+        """(outputs, tape, whether that reads y, and has weights) on x, states and weights in PyTorch's order.
+
+        One direction, no options. one_step: of a cell, x [B,I] and states [B,.], and the outputs are its states alone.
+        None where a tensor is not dense, in order, on the CPU and of this dtype and shape. A short call packs nothing.
+        """
+
+    def backward_tensors(
+        self, tape: Tape, inputs: _Tensors, gradients: _Tensors, wanted: tuple[bool, ...], one_step: bool, retain: bool
+    ) -> list[Any] | None:
+        """The gradients of inputs, None for those not wanted; `gradients` of y and the final states, None for zeros.
+
+        Weights are read where the tape has none. None, the tape unused, where a tensor is not as forward_tensors wants.
         """
 
     def backward(
@@ -232,15 +263,19 @@ class Stack:
         want_dx: bool = True,
         want_dstate: bool = True,
         want_dsteps: bool = False,
+        weights: _Parameters | None = None,
     ) -> tuple[Any, ...]:
         """dy and dstate (None: zeros) -> dx and the initial state's gradient; overwrites grads, and dreset_state.
 
         grads: None where they are not wanted. accumulate: adds to grads instead. retain: the tape can be used again.
         What is not wanted is None and not computed. want_dsteps: returns a third value, for each kernel the gradient of
-        its states as they leave each step, dy included: [T,B,R], then [T,B,H] each (packed [sum,.]).
+        its states as they leave each step, dy included: [T,B,R], then [T,B,H] each (packed [sum,.]). weights: the
+        params of a forward_short without keep_weights, with the values that they had then; not read for other tapes.
         """
 
-    def backward_if_exact(self, tape: Tape, dy: Any, dstate: Any, grads: _Parameters) -> tuple[Any, Any] | None:
+    def backward_if_exact(
+        self, tape: Tape, dy: Any, dstate: Any, grads: _Parameters, *, weights: _Parameters | None = None
+    ) -> tuple[Any, Any] | None:
         """(dx, dstate) as backward; None where dy or dstate is no plain array of the dtype, shape and layout."""
 
 @final

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A pool of threads that runs one job at a time. No OpenMP: a forked child of libgomp hangs, and PyTorch and
-// scikit-learn already load two copies of it.
+// A pool of threads that runs one job at a time. No OpenMP of its own: a forked child of libgomp hangs, and PyTorch and
+// scikit-learn already load two copies of it. A call that PyTorch makes is a guest on PyTorch's threads.
 #pragma once
 
 #include <atomic>
@@ -12,6 +12,7 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -53,6 +54,31 @@ class Pool {
     return *pool;  // of a thread that was faster
   }
 
+  /// The threads of an OpenMP library that the process has loaded: GOMP_parallel, which runs f(data) on `threads` of
+  /// them (0: as many as the library has), the caller's being one, and what it tells each of them.
+  struct Host {
+    void (*run)(void (*f)(void*), void* data, unsigned threads, unsigned flags);
+    int (*team_size)();
+    int (*thread)();
+  };
+
+  /// Says where guests run, once; a forked child forgets it, since libgomp would hang there.
+  static void set_host(const Host& host) {
+    host_.store(new Host(host), std::memory_order_release);  // never freed: threads may be using it
+  }
+
+  /// While it lives, and `wanted`, jobs of the calling thread run on the host's threads. Those spin for a while after
+  /// each of its own jobs, and would take a core from our workers.
+  class Guest {
+   public:
+    explicit Guest(bool wanted) : outer_(std::exchange(is_guest_, wanted)) {}
+    ~Guest() { is_guest_ = outer_; }
+    Guest(const Guest&) = delete;
+
+   private:
+    const bool outer_;
+  };
+
   /// Threads a call may use; python/bptt/_threads.py says how many at first.
   static std::atomic<int>& size() { return size_; }
 
@@ -68,16 +94,13 @@ class Pool {
       return;
     }
     const Lease lease{busy_};
+    if (is_guest_ && run_at_host(threads, job)) return;
     while (int(workers_.size()) < threads - 1) {
       if (!add_worker()) threads = int(workers_.size()) + 1;
     }
     Barrier barrier(threads);
-    job_ = &job;
-    barrier_ = &barrier;
-    caller_core_ = Core::here();
-    error_ = nullptr;
+    begin(threads, job, barrier);
     pending_.store(threads - 1, std::memory_order_relaxed);
-    threads_ = threads;
     wake_next(0);
     perform(0);
     spin_until([&] { return pending_.load(std::memory_order_acquire) == 0; });
@@ -126,9 +149,47 @@ class Pool {
 
   static inline std::atomic<int> size_{1};
   static inline std::atomic<Pool*> current_{nullptr};
+  static inline std::atomic<const Host*> host_{nullptr};
+  static inline thread_local bool is_guest_ = false;
 #if defined(__unix__) || defined(__APPLE__)
-  static inline const int at_fork_ = pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr); });
+  static inline const int at_fork_ =
+      pthread_atfork(nullptr, nullptr, [] { current_.store(nullptr), host_.store(nullptr); });
 #endif
+
+  void begin(int threads, const Job& job, Barrier& barrier) {
+    threads_ = threads;
+    job_ = &job;
+    barrier_ = &barrier;
+    caller_core_ = Core::here();
+    error_ = nullptr;
+  }
+
+  /// False, and nothing has run, where the host has fewer threads or none. It is asked for all of them: libgomp ends
+  /// the threads that a smaller team leaves out, and makes them again for the next one.
+  bool run_at_host(int threads, const Job& job) {
+    const Host* const host = host_.load(std::memory_order_acquire);
+    if (!host) return false;
+    Barrier barrier(threads);
+    begin(threads, job, barrier);
+    struct Visit {
+      Pool& pool;
+      const Host& host;
+      bool ran;
+    } visit{*this, *host, false};
+    const auto each = [](void* data) {
+      auto& [pool, at, ran] = *static_cast<Visit*>(data);
+      const int thread = at.thread();
+      if (at.team_size() < pool.threads_ || thread >= pool.threads_) return;
+      if (thread == 0)
+        ran = true;
+      else
+        Core::leave(pool.caller_core_);
+      pool.perform(thread);
+    };
+    host->run(each, &visit, 0, 0);
+    if (error_) std::rethrow_exception(error_);
+    return visit.ran;
+  }
 
   /// False where the system has no more threads.
   bool add_worker() {

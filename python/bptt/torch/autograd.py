@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bptt._dispatch import core
 from bptt.torch.counts import count_again
-from bptt.torch.memory import array_of, gradient_view, is_plain, passing_view, tensor_of
+from bptt.torch.memory import is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bptt._arrays import Array
     from bptt.torch.network import Network, Options, Ran
 
     Tensors = tuple[Any, ...]
@@ -40,40 +40,22 @@ class Call:
 
     def forward(self, inputs: Tensors, training: bool) -> tuple[Tensors, Ran | None]:
         """The outputs, y and the final states, and what backward needs. inputs: x, states, weights."""
-        n = self.states
-        view = array_of if training else passing_view  # a tape keeps them
-        x, states = view(inputs[0]), [view(state) for state in inputs[1 : 1 + n]]
-        if self.one_step:
-            x, states = x[None], [state[None] for state in states]
-        y, final, ran = self.network.forward(x, states, inputs[1 + n :], self.options, training)
-        if self.one_step:
-            return tuple([tensor_of(state[0]) for state in final]), ran
-        return (tensor_of(y), *[tensor_of(state) for state in final]), ran
+        return self.network.forward(inputs, self.one_step, self.options, training)
 
     def backward(
-        self, ran: Ran, gradients: Sequence[Any], wanted: Sequence[bool], retain: bool
-    ) -> tuple[Any | None, ...]:
+        self, ran: Ran, inputs: Tensors, gradients: Sequence[Any], wanted: tuple[bool, ...], retain: bool
+    ) -> Sequence[Any | None]:
         """The wanted gradients of x, states and weights. gradients: of the outputs, None for zeros."""
-        arrays = [None if each is None else gradient_view(each) for each in gradients]
-        if self.one_step:
-            arrays = [None, *[None if each is None else each[None] for each in arrays]]
-        dx, dstates, dweights = self.network.backward(ran, arrays[0], arrays[1:], wanted, retain)
-        found: list[Array | None] = [dx, *dstates]
-        if self.one_step:
-            found = [None if each is None else each[0] for each in found]
-        return tuple(
-            [
-                tensor_of(each) if want and each is not None else None
-                for each, want in zip([*found, *dweights], wanted, strict=True)
-            ]
-        )
+        return self.network.backward(ran, inputs, gradients, self.one_step, wanted, retain)
 
 
 def run(call: Call, inputs: Tensors) -> Tensors:
     """The outputs of a call, in PyTorch's graph where there is one."""
-    if torch.is_grad_enabled() and any(each.requires_grad for each in inputs):
-        outputs: Tensors = _apply(call, *inputs)
-        return outputs
+    if torch.is_grad_enabled():
+        for each in inputs:
+            if each.requires_grad:
+                outputs: Tensors = _apply(call, *inputs)
+                return outputs
     return call.forward(inputs, call.network.random)[0]  # masks are of training alone
 
 
@@ -91,7 +73,7 @@ class Recurrence(torch.autograd.Function):
         """The outputs; what backward needs is kept in ctx."""
         ctx.set_materialize_grads(False)
         # PyTorch saves x and the states for the gradients of weights: without them, a program may change both in place.
-        frozen = not any(ctx.needs_input_grad[2 + call.states :])
+        frozen = True not in ctx.needs_input_grad[2 + call.states :]
         loose = inputs[: 1 + call.states] if frozen else ()
         read = _aliases(call, inputs)
         if frozen:
@@ -114,9 +96,10 @@ class Recurrence(torch.autograd.Function):
         """The gradients of the inputs that need them."""
         call, wanted = ctx.call, ctx.needs_input_grad[1:]
         inputs = (*[each for each, _ in ctx.loose], *ctx.saved_tensors)
-        if all(each is None for each in gradients):
+        given = [each for each in gradients if each is not None]
+        if not given:
             return (None,) * (1 + len(wanted))
-        if torch.is_grad_enabled() or not all(each is None or _is_usual(each) for each in gradients):
+        if torch.is_grad_enabled() or not all(map(_is_usual, given)):
             _check_unchanged(ctx)
             return None, *_by_pytorch(call, inputs, gradients, wanted)
         ran, retain = ctx.ran, _keeps_graph()
@@ -129,7 +112,7 @@ class Recurrence(torch.autograd.Function):
             ctx.ran, ctx.watched, ctx.read = ran, [], [(each, each.data_ptr()) for each in read]
         if not retain:
             ctx.ran = None
-        return None, *call.backward(ran, gradients, wanted, retain)
+        return None, *call.backward(ran, inputs, gradients, wanted, retain)
 
 
 # Recurrence.apply without PyTorch's look for torch.func's transforms, which every caller of `run` has done (4 us).
@@ -138,9 +121,9 @@ _apply = super(torch.autograd.Function, Recurrence).apply
 
 def _is_usual(gradient: Any) -> bool:
     """Whether a gradient is an array of numbers: no batch of gradients (`is_grads_batched`), no subclass."""
-    return is_plain(gradient, gradient.dtype) or (
-        type(gradient) is torch.Tensor and bool(gradient.is_neg() or gradient._is_zerotensor())
-    )
+    if core.are_plain_tensors((gradient,)) or is_plain(gradient, gradient.dtype):
+        return True
+    return type(gradient) is torch.Tensor and bool(gradient.is_neg() or gradient._is_zerotensor())
 
 
 def _check_unchanged(ctx: Any) -> None:
@@ -157,9 +140,13 @@ def _aliases(call: Call, inputs: Tensors) -> list[Any]:
 
 def _changed(ctx: Any) -> str:
     """How what the tape reads is no longer what it was, if so."""
-    if any(each._version != version or each.data_ptr() != at for each, version, at in ctx.watched):
-        return "y was changed in place"
-    return "" if all(each.data_ptr() == at for each, at in ctx.read) else "the memory of x or of a state has moved"
+    for y, version, at in ctx.watched:
+        if y._version != version or y.data_ptr() != at:
+            return "y was changed in place"
+    for each, at in ctx.read:
+        if each.data_ptr() != at:
+            return "the memory of x or of a state has moved"
+    return ""
 
 
 def _by_pytorch(

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from bptt.torch.counts import count_again, count_taken
-from bptt.torch.memory import array_of, gradient_view, tensor_of
 from bptt.torch.network import follow_threads
 
 if TYPE_CHECKING:
@@ -64,28 +63,26 @@ def register(prepare: Prepare) -> None:
 
     def passed(
         x: Any, states: Sequence[Any], weights: Sequence[Any], settings: Sequence[Any], keep: bool
-    ) -> tuple[Any, tuple[Any, ...], Network, Ran | None]:
+    ) -> tuple[tuple[Any, ...], Network, Ran | None]:
         network, options = prepare(x, states, weights, *settings)
         read = [each.detach() for each in (x, *states)]
         if keep:
             read = [each.clone(memory_format=torch.contiguous_format) for each in read]
-        arrays = [array_of(each) for each in read]
         follow_threads()
-        y, final, ran = network.forward(arrays[0], arrays[1:], weights, options, keep)
-        return y, final, network, ran
+        outputs, ran = network.forward((*read, *weights), False, options, keep)
+        return outputs, network, ran
 
     def forward(x: Any, states: Sequence[Any], weights: Sequence[Any], *settings: Any) -> tuple[Any, ...]:
         *settings, keep = settings  # type: ignore[assignment]
-        y, final, network, ran = passed(x, states, weights, settings, keep)
+        (y, *final), network, ran = passed(x, states, weights, settings, keep)
         count_taken(settings[0])
         token = torch.empty(0, dtype=torch.int64)
         if ran is not None:
             held = _Held(network, ran)
             token = torch.from_numpy(np.asarray(held))
             _held[token.data_ptr()] = held
-            y = y.copy() if ran.reads_y else y
-        final = [tensor_of(each) for each in final]  # type: ignore[assignment]
-        return tensor_of(y), final[0], final[1] if len(final) > 1 else x.new_empty(0), token
+            y = y.clone() if ran.reads_y else y
+        return y, final[0], final[1] if len(final) > 1 else x.new_empty(0), token
 
     def backward(
         token: Any, gradients: Sequence[Any], x: Any, states: Sequence[Any], weights: Sequence[Any], *settings: Any
@@ -97,15 +94,12 @@ def register(prepare: Prepare) -> None:
             held.ran = None
         else:
             count_again("in a graph of torch.compile: no tape, or a second backward pass")
-            network, again = passed(x, states, weights, settings, True)[2:]
+            _, network, again = passed(x, states, weights, settings, True)
             assert again is not None
             ran = again
-        dy, *dstates = [gradient_view(each) for each in gradients[: 1 + len(states)]]
-        dx, dinitial, dweights = network.backward(ran, dy, dstates, wanted, False)
-        return [
-            tensor_of(each) if want and each is not None else x.new_empty(0)
-            for each, want in zip([dx, *dinitial, *dweights], wanted, strict=True)
-        ]
+        inputs = (x, *states, *weights)
+        found = network.backward(ran, inputs, gradients[: 1 + len(states)], False, tuple(wanted), False)
+        return [x.new_empty(0) if each is None else each for each in found]
 
     _library.impl("recurrent", forward, "CPU")
     _library.impl("recurrent_backward", backward, "CPU")

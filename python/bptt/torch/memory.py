@@ -56,13 +56,14 @@ def _is_in_order(tensor: Any) -> bool:
     return bool(tensor.is_contiguous()) and tensor.data_ptr() % tensor.element_size() == 0
 
 
-def _in_order(tensor: Any) -> Any:
+def in_order(tensor: Any) -> Any:
+    """The tensor, or a copy whose elements lie one after the other."""
     return tensor if _is_in_order(tensor) else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def array_of(tensor: Any) -> Array:
     """A C-contiguous array with the memory of a plain tensor, or of a copy where its elements lie otherwise."""
-    return np.asarray(_Memory(_in_order(tensor)))
+    return np.asarray(_Memory(in_order(tensor)))
 
 
 _views: dict[tuple[int, Any, Any], Array] = {}

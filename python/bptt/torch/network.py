@@ -21,7 +21,8 @@ from bptt._engine.states import States
 from bptt._engine.structure import Structure
 from bptt._precision import get_matmul_precision
 from bptt._runtime import threads_chosen
-from bptt.torch.memory import DTYPES, passing_view
+from bptt.torch import openmp
+from bptt.torch.memory import DTYPES, array_of, gradient_view, in_order, passing_view, tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from bptt._arrays import Array, ArrayIn
 
     Options = list[_core.CallOptions] | None
+    Tensors = tuple[Any, ...]
+
+openmp.invite()
+core.introduce_tensors(torch.Tensor, torch.nn.Parameter, torch.from_numpy)
 
 MOST_NETWORKS = 256  # after which those of old sizes are forgotten
 
@@ -45,24 +50,29 @@ class Asked(NamedTuple):
 
 
 class Ran(NamedTuple):
-    """A forward pass that backward can follow: the stack that made it, its tape, and whether the tape reads y."""
+    """A forward pass that backward can follow: its stack and its tape, which may read y and have the weights."""
 
     stack: _core.Stack
     tape: _core.Tape
     reads_y: bool
+    has_weights: bool = True
 
 
 class Network:
     """The native stacks of one structure, and the options of its calls."""
 
+    is_guest = True  # on PyTorch's threads, where there is a host (openmp.py)
+    plain: bool  # whether a call without lengths and resets has no options
+    direct: bool  # whether such a call reads tensors natively: only the cells of PyTorch do
+
     def __init__(self, structure: Structure, dropout: float) -> None:
         self.structure = structure
-        self.widths, self._info = structure.widths, structure.info
+        self.widths, self.kernels, self._info = structure.widths, structure.kernels, structure.info
         self._states = len(self._info.states)
         self._gate_bias = self._info.vectors_are_bias and structure.bias  # a GRU's n has the second bias apart
         options = StateOptions.check("bptt.torch", structure.dtype, dropout=dropout, seed=0)
         self._options = NativeOptions(structure, options, States(structure, None))
-        self.plain = structure.num_directions == 1 and not dropout
+        self.plain = self.direct = structure.num_directions == 1 and not dropout
         self._idle: list[_core.Stack] = []
         self.random = bool(dropout)
 
@@ -74,36 +84,77 @@ class Network:
             return None
         return self._options.make("bptt.torch", None, x, Shape(True, sizes=sizes), lengths, resets, seed)
 
-    def forward(
-        self, x: Array, states: Sequence[Array], weights: Sequence[Any], options: Options, training: bool
-    ) -> tuple[Array, tuple[Array, ...], Ran | None]:
-        """y, the final states and, in training, what backward needs. weights: tensors, in PyTorch's order."""
+    def forward(self, inputs: Tensors, one_step: bool, options: Options, training: bool) -> tuple[Tensors, Ran | None]:
+        """The outputs, y and the final states, and in training what backward needs.
+
+        Args:
+            inputs: x, states, weights, in PyTorch's order.
+            one_step: x [B,I] and states [B,.] of a cell, whose outputs are its states alone.
+        """
         try:
             stack = self._idle.pop()
         except IndexError:
             stack = new_stack(self.structure)
-        stack.pack(self._parts(weights), training)
-        y, final, tape = stack.forward(x, states[0] if self._states == 1 else tuple(states), training, options)
+            stack.is_guest = self.is_guest
+        if options is None and self.direct:
+            found = stack.forward_tensors(inputs, one_step, training)
+            if found is not None:
+                self._idle.append(stack)
+                outputs, tape, reads_y, has_weights = found
+                return outputs, None if tape is None else Ran(stack, tape, reads_y, has_weights)
+        n = self._states
+        view = array_of if training else passing_view  # a tape keeps them
+        x, *states = [view(each)[None] if one_step else view(each) for each in inputs[: 1 + n]]
+        stack.pack(self._parts(inputs[1 + n :]), training)
+        y, final, tape = stack.forward(x, states[0] if n == 1 else tuple(states), training, options)
         self._idle.append(stack)
         ran = None if tape is None else Ran(stack, tape, not y.flags.writeable)
-        return y, final if isinstance(final, tuple) else (final,), ran
+        last = final if isinstance(final, tuple) else (final,)
+        made = [each[0] for each in last] if one_step else [y, *last]
+        return tuple([tensor_of(each) for each in made]), ran
 
     def backward(
-        self, ran: Ran, dy: Array | None, dstates: Sequence[Array | None], wanted: Sequence[bool], retain: bool
-    ) -> tuple[Array | None, Sequence[Array | None], list[Array | None]]:
-        """The gradients of x, of the states and of the weights. wanted: of x, of each state, of each weight."""
+        self,
+        ran: Ran,
+        inputs: Tensors,
+        gradients: Sequence[Any],
+        one_step: bool,
+        wanted: tuple[bool, ...],
+        retain: bool,
+    ) -> Sequence[Any]:
+        """The gradients of the inputs, None for those that are not wanted.
+
+        Args:
+            inputs: as of forward; the weights are read where the tape has none.
+            gradients: of the outputs, None for zeros.
+        """
+        if self.direct:
+            given = tuple([None if each is None else in_order(each) for each in gradients])
+            given = (None, *given) if one_step else given
+            found: Sequence[Any] | None = ran.stack.backward_tensors(ran.tape, inputs, given, wanted, one_step, retain)
+            if found is not None:
+                return found
         n = self._states
+        arrays = [None if each is None else gradient_view(each) for each in gradients]
+        if one_step:
+            arrays = [None, *[None if each is None else each[None] for each in arrays]]
         want_dx, want_dstates, want_weights = wanted[0], any(wanted[1 : 1 + n]), any(wanted[1 + n :])
         parts = self._gradients() if want_weights else None
-        dstate = self._whole(dstates)
         dx, dinitial = ran.stack.backward(
-            ran.tape, dy, dstate, parts, retain=retain, want_dx=want_dx, want_dstate=want_dstates
+            ran.tape,
+            arrays[0],
+            self._whole(arrays[1:]),
+            parts,
+            retain=retain,
+            want_dx=want_dx,
+            want_dstate=want_dstates,
+            weights=None if ran.has_weights else self._parts(inputs[1 + n :]),
         )
-        initial = dinitial if isinstance(dinitial, tuple) else (dinitial,) * n
-        found: list[Array | None] = [None] * (len(wanted) - 1 - n)
-        if parts is not None:
-            found = self._in_order(parts, wanted[1 + n :])
-        return dx, initial, found
+        made = [dx, *(dinitial if isinstance(dinitial, tuple) else (dinitial,) * n)]
+        if one_step:
+            made = [None if each is None else each[0] for each in made]
+        made += [None] * (len(wanted) - 1 - n) if parts is None else self._in_order(parts)
+        return [tensor_of(each) if want and each is not None else None for each, want in zip(made, wanted, strict=True)]
 
     def _whole(self, states: Sequence[Array | None]) -> Any:
         """The gradients of states as the stack takes them: zeros only where one of several is there."""
@@ -154,9 +205,9 @@ class Network:
             for k in range(of.kernels)
         ]
 
-    def _in_order(self, parts: list[Any], wanted: Sequence[bool]) -> list[Array | None]:
+    def _in_order(self, parts: list[Any]) -> list[Array]:
         """Gradients of the kernels as gradients of PyTorch's weights, each in its own memory."""
-        found: list[Array | None] = []
+        found: list[Array] = []
         for weight_ih, weight_hh, bias, vectors, projection in parts:
             found += [weight_ih, weight_hh]
             if bias is not None:
@@ -166,7 +217,7 @@ class Network:
                 found += [bias, second]
             if projection is not None:
                 found.append(projection)
-        return [each if want else None for each, want in zip(found, wanted, strict=True)]
+        return found
 
 
 _networks: dict[tuple[Any, ...], Network | None] = {}

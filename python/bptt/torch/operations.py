@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
+from bptt._dispatch import core
 from bptt.torch.autograd import Call, run
 from bptt.torch.compiling import uncompiled
 from bptt.torch.counts import count_left, count_taken
@@ -58,6 +59,8 @@ def surroundings() -> str:
 
 def refused(inputs: Sequence[Any]) -> str:
     """What of the tensors the kernels cannot take, if anything. inputs: x first."""
+    if core.are_plain_tensors(tuple(inputs)):
+        return ""
     dtype = inputs[0].dtype
     if dtype not in DTYPES:
         return f"dtype {str(dtype).removeprefix('torch.')}"
@@ -157,9 +160,8 @@ def cell(name: str, original: Operation) -> Operation:
             if len(weights) == 3:
                 raise LeftError(MISFIT)
             network = _network(Asked(of, len(weights) == 4, 1, 1, 0.0), inputs, states)
-            if x.dim() != 2 or any(
-                each.shape != (x.shape[0], network.structure.hidden_size) for each in inputs[1 : 1 + states]
-            ):
+            shape = x.shape[0], network.structure.hidden_size
+            if x.dim() != 2 or inputs[1].shape != shape or inputs[states].shape != shape:
                 raise LeftError(MISFIT)
         except LeftError as why:
             count_left(name, why.args[0])
@@ -176,10 +178,11 @@ def cell(name: str, original: Operation) -> Operation:
 
 def _check(network: Network, inputs: Sequence[Any], axes: int, B: int) -> None:
     """Raise LeftError unless x has this number of axes and the states are those of B rows."""
-    of = network.structure
-    if inputs[0].dim() != axes or any(
-        state.shape != (of.kernels, B, width) for state, width in zip(inputs[1:], network.widths, strict=False)
-    ):
+    kernels = network.kernels
+    fits = inputs[0].dim() == axes
+    for i, width in enumerate(network.widths):
+        fits = fits and inputs[1 + i].shape == (kernels, B, width)
+    if not fits:
         raise LeftError(MISFIT)
 
 

@@ -92,6 +92,7 @@ class VariantNetwork(Network):
         options = StateOptions.check("bptt.torch", structure.dtype, dropout=dropout, seed=0, **asked)
         self._options = NativeOptions(structure, options, States(structure, None))
         self.plain = structure.num_directions == 1 and options.plain
+        self.direct = False
         self.random = training and options.random
         self._extra = list(variant.extra(structure.cell.split("_")[0]).values())
 
@@ -114,16 +115,15 @@ class VariantNetwork(Network):
         size = (sum(self._extra), self.structure.hidden_size)
         return [(*part[:3], np.empty(size, self.structure.dtype), part[4]) for part in parts]
 
-    def _in_order(self, parts: list[Any], wanted: Sequence[bool]) -> list[Array | None]:
+    def _in_order(self, parts: list[Any]) -> list[Array]:
         if not self._extra:
-            return super()._in_order(parts, wanted)
-        found: list[Array | None] = []
-        each = len(wanted) // len(parts) - len(self._extra)
+            return super()._in_order(parts)
+        found: list[Array] = []
         for part in parts:
-            found += super()._in_order([(*part[:3], None, part[4])], [True] * each)
+            found += super()._in_order([(*part[:3], None, part[4])])
             vectors = np.split(part[3], np.cumsum(self._extra)[:-1])
             found += [rows.copy() if len(rows) > 1 else rows[0].copy() for rows in vectors]
-        return [gradient if want else None for gradient, want in zip(found, wanted, strict=True)]
+        return found
 
 
 _networks: dict[tuple[Any, ...], VariantNetwork | None] = {}
