@@ -42,11 +42,11 @@ def step(layer: Any, x: Any, dy: Any, *, packed: bool, state: Any = None, keep: 
         stack.pack(layer.params.plain, True)
         ran = stack.forward_if_exact(x, state, True)
     else:
-        ran = stack.forward_short(x, state, True, layer.params.plain, keep_weights=keep)
+        ran = stack.forward_short(x, state, True, layer.params.plain, keep)
         assert ran is not None
     y, final, tape = ran
     grads = np.full(layer.params.size, np.nan, layer.params.dtype)
-    back = stack.backward_if_exact(tape, dy, None, grads, weights=None if keep else layer.params.plain)
+    back = stack.backward_if_exact(tape, dy, None, grads, None if keep else layer.params.plain)
     return flat([y, final, back, grads])
 
 

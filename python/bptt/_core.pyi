@@ -212,7 +212,7 @@ class Stack:
         """As forward without options; None where x or state is no plain array of the dtype, shape and layout."""
 
     def forward_short(
-        self, x: Any, state: Any, training: bool, params: _Parameters, *, keep_weights: bool = True
+        self, x: Any, state: Any, training: bool, params: _Parameters, keep_weights: bool = True
     ) -> tuple[NDArray[Any], _State, Tape | None] | Literal[False] | None:
         """The same on params, of which the stack keeps nothing.
 
@@ -227,7 +227,6 @@ class Stack:
         dstate: _State | None,
         grads: _Parameters | None,
         dreset_state: list[Any] = ...,
-        *,
         accumulate: bool = False,
         retain: bool = False,
         want_dx: bool = True,
@@ -244,7 +243,7 @@ class Stack:
         """
 
     def backward_if_exact(
-        self, tape: Tape, dy: Any, dstate: Any, grads: _Parameters, *, weights: _Parameters | None = None
+        self, tape: Tape, dy: Any, dstate: Any, grads: _Parameters, weights: _Parameters | None = None
     ) -> tuple[Any, Any] | None:
         """(dx, dstate) as backward; None where dy or dstate is no plain array of the dtype, shape and layout."""
 
