@@ -64,8 +64,10 @@ class CellRecurrence final : public Recurrence<T> {
 
   bool forward(const Flat<const T>& from, const ForwardCall<T>& call, Tape<T>* tape,
                Poll::Interrupted interrupted) const override {
-    const auto weights = make_weights({true, tape != nullptr, false});
-    const FreshWeights<T> fresh(*weights, from, call.batch_sizes.batch, tape && call.keep_weights);
+    const Index batch = call.batch_sizes.batch;
+    const bool panels = call.keep_weights && ceil_div(batch, kTileRows) > kFewBlocks;  // as fast as rows to copy
+    const auto weights = make_weights({false, tape != nullptr, panels});
+    const FreshWeights<T> fresh(*weights, from, batch, tape && call.keep_weights && !panels);
     const ForwardCall<T> own = prepared(call, tape, 0, weights);
     return Forward<T>(kernels_, weights, own, tape, plan(own.batch_sizes, 1, false), interrupted, &fresh).run();
   }

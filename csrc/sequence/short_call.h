@@ -6,7 +6,8 @@
 // Several steps would turn them each time; they take packed weights.
 //
 // Backward of one step reads rows as users have them (rows_product.h). The tape has a copy, since users may change the
-// weights before; a caller that gives them to backward again does without it (ForwardCall::keep_weights).
+// weights before, in panels where many rows of a batch will meet them; a caller that gives them to backward again does
+// without it (ForwardCall::keep_weights).
 #pragma once
 
 #include "core/gemm/blocks.h"
@@ -19,7 +20,7 @@ namespace bptt::sequence {
 template <class T>
 class FreshWeights {
  public:
-  /// `weights` has no panels. `rows` of the batch; keep: whether backward gets a copy there.
+  /// `weights` has no panels for forward. `rows` of the batch; keep: whether backward gets a copy of rows there.
   FreshWeights(Weights<T>& weights, const Flat<const T>& from, Index rows, bool keep)
       : w_(weights),
         from_(from),

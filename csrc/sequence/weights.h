@@ -27,8 +27,8 @@ struct Weights {
   static constexpr int W = Vec<T>::kSize;
   using Stored = T;  // the format of what forward steps read (core/gemm/format.h)
 
-  /// For which ways there is room; without panels, those of x and h are elsewhere, and backward has rows
-  /// (short_call.h).
+  /// For which ways there is room. The panels of x and h may be elsewhere, forward, and backward may have rows in their
+  /// place (short_call.h).
   struct Ways {
     bool forward, backward, panels = true;
   };
@@ -76,7 +76,7 @@ struct Weights {
         vectors(checked_mul(Hp, cell.vectors)),
         mode(has_mode(wanted, cell, N) ? wanted : ProductMode::kFma),
         ways(ways) {
-    if (ways.forward && ways.panels && !is_narrow(mode)) {
+    if (ways.forward && !is_narrow(mode)) {
       x = Buffer<Stored>(checked_mul(checked_mul(Hp, G), I));
       h = Buffer<Stored>(checked_mul(checked_mul(Hp, cell.hidden_gates), band_room));
     }
