@@ -290,7 +290,8 @@ class PyStack : public Own {
     if (!training) return py::make_tuple(y, final, py::none());
     auto tape = std::make_unique<PyTape>();
     tape->owner = id_;
-    tape->arrays = {x};
+    tape->arrays.reserve(std::size_t(s.states()) + 2);
+    tape->arrays.push_back(x);
     tape->arrays.insert(tape->arrays.end(), initial.begin(), initial.begin() + s.states());
     if (passes->reads_y()) {
       make_read_only(y);

@@ -18,6 +18,13 @@ namespace {
 using Head = std::tuple<py::array, std::optional<py::array>>;                   // weight [O,H], bias [O]
 using Gradients = std::tuple<py::object, py::array, std::optional<py::array>>;  // flat, of the layer; those of the head
 
+/// The layer that made a tape. weights: flat, as forward had them; read where the tape keeps none.
+struct Layer {
+  const PyStack& stack;
+  PyTape& tape;
+  const py::object& weights;
+};
+
 /// The sizes of a call: y [T,B,H], and outputs O of each of its N = T B rows.
 struct Outer {
   Index T, B, H, O;
@@ -44,8 +51,8 @@ bool loss_of(const std::string& loss, double* value, nn::LossRows<T> rows, const
 }
 
 template <class T>
-py::object back_from_loss(const PyStack& stack, PyTape& tape, const py::array& y, const Head& head,
-                          const std::string& loss, const py::object& target, Gradients& grads) {
+py::object back_from_loss(const Layer& layer, const py::array& y, const Head& head, const std::string& loss,
+                          const py::object& target, Gradients& grads) {
   auto& [weight, bias] = head;
   auto& [dlayer, dweight, dbias] = grads;
   const Outer n{axis(y, 3, 0, "y"), axis(y, 3, 1, "y"), axis(y, 3, 2, "y"), axis(weight, 2, 0, "weight")};
@@ -69,25 +76,28 @@ py::object back_from_loss(const PyStack& stack, PyTape& tape, const py::array& y
   if (std::isfinite(value)) {
     PyStack::BackwardOptions options;
     options.want_dx = options.want_dstate = false;
-    stack.backward(tape, std::optional<py::array>(dy), py::none(), dlayer, {}, options);
+    options.weights = layer.weights;
+    layer.stack.backward(layer.tape, std::optional<py::array>(dy), py::none(), dlayer, {}, options);
   }
   return py::float_(value);
 }
 
-py::object backward_from_loss(const PyStack& stack, PyTape& tape, const py::array& y, const Head& head,
-                              const std::string& loss, const py::object& target, Gradients grads) {
+py::object backward_from_loss(const std::tuple<const PyStack*, PyTape*, py::object>& made_by, const py::array& y,
+                              const Head& head, const std::string& loss, const py::object& target, Gradients grads) {
   if (loss != "mse" && loss != "mae" && loss != "cross_entropy")
     throw py::value_error("backward_from_loss: there is no loss " + loss + ", expected mse, mae or cross_entropy");
-  return for_dtype(y, "backward_from_loss: y", [&](auto zero) {
-    return back_from_loss<decltype(zero)>(stack, tape, y, head, loss, target, grads);
-  });
+  const auto& [stack, tape, weights] = made_by;
+  if (!stack || !tape) throw py::type_error("backward_from_loss: the stack or its tape is None");
+  const Layer layer{*stack, *tape, weights};
+  return for_dtype(y, "backward_from_loss: y",
+                   [&](auto zero) { return back_from_loss<decltype(zero)>(layer, y, head, loss, target, grads); });
 }
 
 }  // namespace
 
 void register_training(py::module_& m) {
-  m.def("backward_from_loss", &backward_from_loss, py::arg("stack"), py::arg("tape"), py::arg("y"), py::arg("head"),
-        py::arg("loss"), py::arg("target"), py::arg("grads"));
+  m.def("backward_from_loss", &backward_from_loss, py::arg("layer"), py::arg("y"), py::arg("head"), py::arg("loss"),
+        py::arg("target"), py::arg("grads"));
 }
 
 }  // namespace bptt::bindings

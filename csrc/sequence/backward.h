@@ -29,7 +29,7 @@ class Backward final : public ResumableCall {
         tape_(tape),
         entering_(tape.rows_of(tape.call.options ? tape.entering_others : tape.others)),
         left_(tape.rows_of(tape.others)),
-        call_(call),
+        call_(with_rows(call, w_)),
         batch_sizes_(tape.call.batch_sizes),
         options_(tape.call.options),
         plan_(plan),

@@ -64,8 +64,10 @@ class CellRecurrence final : public Recurrence<T> {
 
   bool forward(const Flat<const T>& from, const ForwardCall<T>& call, Tape<T>* tape,
                Poll::Interrupted interrupted) const override {
-    const auto weights = make_weights({false, tape != nullptr, call.keep_weights});
-    const FreshWeights<T> fresh(*weights, from, call.batch_sizes.batch);
+    const Index batch = call.batch_sizes.batch;
+    const bool panels = call.keep_weights && ceil_div(batch, kTileRows) > kFewBlocks;  // as fast as rows to copy
+    const auto weights = make_weights({false, tape != nullptr, panels});
+    const FreshWeights<T> fresh(*weights, from, batch, tape && call.keep_weights && !panels);
     const ForwardCall<T> own = prepared(call, tape, 0, weights);
     return Forward<T>(kernels_, weights, own, tape, plan(own.batch_sizes, 1, false), interrupted, &fresh).run();
   }
@@ -107,8 +109,7 @@ class CellRecurrence final : public Recurrence<T> {
   ForwardCall<T> prepared(ForwardCall<T> call, Tape<T>* tape, Index segment, const PackedWeights<T>& weights) const {
     if (cell_.multi_stage && !call.options) call.options = &none();
     if (!tape) return call;
-    if (call.keep_weights && !weights->trainable())
-      throw std::logic_error("Recurrence.forward: the weights were packed for inference only");
+    if (!weights->trainable()) throw std::logic_error("Recurrence.forward: the weights were packed for inference only");
     tape->call = call;
     tape->call.stop = nullptr;  // this call's alone
     tape->weights = weights;

@@ -2,8 +2,9 @@
 // The weight gradients dWx [G*H,I], dWh [G*H,Q] and db [G*H], summed chunk by chunk of rows (b, t) as core/gemm/sums.h
 // says. A register holds neighbours of a row of dW: columns are those of x and h, rows the gates' units. Where x is
 // narrow that wastes the register, and dWx is summed transposed, with units in a register, and turned at the end; the
-// same goes for the columns of h in a last register of few columns. The sums are the same. Threads divide the elements
-// of dW, never a sum.
+// same goes for the columns of h in a last register of few columns. The sums are the same. Of few rows, such as those
+// of one time step, each row of dW is written from its begin to its end. Threads divide the elements of dW, never a
+// sum.
 #pragma once
 
 #include <utility>
@@ -29,7 +30,13 @@ class WeightGradient {
  public:
   /// The sums of `rows` rows.
   WeightGradient(const Weights<T>& w, const BackwardCall<T>& call, Index rows, int threads)
-      : w_(w), call_(call), db_(w.G * w.Hp), panels_(threads * kRows * kWidth * W) {
+      : w_(w),
+        call_(call),
+        few_(rows <= kFewRows && w.mode == ProductMode::kFma ? rows : 0),
+        db_(w.G * w.Hp),
+        panels_(few_ > 0 ? Buffer<T>() : Buffer<T>(threads * kRows * kWidth * W)) {
+    db_.clear();
+    if (few_ > 0) return;
     const Index G = w.G, H = w.H;
     if (is_transposed(w.I, H)) dwx_ = Buffer<T>(checked_mul(w.I, G * w.Hp));
     if (w.mode == ProductMode::kFma && w.N == 1 && !cell_.second && is_narrow(w.Q % W, w.blocks, H)) narrow_ = w.Q % W;
@@ -40,7 +47,6 @@ class WeightGradient {
         each.dg = {w.mode, checked_mul(cell_.accumulators, w.Hp), kRows},
         each.z = {w.mode, kRows, ceil_div(std::max(w.I, w.Q), W), 2};
     }
-    db_.clear();
     if (rows <= kLongSum) return;
     const Index dwx = dwx_.size() > 0 ? dwx_.size() : G * H * w.I;
     part_ = Buffer<T>(dwx + db_.size() + G * H * w.Q + dnarrow_.size() + (w.cell.projects ? w.R * H : 0));
@@ -148,6 +154,7 @@ class WeightGradient {
   /// first `columns`; rows of z are `ld` apart.
   void add_rows(const SumTarget<T>& dw, Index units, const int* lines, Index gates, Index columns, const T* dg,
                 const T* z, Index ld, Index rows, T* panel, int thread, int threads) const {
+    if (few_ > 0) return add_few_rows(dw, units, lines, columns, dg, {z, ld}, Share(gates * units, thread, threads));
     const Index pieces = ceil_div(units, kHeight), blocks = ceil_div(columns, W), groups = ceil_div(blocks, kWidth);
     const Share share(groups * gates * pieces, thread, threads);
     for (Index group = share.begin / (gates * pieces); group * gates * pieces < share.end; ++group) {
@@ -164,6 +171,19 @@ class WeightGradient {
                        StridedRows<const T>{panel, width * W}, rows, begin, stop);
           item = end;
         }
+      });
+    }
+  }
+
+  /// The same of few rows, for some rows of dW.
+  void add_few_rows(const SumTarget<T>& dw, Index units, const int* lines, Index columns, const T* dg,
+                    const StridedRows<const T>& z, const Share& share) const {
+    assert(dw.fresh && !dw.total);  // so few are one chunk
+    for (Index g = share.begin / units; g * units < share.end; ++g) {
+      const Share own(std::max<Index>(0, share.begin - g * units), std::min(units, share.end - g * units));
+      dispatch<kFewRows>(int(few_), [&](auto count) {
+        outer_of_few<count>(StridedRows<T>{dw.sum + g * w_.H * dw.ld, dw.ld}, {dg + lines[g] * w_.Hp, row_}, z, columns,
+                            own);
       });
     }
   }
@@ -268,6 +288,7 @@ class WeightGradient {
   const cells::Info& cell_ = w_.cell;
   const Index G = cell_.gates, row_ = cell_.lines * w_.Hp;  // values of a row of dg
   const BackwardCall<T>& call_;
+  const Index few_;                 // rows in all, where they are at most kFewRows; else 0
   Index narrow_ = 0;                // columns of h that are summed transposed
   Buffer<T> dwx_, dnarrow_;         // [I,G,Hp] and [narrow_,G,Hp], where units make better use of registers
   Buffer<T> db_, panels_;           // db_ [G,Hp]

@@ -27,6 +27,12 @@ struct Weights {
   static constexpr int W = Vec<T>::kSize;
   using Stored = T;  // the format of what forward steps read (core/gemm/format.h)
 
+  /// For which ways there is room. The panels of x and h may be elsewhere, forward, and backward may have rows in their
+  /// place (short_call.h).
+  struct Ways {
+    bool forward, backward, panels = true;
+  };
+
   const cells::Info& cell;
   const int G, A;
   Index I, H, R, N, Q;
@@ -43,17 +49,13 @@ struct Weights {
   Panels<T> x_back, h_back;
   Panels<T> second_back, project_back;  // H deep, R columns; R deep, H columns
   Buffer<T> x_narrow;                   // [I,G,Hp] in the place of x_back where I <= kNarrow
+  Buffer<T> rows;                       // [G*H,I], then [G*H,R], in the place of x_back and h_back without panels
   std::vector<Band> bands;              // of each block, where the cell has heads
   // In another mode than kFma, the same panels in its form, register by register: [blocks][G], [columns].
   const ProductMode mode;
+  const Ways ways;
   ModePanels x_mode, h_mode, x_back_mode, h_back_mode;
   NarrowWeights narrow;  // instead of x and h, where they are stored in fewer bits
-
-  /// For which ways there is room. The panels of x and h may be elsewhere, forward, and their rows where users hold
-  /// them, backward (short_call.h).
-  struct Ways {
-    bool forward, backward, rows = true;
-  };
 
   /// Room for the weights; pack fills it.
   Weights(const cells::Info& cell, Index I, Index H, Index R, Index N, ProductMode wanted, const Ways& ways)
@@ -72,7 +74,8 @@ struct Weights {
         band_room(cell.heads ? longest_band(H, N, W) : R),
         bias(checked_mul(Hp, A)),
         vectors(checked_mul(Hp, cell.vectors)),
-        mode(has_mode(wanted, cell, N) ? wanted : ProductMode::kFma) {
+        mode(has_mode(wanted, cell, N) ? wanted : ProductMode::kFma),
+        ways(ways) {
     if (ways.forward && !is_narrow(mode)) {
       x = Buffer<Stored>(checked_mul(checked_mul(Hp, G), I));
       h = Buffer<Stored>(checked_mul(checked_mul(Hp, cell.hidden_gates), band_room));
@@ -91,7 +94,7 @@ struct Weights {
     }
     if (!ways.backward) return;
     if (I <= kNarrow) x_narrow = Buffer<T>(checked_mul(I * G, Hp));
-    if (!ways.rows) return;
+    if (!ways.panels) return;
     if (I > kNarrow) x_back = Panels<T>(checked_mul(G, H), I);
     h_back = Panels<T>(cell.hidden_gates * (cell.heads ? band_room : H), R);
     if (cell.projects) project_back = Panels<T>(R, H);
@@ -171,14 +174,20 @@ struct Weights {
   /// the panels of backward. Each weight is read from far away once.
   void pack_blocks(const Flat<const T>& from, Stored* x_to, Stored* h_to, const Share& share) {
     pack_gates(x_to, from.weight_ih, x_rows(), share, x_back.depth > 0 ? &x_back : nullptr);
-    pack_gates(h_to, from.weight_hh, h_rows(), share, N == 1 && trainable() ? &h_back : nullptr);
-    if (N > 1 && trainable()) pack_heads_back(from.weight_hh, share);
+    pack_gates(h_to, from.weight_hh, h_rows(), share, N == 1 && h_back.depth > 0 ? &h_back : nullptr);
+    if (N > 1 && h_back.depth > 0) pack_heads_back(from.weight_hh, share);
   }
   /// Stored values of one block's forward panel.
   Index x_panel() const { return I * G * W; }
   Index h_panel() const { return band_room * cell.hidden_gates * W; }
 
-  bool trainable() const { return h_back.depth > 0; }
+  /// Where the rows of x and h lie in a buffer of these.
+  template <class U>
+  Flat<U> rows_at(U* rows) const {
+    return {rows, rows + G * H * I, nullptr, nullptr, nullptr};
+  }
+
+  bool trainable() const { return ways.backward; }
 
   /// The way back: every value that was packed, to the same place in a flat buffer.
   void unpack(const Flat<T>& to) const {

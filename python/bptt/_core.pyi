@@ -223,7 +223,7 @@ class Stack:
         """As forward without options; None where x or state is no plain array of the dtype, shape and layout."""
 
     def forward_short(
-        self, x: Any, state: Any, training: bool, params: _Parameters, *, keep_weights: bool = True
+        self, x: Any, state: Any, training: bool, params: _Parameters, keep_weights: bool = True
     ) -> tuple[NDArray[Any], _State, Tape | None] | Literal[False] | None:
         """The same on params, of which the stack keeps nothing.
 
@@ -257,7 +257,6 @@ class Stack:
         dstate: _State | None,
         grads: _Parameters | None,
         dreset_state: list[Any] = ...,
-        *,
         accumulate: bool = False,
         retain: bool = False,
         want_dx: bool = True,
@@ -274,7 +273,7 @@ class Stack:
         """
 
     def backward_if_exact(
-        self, tape: Tape, dy: Any, dstate: Any, grads: _Parameters, *, weights: _Parameters | None = None
+        self, tape: Tape, dy: Any, dstate: Any, grads: _Parameters, weights: _Parameters | None = None
     ) -> tuple[Any, Any] | None:
         """(dx, dstate) as backward; None where dy or dstate is no plain array of the dtype, shape and layout."""
 
@@ -380,16 +379,15 @@ def quantile(
     """prediction [N,F*Q], the quantiles of a feature together; target [N,F]."""
 
 def backward_from_loss(
-    stack: Stack,
-    tape: Tape,
+    layer: tuple[Stack, Tape, NDArray[Any]],
     y: NDArray[_T],
     head: tuple[NDArray[_T], NDArray[_T] | None],
     loss: str,
     target: object,
     grads: tuple[object, NDArray[_T], NDArray[_T] | None],
 ) -> float | None:
-    """The mean loss (mse, mae, cross_entropy) of head(y), y [T,B,H]; overwrites grads of the stack's and head's
-    parameters, unless the loss is not finite. None where target is not exact: nothing was done."""
+    """The mean loss (mse, mae, cross_entropy) of head(y), y [T,B,H]; overwrites grads of the layer's and head's weights,
+    unless the loss is not finite. layer: whose tape, with the weights of forward. None if target is not exact."""
 
 def optimizer_step(
     rule: str,

@@ -5,6 +5,7 @@
 
 #include "core/gemm/outer.h"
 #include "core/gemm/product.h"
+#include "core/gemm/rows_product.h"
 #include "core/gemm/sums.h"
 #include "core/gemm/transpose.h"
 #include "core/memory/arena.h"
@@ -101,6 +102,34 @@ void check_product() {
   }
 }
 
+/// Of a matrix where its owner holds it: the bits of a product by panels, for some rows and columns.
+template <class T>
+void check_rows_product() {
+  std::mt19937 generator(9);
+  std::normal_distribution<T> normal;
+  for (Index rows : {1, 2, 3, 5, 6, 7, 13, 50}) {
+    for (Index length : {1, 7, 12, 33}) {
+      for (Index columns : {1, 7, 16, 17, 63, 130, 7000}) {
+        if (rows * length > 100 && columns > 1000) continue;
+        const Segments k{length, 2, {0, length + 3}};
+        const Index lda = 2 * length + 3, ldc = columns + 1;
+        std::vector<T> a(rows * lda), b(2 * length * columns), c(rows * ldc, T(-1)), same = c;
+        for (auto* v : {&a, &b})
+          for (T& x : *v) x = normal(generator);
+        Panels<T> panels(2 * length, columns);
+        panels.pack(b.data(), columns, panels.all());
+        const RowBlocks blocks(rows);
+        const Share some(blocks.count / 3, blocks.count), part(panels.blocks() / 3, panels.blocks());
+        product(c.data(), ldc, a.data(), lda, k, panels, static_cast<const T*>(nullptr), blocks, some.begin, some.end,
+                part);
+        product(ProductRows<T>{same.data(), ldc, a.data(), lda, k}, WholeRows<T>{b.data(), columns}, blocks, some,
+                part);
+        check(c == same, "product by rows");
+      }
+    }
+  }
+}
+
 /// Rows wherever they are, some of which there are not.
 template <class T>
 void check_transpose_of_rows() {
@@ -114,6 +143,34 @@ void check_transpose_of_rows() {
     for (Index j = 0; j < columns; ++j) {
       for (int i = 0; i < W; ++i) check_equal(turned[j * (W + 1) + i], rows[i] ? rows[i][j] : T(0), "rows turned");
       check_equal(turned[j * (W + 1) + W], T(-1), "what is beside them");
+    }
+  }
+}
+
+template <class T>
+void check_outer_of_few() {
+  constexpr int W = Vec<T>::kSize;
+  std::mt19937 generator(10);
+  std::uniform_int_distribution<int> small(-8, 8);
+  for (int rows = 1; rows <= kFewRows; ++rows) {
+    for (Index columns = 1; columns <= 3 * W; ++columns) {
+      constexpr Index m = 7;
+      std::vector<T> p(rows * m), q(rows * columns), c(m * columns, T(1));
+      for (auto* v : {&p, &q})
+        for (T& x : *v) x = T(small(generator));
+      const Share some(1, m - 1);
+      dispatch<kFewRows>(rows, [&](auto count) {
+        outer_of_few<count>(StridedRows<T>{c.data(), columns}, StridedRows<const T>{p.data(), m},
+                            StridedRows<const T>{q.data(), columns}, columns, some);
+      });
+      for (Index i = 0; i < m; ++i) {
+        for (Index j = 0; j < columns; ++j) {
+          const bool written = some.begin <= i && i < some.end;
+          T sum = T(!written);
+          for (int r = 0; r < rows && written; ++r) sum += p[r * m + i] * q[r * columns + j];
+          check_equal(c[i * columns + j], sum, "outer of few rows");
+        }
+      }
     }
   }
 }
@@ -183,8 +240,12 @@ int main() {
   check_product<double>();
   check_transpose_of_rows<float>();
   check_transpose_of_rows<double>();
+  check_rows_product<float>();
+  check_rows_product<double>();
   check_outer<float>();
   check_outer<double>();
+  check_outer_of_few<float>();
+  check_outer_of_few<double>();
   check_sums<float>();
   check_sums<double>();
   return finish();

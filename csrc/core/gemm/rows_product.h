@@ -17,6 +17,8 @@
 
 namespace bptt {
 
+constexpr Index kFewBlocks = 4;  // of rows of A, whose sums pass through the nearest cache
+
 /// B[.,columns], its rows side by side.
 template <class T>
 struct WholeRows {
@@ -108,10 +110,10 @@ template <class T>
 void product(const ProductRows<T>& f, const WholeRows<T>& b, const RowBlocks& blocks, const Share& rows,
              const Share& columns) {
   constexpr int W = Vec<T>::kSize;
-  constexpr Index kFew = 4, kWidth = tile_blocks(kTileRows, 1) * W;  // blocks of rows; columns of a tile
+  constexpr Index kWidth = tile_blocks(kTileRows, 1) * W;  // columns of a tile
   const Share own(columns.begin * W, std::min(b.columns, columns.end * W));
   if (rows.begin == rows.end) return;
-  if (rows.end - rows.begin <= kFew) return detail::product_of_few(f, b, blocks, rows, own);
+  if (rows.end - rows.begin <= kFewBlocks) return detail::product_of_few(f, b, blocks, rows, own);
   Panels<T> some(f.k.count * f.k.length, std::min(kWidth, own.end - own.begin));
   for (Index j = own.begin; j < own.end; j += kWidth) {
     some.columns = std::min(kWidth, own.end - j);

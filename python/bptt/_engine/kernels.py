@@ -55,8 +55,8 @@ class Kernels:
         """The native stack, with whatever weights it has."""
         return self._native
 
-    def forward_if_exact(self, weights: Weights, x: Any, state: Any, training: bool) -> Any:
-        """As of the native stack, with the present weights.
+    def forward_if_exact(self, weights: Weights, x: Any, state: Any, training: bool, keep_weights: bool = True) -> Any:
+        """As of the native stack, with the present weights. keep_weights: False where backward gets them again.
 
         A short call on weights that are met for the first time packs nothing: in training they change before the next.
         """
@@ -64,7 +64,7 @@ class Kernels:
         now = weights.version
         if version != now or trainable < training:
             if self._met != now and not self.structure.weights:
-                found = self._native.forward_short(x, state, training, weights.plain)
+                found = self._native.forward_short(x, state, training, weights.plain, keep_weights)
                 if found is False:
                     return None
                 if found is not None:

@@ -50,12 +50,13 @@ class Gradients:
             return None
         layer: Any = self._layer
         kernels, params = layer._stack.kernels, self._head.params
-        found = kernels.forward_if_exact(layer.params, x, None if state is None else state[0], True)
+        found = kernels.forward_if_exact(layer.params, x, None if state is None else state[0], True, False)
         if found is None:
             return None
         y, after, tape = found
         head = params["weight"], params.get("bias")
-        value = core.backward_from_loss(kernels.native, tape, y, head, self._kind, target, self._room)
+        made_by = kernels.native, tape, layer.params.plain
+        value = core.backward_from_loss(made_by, y, head, self._kind, target, self._room)
         return None if value is None else (value, (after,))
 
 
