@@ -199,11 +199,8 @@ class Stack:
         """The arithmetic in use: that of the constructor, or fma where the cell or dtype has no other."""
 
     def plan(self, steps: int, batch: int, backward: bool = False) -> dict[str, Any]:
-        """How a call, or its way back, is divided.
-
-        split (none, batch, hidden, both), threads = groups x members, step_time_s (estimated), hoisted (input products
-        first), chunk (steps).
-        """
+        """How a call, or its way back, is divided: split (none, batch, hidden, both), threads = groups x members,
+        step_time_s (estimated), hoisted (input products first), chunk (steps)."""
 
     def runs_in_parallel(self, steps: int, batch: int, options: list[CallOptions] | None, training: bool) -> bool:
         """Whether the layers of a call that long and wide will run in parallel."""
@@ -225,11 +222,8 @@ class Stack:
     def forward_short(
         self, x: Any, state: Any, training: bool, params: _Parameters, keep_weights: bool = True
     ) -> tuple[NDArray[Any], _State, Tape | None] | Literal[False] | None:
-        """The same on params, of which the stack keeps nothing.
-
-        keep_weights: whether the tape copies what backward needs of them; else backward gets the same params again.
-        False where x or state is not exact, None where the call is not a short one.
-        """
+        """The same on params, of which the stack keeps nothing. False where x or state is not exact, None where the
+        call is not short. keep_weights: whether the tape copies what backward needs; else it gets params again."""
 
     is_guest: bool  # whether its jobs run on the threads of set_host; False at first
 
@@ -237,18 +231,14 @@ class Stack:
         self, inputs: _Tensors, one_step: bool, training: bool
     ) -> tuple[_Tensors, Tape | None, bool, bool] | None:
         """(outputs, tape, whether that reads y, and has weights) on x, states and weights in PyTorch's order.
-
         One direction, no options. one_step: of a cell, x [B,I] and states [B,.], and the outputs are its states alone.
-        None where a tensor is not dense, in order, on the CPU and of this dtype and shape. A short call packs nothing.
-        """
+        None where a tensor is not dense, in order, on the CPU and of this dtype and shape."""
 
     def backward_tensors(
         self, tape: Tape, inputs: _Tensors, gradients: _Tensors, wanted: tuple[bool, ...], one_step: bool, retain: bool
     ) -> list[Any] | None:
         """The gradients of inputs, None for those not wanted; `gradients` of y and the final states, None for zeros.
-
-        Weights are read where the tape has none. None, the tape unused, where a tensor is not as forward_tensors wants.
-        """
+        None in all, the tape unused, where a tensor is not as forward_tensors wants."""
 
     def backward(
         self,
@@ -386,7 +376,7 @@ def backward_from_loss(
     target: object,
     grads: tuple[object, NDArray[_T], NDArray[_T] | None],
 ) -> float | None:
-    """The mean loss (mse, mae, cross_entropy) of head(y), y [T,B,H]; overwrites grads of the layer's and head's weights,
+    """The mean loss (mse, mae, cross_entropy) of head(y), y [T,B,H]; overwrites grads of the layer and of the head,
     unless the loss is not finite. layer: whose tape, with the weights of forward. None if target is not exact."""
 
 def optimizer_step(
