@@ -57,12 +57,22 @@ METHODS = {
         "forward": lambda o, a: CORE.Stack.forward(o, X, None, True),
         "forward_if_exact": lambda o, a: CORE.Stack.forward_if_exact(o, X, None, True),
         "forward_short": lambda o, a: CORE.Stack.forward_short(o, X[:1], None, True, a.params),
+        "is_guest": lambda o, a: (CORE.Stack.is_guest.__get__(o), CORE.Stack.is_guest.__set__(o, False)),
+        "forward_tensors": lambda o, a: CORE.Stack.forward_tensors(o, (), False, True),
+        "backward_tensors": lambda o, a: CORE.Stack.backward_tensors(o, a.Tape, (), (), (True,) * 6, False, False),
         "backward": lambda o, a: CORE.Stack.backward(o, a.Tape, DY, None, np.empty_like(a.params)),
         "backward_if_exact": lambda o, a: CORE.Stack.backward_if_exact(o, a.Tape, DY, None, np.empty_like(a.params)),
     },
     "LinearStream": {"__call__": lambda o, a: CORE.LinearStream.__call__(o, X[0])},
     "EmbeddingStream": {"__call__": lambda o, a: CORE.EmbeddingStream.__call__(o, np.zeros(B, int))},
 }
+
+
+def from_loss(stack: Any, tape: Any, params: Any) -> Any:
+    """A call of backward_from_loss with a head of one output."""
+    weight, grads = np.ones((1, H), np.float32), (np.empty_like(params), np.empty((1, H), np.float32), None)
+    return CORE.backward_from_loss((stack, tape, params), DY, (weight, None), "mse", DY[..., :1].copy(), grads)
+
 
 # Arguments that are native objects: a call with `o` in that place.
 ARGUMENTS = {
@@ -74,6 +84,9 @@ ARGUMENTS = {
     "_take_weights(stack)": ("Stack", lambda o, a: a.Stream._take_weights(o, None)),
     "forward(options)": ("CallOptions", lambda o, a: a.Stack.forward(X, None, False, [o])),
     "backward(tape)": ("Tape", lambda o, a: a.Stack.backward(o, DY, None, np.empty_like(a.params))),
+    "backward_tensors(tape)": ("Tape", lambda o, a: a.Stack.backward_tensors(o, (), (), (True,) * 6, False, False)),
+    "backward_from_loss(stack)": ("Stack", lambda o, a: from_loss(o, a.Tape, a.params)),
+    "backward_from_loss(tape)": ("Tape", lambda o, a: from_loss(a.Stack, o, a.params)),
     "backward_if_exact(tape)": ("Tape", lambda o, a: a.Stack.backward_if_exact(o, DY, None, np.empty_like(a.params))),
 }
 CALLS = ARGUMENTS | {

@@ -13,8 +13,6 @@ the run is in these sums, so that all processes decide alike:
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -155,6 +153,9 @@ _SAME_BITS = (
 
 def _bytes(*values: Any) -> bytes:
     """A digest of memory, or of values as JSON or, where they are none, as text."""
+    import hashlib  # imported here and below, since most runs are of one process
+    import json
+
     found = hashlib.blake2b(digest_size=8)
     for value in values:
         found.update(value if isinstance(value, (bytes, memoryview)) else json.dumps(value, default=_plain).encode())
@@ -162,6 +163,8 @@ def _bytes(*values: Any) -> bytes:
 
 
 def _plain(value: Any) -> str:
+    import hashlib
+
     return hashlib.blake2b(value.tobytes()).hexdigest() if isinstance(value, np.ndarray) else repr(value)
 
 
