@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several machines would bring to training: `python -m benchmarks.distributed`, within a minute.
+"""What several machines would bring to training: `python -m benchmarks.distributed`, two minutes.
 
 It measures the update of one process on one thread, for whole batches and for shares of them, and adds the time of an
 all-reduce by a model: n processes in a ring send 2 (n - 1) messages one after the other, and 2 (n - 1) / n of all

@@ -261,3 +261,17 @@ def test_bits_that_differ_are_found_out() -> None:
 
     found = together(of, adds=adds)
     assert any("the processes differ in parameters" in str(each) for each in found)
+
+
+def test_a_mean_instead_of_the_sum_is_found_out_where_targets_do_not_divide() -> None:
+    adds = Sum(2)
+
+    def of(rank: int) -> dict[str, Any]:
+        def mean(values: Any) -> None:
+            adds.of(rank)(values)
+            values /= 2
+
+        return {"data": [tuple(each[:5, : 1 + rank] for each in batch) for batch in DATA], "all_reduce": mean}
+
+    found = together(of, adds=adds)
+    assert any("expected the sum over all processes" in str(each) for each in found)

@@ -109,8 +109,9 @@ def test_missing_gradients(kind: str) -> None:
         )
 
 
-def test_gradients_of_any_layout() -> None:
-    model, x = layer("gru", batch_first=True), torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_gradients_of_any_layout(batch_first: bool) -> None:
+    model, x = layer("gru", batch_first=batch_first), torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
     leaves = [x, *model.parameters()]
 
     def of(loss: Callable[[Any], Any]) -> Callable[[], list[Any]]:

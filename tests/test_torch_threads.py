@@ -109,7 +109,7 @@ print(float((y - theirs).abs().max()) < 1e-5)
 bptt.GRU(16, 24)(x.numpy())
 print(len(jobs) == 2)
 """
-    if not openmp.invite():
+    if not openmp.use_threads():
         pytest.skip("PyTorch has no OpenMP library here")
     assert python(code).split() == ["True"] * 4
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 
 import bptt
+from bptt.train.training_step import Gradients
 from stacks import threads
 
 RNG = np.random.default_rng(0)
@@ -66,6 +68,49 @@ def assert_same_steps(model: Any, loss: Any, batches: list[tuple[Any, Any]], n: 
             assert (model.params.flat == twin.params.flat).all()
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_plain_models_and_arrays_take_the_native_call(cell: str) -> None:
+    model, expected = make(cell, "float32"), list(CELLS).index(cell) < 5
+    for loss in LOSSES[:3]:
+        x, target = data(6, 2, np.float32, loss)
+        gradients = Gradients(model, loss)
+        assert (gradients.native(x, target, None) is not None) == expected
+        wide = target.astype(np.int32 if loss is bptt.losses.cross_entropy else np.float64)
+        for given in ((x, wide), (x, target.tolist()), (x, target[:5]), (x[:, :, ::-1], target)):
+            assert gradients.native(*given, None) is None
+    assert Gradients(model, bptt.losses.huber).native(*data(6, 2, np.float32, bptt.losses.mse), None) is None
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda step: pickle.loads(pickle.dumps(step))])
+def test_a_copy_trains(copied: Any) -> None:
+    x, target = data(6, 2, np.float32, bptt.losses.mse)
+    step = bptt.TrainingStep(make("gru", "float32"), bptt.losses.mse, bptt.optim.Adam(1e-2))
+    step(x, target)
+    twin = copied(step)
+    assert [twin(x, target).loss for _ in range(3)] == [step(x, target).loss for _ in range(3)]
+
+
+def test_a_function_in_the_place_of_forward_is_called() -> None:
+    x, target = data(6, 2, np.float32, bptt.losses.mse)
+    model = make("gru", "float32")
+    layer: Any = model.layers[0]
+    seen: list[int] = []
+    step, forward = bptt.TrainingStep(model, bptt.losses.mse, bptt.optim.SGD(0.1)), layer.forward
+    layer.forward = lambda *args: (seen.append(1), forward(*args))[1]
+    step(x, target)
+    assert seen == [1]
+
+
+def test_a_loss_that_has_no_hash() -> None:
+    class Loss:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __call__(self, y: Any, target: Any) -> tuple[float, Any]:
+            return bptt.losses.mse(y, target)
+
+    assert_same_steps(make("gru", "float32"), Loss(), [data(6, 2, np.float32, bptt.losses.mse)])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_step_has_the_bits_of_the_calls_one_by_one(cell: str, dtype: str) -> None:
@@ -74,9 +119,10 @@ def test_a_step_has_the_bits_of_the_calls_one_by_one(cell: str, dtype: str) -> N
         assert_same_steps(make(cell, dtype, bias), loss, batches)
 
 
-def test_of_a_larger_model_on_two_threads() -> None:
+@pytest.mark.parametrize("T", [1, 7])
+def test_of_a_larger_model_on_two_threads(T: int) -> None:
     model = bptt.Sequential(bptt.LSTM(3, 65, seed=1), bptt.Linear(65, 4, seed=2))
-    assert_same_steps(model, bptt.losses.mse, [data(7, 33, np.float32, bptt.losses.mse) for _ in range(2)], 2)
+    assert_same_steps(model, bptt.losses.mse, [data(T, 133, np.float32, bptt.losses.mse) for _ in range(2)], 2)
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
@@ -128,8 +174,9 @@ def test_wrong_arguments_are_refused_by_name() -> None:
         bptt.TrainingStep(bptt.Linear(3, 4), bptt.losses.mse, sgd)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="TrainingStep: loss"):
         bptt.TrainingStep(model, "mse", sgd)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="TrainingStep: optimizer"):
-        bptt.TrainingStep(model, bptt.losses.mse, 0.1)
+    for optimizer in (0.1, bptt.optim.SGD):
+        with pytest.raises(TypeError, match="TrainingStep: optimizer"):
+            bptt.TrainingStep(model, bptt.losses.mse, optimizer)
     step = bptt.TrainingStep(model, bptt.losses.mse, sgd)
     for wrong, expected in (((x[..., :2], target), "x has shape"), ((x, target[..., :2]), "target has shape")):
         with pytest.raises(ValueError, match=expected):

@@ -26,7 +26,7 @@ void force_division(int groups, int members) {
 
 void register_stack(py::module_& m) {
   register_call_options(m);
-  m.def("introduce_tensors", &Tensors::introduce, py::arg("tensor"), py::arg("parameter"), py::arg("of_array"));
+  m.def("set_tensor_classes", &Tensors::set_classes, py::arg("tensor"), py::arg("parameter"), py::arg("of_array"));
   m.def("are_plain_tensors", &Tensors::are_plain, py::arg("tensors"));
   m.def("force_division", &force_division, py::arg("groups"), py::arg("members"));
   py::class_<PyTape>(m, "Tape", py::is_final(), py::module_local())

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Calls of a stack on PyTorch's tensors: weights in PyTorch's order, with two biases, at their own addresses. A call
-// without options; others go through arrays (python/bptt/torch/network.py).
+// without options; others go through arrays, in the same order of weights (python/bptt/torch/network.py).
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -70,6 +71,7 @@ class TensorCalls {
   static bool read_weights(const stack::Stack<T>& s, const py::tuple& inputs, std::size_t at, Weights<T>& found) {
     const stack::KernelParameters first = s.parameters(0);
     if (inputs.size() != at + std::size_t(s.kernels()) * tensors_of(first)) return false;
+    if (first.vectors.size() > 0 && s.cell() != "gru") return false;  // no cell of PyTorch's
     found.sums.resize(std::size_t(checked_mul(s.kernels(), first.bias.rows)));
     T* sum = found.sums.data();
     for (Index k = 0; k < s.kernels(); ++k) {
@@ -149,6 +151,7 @@ class TensorCalls {
                                 const Backward& asked) {
     stack::StackTape<T>& tape = stack.own(s, py_tape);
     const OuterShape outer = tape.outer();
+    if (s.sizes().directions != 1 || (asked.one_step && (s.kernels() != 1 || outer.steps != 1))) return py::none();
     stack::StackBackward<T> call{};
     call.retain = asked.retain;
     std::vector<T> zeros;

@@ -3,6 +3,7 @@
 // says where a tensor lies.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "bindings/arrays.h"
@@ -23,7 +24,7 @@ class Tensors {
  public:
   /// Takes the classes Tensor and Parameter, and the function that makes a tensor of an array. False where tensors
   /// cannot be read.
-  static bool introduce(const py::type& tensor, const py::type& parameter, const py::object& of_array) {
+  static bool set_classes(const py::type& tensor, const py::type& parameter, const py::object& of_array) {
     const py::object table = py::getattr(tensor, "__dlpack_c_exchange_api__", py::none());
     if (!PyCapsule_IsValid(table.ptr(), "dlpack_exchange_api")) return false;
     const auto* const found = static_cast<const Table*>(PyCapsule_GetPointer(table.ptr(), "dlpack_exchange_api"));
@@ -43,7 +44,7 @@ class Tensors {
       TensorView view;
       if (!look(each, view) || view.device != kCpu || view.code != kFloat || view.lanes != 1) return false;
       if ((view.bits != 32 && view.bits != 64) || !view.data || (bits != 0 && view.bits != bits)) return false;
-      if (!says_no(each, is_neg_)) return false;
+      if (!is_false(each, is_neg_)) return false;
       bits = view.bits;
     }
     return bits != 0;
@@ -96,7 +97,7 @@ class Tensors {
   }
 
   /// Whether a method answers False.
-  static bool says_no(py::handle object, PyObject* method) {
+  static bool is_false(py::handle object, PyObject* method) {
     PyObject* const answer = PyObject_CallMethodNoArgs(object.ptr(), method);
     if (!answer) PyErr_Clear();
     Py_XDECREF(answer);

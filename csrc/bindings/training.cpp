@@ -63,12 +63,11 @@ py::object back_from_loss(const Layer& layer, const py::array& y, const Head& he
   T* dw = write<T>(dweight, {n.O, n.H}, "dweight");
   T* db = dbias ? write<T>(*dbias, {n.O}, "dbias") : nullptr;
   const void* goal = py::reinterpret_borrow<py::array>(target).data();
-  py::array_t<T> dy = empty<T>({n.T, n.B, n.H});
-  T* dout = dy.mutable_data();
+  // Outputs, their gradient and that of y, in the memory of the arena: new arrays of NumPy cost page faults.
+  Buffer<T> memory(checked_mul(n.N(), 2 * n.O + n.H));
+  T *dout = memory.data(), *p = dout + n.N() * n.H, *dp = p + n.N() * n.O;
   double value = 0;
   without_gil([&](Poll& poll) {
-    Buffer<T> rows(checked_mul(2 * n.N(), n.O));
-    T *p = rows.data(), *dp = p + n.N() * n.O;
     return nn::linear_forward(p, in, w, b, n.N(), n.H, n.O, poll) &&
            loss_of<T>(loss, &value, {dp, p, nullptr, 1 / double(n.N()), n.N(), n.O}, goal, poll) &&
            (!std::isfinite(value) || nn::linear_backward(dout, dw, db, in, w, dp, n.N(), n.H, n.O, poll));
@@ -77,6 +76,7 @@ py::object back_from_loss(const Layer& layer, const py::array& y, const Head& he
     PyStack::BackwardOptions options;
     options.want_dx = options.want_dstate = false;
     options.weights = layer.weights;
+    const py::array_t<T> dy({n.T, n.B, n.H}, dout, py::none());  // a view: the base says that it owns nothing
     layer.stack.backward(layer.tape, std::optional<py::array>(dy), py::none(), dlayer, {}, options);
   }
   return py::float_(value);

@@ -49,6 +49,7 @@ class Backward final : public ResumableCall {
       ds_ = Buffer<T>(checked_mul((S + 1) * batch_sizes_.batch, w_.Hp));
       if (w_.H < w_.Hp) dlines_.clear(), ds_.clear();  // lanes beyond H are never written, but read
     }
+    rooms_ = column_rooms(call_, w_, batch_sizes_.batch, plan.division.threads());
     if (w_.mode != ProductMode::kFma) {
       mode_rows_ = std::vector<StepRows>(std::size_t(plan.division.threads()));
       for (StepRows& each : mode_rows_)
@@ -132,7 +133,8 @@ class Backward final : public ResumableCall {
     const RowBlocks blocks(active);
     const double ns = product_ns<T>(2.0 * kTileRows * double(w_.cell.hidden_gates * w_.H) * double(w_.Q));
     const int threads = plan_.division.threads(), across = int(ceil_div(threads, std::max<Index>(1, blocks.count)));
-    const auto some = [&](int, Index begin, Index end) {  // blocks of rows for one part of the columns, then the next
+    const auto some = [&](int thread, Index begin,
+                          Index end) {  // blocks of rows for one part of the columns, then the next
       for (Index stop; begin < end; begin = stop) {
         const Index part = begin / blocks.count, first = part * blocks.count;
         stop = std::min(end, first + blocks.count);
@@ -140,7 +142,7 @@ class Backward final : public ResumableCall {
           const Share columns(band.end - band.first, int(part), across);
           const ProductRows<T> f{products.data(), w_.Hp, gates(0), row_, through(band)};
           product_back(f, w_.h_back, {call_.weights.weight_hh, w_.R}, blocks, Share(begin - first, stop - first),
-                       Share(band.first + columns.begin, band.first + columns.end));
+                       Share(band.first + columns.begin, band.first + columns.end), rooms_, thread);
         });
       }
     };
@@ -355,7 +357,7 @@ class Backward final : public ResumableCall {
                             mode_rows_[std::size_t(thread)].dg);
       } else {
         product_back({dx, w_.I, gates(begin), row_, k}, w_.x_back, {call_.weights.weight_ih, w_.I}, blocks,
-                     Share(i, stop), own);
+                     Share(i, stop), own, rooms_, thread);
       }
       if (called_off((stop - i) * kTileRows, thread, barrier)) return;
     }
@@ -388,12 +390,12 @@ class Backward final : public ResumableCall {
   Index reached_, summed_;  // in pieces: the first step that is done, and the first that the weights' gradients have
   Buffer<T> dstates_;
   SumsByRow<T> dvectors_, dreset_state_;       // [B,P,Hp], [B,S,Hp]
-  Buffer<T> first_;                            // the hidden states before the steps of the first chunk, if several
-  Buffer<T> next_;                             // see keep_first
+  Buffer<T> first_, next_;                     // hidden states before the steps of the first chunk; see keep_first
   Buffer<T> no_dy_;                            // zeros for each step, where there is no dy [B,R]
   Buffer<T> dlines_, ds_;                      // of cells of several stages
   std::optional<WeightGradient<T>> dweights_;  // none where they are not wanted
   std::vector<StepRows> mode_rows_;            // of each thread
+  std::vector<ColumnRoom<T>> rooms_;           // of each thread, where the tape has no panels of weights
 };
 
 }  // namespace bptt::sequence

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One step on weights where users hold them, row by row: none are kept in the kernels' order. A run of blocks of units
-// is turned into panels in the nearest cache, and multiplied with at once, so that forward reads each weight once. Its
-// bits are those of a call on packed weights: the panels hold the same values.
+// One step on weights where users hold them, row by row: forward keeps none in the kernels' order. A run of blocks of
+// units is turned into panels in the nearest cache, and multiplied with at once, so that forward reads each weight
+// once. Its bits are those of a call on packed weights: the panels hold the same values.
 //
 // Several steps would turn them each time; they take packed weights.
 //
@@ -9,6 +9,8 @@
 // weights before, in panels where many rows of a batch will meet them; a caller that gives them to backward again does
 // without it (ForwardCall::keep_weights).
 #pragma once
+
+#include <vector>
 
 #include "core/gemm/blocks.h"
 #include "core/gemm/rows_product.h"
@@ -70,11 +72,21 @@ BackwardCall<T> with_rows(BackwardCall<T> call, const Weights<T>& w) {
   return call;
 }
 
+/// Room of each thread for a backward call whose tape has no panels: made here, since a job must not run out of memory.
+template <class T>
+std::vector<ColumnRoom<T>> column_rooms(const BackwardCall<T>& call, const Weights<T>& w, Index batch, int threads) {
+  const bool needed = call.weights.weight_hh && RowBlocks(batch).count > kFewBlocks;
+  std::vector<ColumnRoom<T>> rooms(std::size_t(needed ? threads : 0));
+  for (ColumnRoom<T>& each : rooms) each.reserve(checked_mul(w.G, w.H));
+  return rooms;
+}
+
 /// A product of backward by packed rows of weights, or by the same rows where users hold them.
 template <class T>
 void product_back(const ProductRows<T>& f, const Panels<T>& packed, const WholeRows<T>& given, const RowBlocks& blocks,
-                  const Share& rows, const Share& columns) {
-  if (packed.depth == 0) return product(f, given, blocks, rows, columns);
+                  const Share& rows, const Share& columns, std::vector<ColumnRoom<T>>& rooms, int thread) {
+  ColumnRoom<T>* const room = rooms.empty() ? nullptr : &rooms[std::size_t(thread)];
+  if (packed.depth == 0) return product(f, given, blocks, rows, columns, room);
   product(f.c, f.ldc, f.a, f.lda, f.k, packed, static_cast<const T*>(nullptr), blocks, rows.begin, rows.end, columns);
 }
 

@@ -30,7 +30,7 @@ def set_processors(order: list[int], cores_per_cache: int) -> None:
 def set_host(run: int, team_size: int, thread: int) -> None:
     """The addresses of GOMP_parallel, omp_get_num_threads and omp_get_thread_num; a forked child forgets them."""
 
-def introduce_tensors(tensor: type, parameter: type, of_array: Callable[[NDArray[Any]], Any]) -> bool:
+def set_tensor_classes(tensor: type, parameter: type, of_array: Callable[[NDArray[Any]], Any]) -> bool:
     """PyTorch's classes and its function from_numpy. False where tensors cannot be read natively."""
 
 def are_plain_tensors(tensors: _Tensors) -> bool:

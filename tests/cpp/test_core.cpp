@@ -122,8 +122,10 @@ void check_rows_product() {
         const Share some(blocks.count / 3, blocks.count), part(panels.blocks() / 3, panels.blocks());
         product(c.data(), ldc, a.data(), lda, k, panels, static_cast<const T*>(nullptr), blocks, some.begin, some.end,
                 part);
-        product(ProductRows<T>{same.data(), ldc, a.data(), lda, k}, WholeRows<T>{b.data(), columns}, blocks, some,
-                part);
+        ColumnRoom<T> room;
+        room.reserve(2 * length + 5);
+        product(ProductRows<T>{same.data(), ldc, a.data(), lda, k}, WholeRows<T>{b.data(), columns}, blocks, some, part,
+                &room);
         check(c == same, "product by rows");
       }
     }

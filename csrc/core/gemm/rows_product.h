@@ -104,17 +104,30 @@ void product_of_few(const ProductRows<T>& f, const WholeRows<T>& b, const RowBlo
 
 }  // namespace detail
 
+/// Room of a thread for some columns of B as panels: those of a tile.
+template <class T>
+struct ColumnRoom {
+  static constexpr Index kWidth = tile_blocks(kTileRows, 1) * Vec<T>::kSize;
+
+  /// For at most so many rows of B; no more than kFewBlocks of A need none.
+  void reserve(Index depth) { panels = Panels<T>(depth, kWidth); }
+
+  Panels<T> panels;
+};
+
 /// C[r,:] = A[r,:] * B for some of `blocks` of rows and some blocks of W columns. The k axis of A has the rows of B in
 /// their order.
 template <class T>
 void product(const ProductRows<T>& f, const WholeRows<T>& b, const RowBlocks& blocks, const Share& rows,
-             const Share& columns) {
+             const Share& columns, ColumnRoom<T>* room) {
   constexpr int W = Vec<T>::kSize;
-  constexpr Index kWidth = tile_blocks(kTileRows, 1) * W;  // columns of a tile
+  constexpr Index kWidth = ColumnRoom<T>::kWidth;
   const Share own(columns.begin * W, std::min(b.columns, columns.end * W));
   if (rows.begin == rows.end) return;
   if (rows.end - rows.begin <= kFewBlocks) return detail::product_of_few(f, b, blocks, rows, own);
-  Panels<T> some(f.k.count * f.k.length, std::min(kWidth, own.end - own.begin));
+  Panels<T>& some = room->panels;
+  assert(some.data.size() >= f.k.count * f.k.length * kWidth);
+  some.depth = f.k.count * f.k.length;
   for (Index j = own.begin; j < own.end; j += kWidth) {
     some.columns = std::min(kWidth, own.end - j);
     some.pack(b.data + j, b.columns, some.all());

@@ -62,7 +62,7 @@ class Pool {
     int (*thread)();
   };
 
-  /// Says where guests run, once; a forked child forgets it, since libgomp would hang there.
+  /// Says where guests run; a forked child forgets it, since libgomp would hang there.
   static void set_host(const Host& host) {
     host_.store(new Host(host), std::memory_order_release);  // never freed: threads may be using it
   }

@@ -56,12 +56,12 @@ class Stack:
         self._call_options = NativeOptions(structure, state_options, self.states)
         # Whether a call without lengths and resets asks for nothing that CallOptions say.
         self._plain = structure.num_directions == 1 and state_options.plain and learnt is None
-        self._direct = not (batch_first or one_step)  # the stack may take arrays as they are
+        self._time_major = not (batch_first or one_step)  # the stack may take arrays as they are
 
     @property
     def direct(self) -> bool:
         """Whether a call without lengths and resets may go straight to the native stack."""
-        return self._plain and self._direct
+        return self._plain and self._time_major
 
     def narrow(self, weights: str) -> Stack:
         """The same network with weights stored in fewer bits, for inference: "int8" or "bfloat16"."""
@@ -80,7 +80,7 @@ class Stack:
     ) -> tuple[Any, State, RecurrentTape | None]:
         """Return y, the final state and, in training, the tape. The tape's `layer` is the owner."""
         plain = self._plain and lengths is None and resets is None
-        if plain and self._direct:
+        if plain and self._time_major:
             found = self.kernels.forward_if_exact(owner.params, x, state, training)
             if found is not None:
                 y, final, kept = found
@@ -118,7 +118,7 @@ class Stack:
 
         dy: None for zeros; of a tape with `last`, the gradient of these steps.
         """
-        if self._plain and self._direct and tape.shown is TIME_MAJOR:  # nothing but the kernels' parameters is in grads
+        if self.direct and tape.shown is TIME_MAJOR:  # nothing but the kernels' parameters is in grads
             found = tape.stack.backward_if_exact(tape.native, dy, dstate, grads)
             if found is not None:
                 return found

@@ -75,7 +75,7 @@ def register(prepare: Prepare) -> None:
     def forward(x: Any, states: Sequence[Any], weights: Sequence[Any], *settings: Any) -> tuple[Any, ...]:
         *settings, keep = settings  # type: ignore[assignment]
         (y, *final), network, ran = passed(x, states, weights, settings, keep)
-        count_taken(settings[0])
+        count_taken(settings[0].split("_")[0])
         token = torch.empty(0, dtype=torch.int64)
         if ran is not None:
             held = _Held(network, ran)
@@ -176,7 +176,8 @@ def in_graph(
     resets: Any,
 ) -> tuple[Any, ...]:
     """A call as a node of the graph that is recorded: y and the final states."""
-    seed = torch.randint(1, 1 << 62, (), dtype=torch.int64) if dropout else None
+    drops = dropout and states[0].shape[0] > (2 if bidirectional else 1)  # between layers
+    seed = torch.randint(1, 1 << 62, (), dtype=torch.int64) if drops else None
     tensors = (x, *states, *weights)
     keep = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
     found: tuple[Any, ...] = torch.ops.bptt.recurrent(

@@ -89,9 +89,21 @@ class _Layer(torch.nn.RNNBase):
             return y.squeeze(axis), _state([each.squeeze(1) for each in final])
         if not isinstance(input, torch.Tensor) or input.dim() != 3:
             has = f"has {input.dim()} axes" if isinstance(input, torch.Tensor) else f"has type {type(input).__name__}"
-            raise ValueError(f"{where}: x {has}, expected a tensor of 3 axes where lengths or resets are given")
+            expected = "expected a tensor of 3 axes, or, without lengths and resets, of 2 axes or packed rows"
+            raise ValueError(f"{where}: x {has}, {expected}")
         y, *final = call(form, input, hx, weights, lengths, resets)
         return y, _state(final)
+
+
+def _options(recurrent_dropout: Any, zoneout: Any, clip_state: Any, clip_grad: Any, checkpoint: Any) -> dict[str, Any]:
+    """The options of all layers by name."""
+    return {
+        "recurrent_dropout": recurrent_dropout,
+        "zoneout": zoneout,
+        "clip_state": clip_state,
+        "clip_grad_per_step": clip_grad,
+        "checkpoint": checkpoint,
+    }
 
 
 def _state(parts: list[Any]) -> Any:
@@ -119,7 +131,7 @@ class LSTM(_Layer, torch.nn.LSTM):
 
     Without peephole and layer_norm the state dict is PyTorch's, and with the same seed so are the weights. Masks are
     drawn from PyTorch's generator. A call that asks for nothing of this is one of `torch.nn.LSTM`, which `enable`
-    brings to the kernels; others are on the kernels always.
+    brings to the kernels; others are on the kernels always, and so are all in a graph of torch.compile.
     Raises: ValueError for values, TypeError for types, RuntimeError inside autocast, torch.func transforms and the
         like, and by backward of zoneout in eval mode.
 
@@ -143,13 +155,7 @@ class LSTM(_Layer, torch.nn.LSTM):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        options: dict[str, Any] = {
-            "recurrent_dropout": recurrent_dropout,
-            "zoneout": zoneout,
-            "clip_state": clip_state,
-            "clip_grad_per_step": clip_grad_per_step,
-            "checkpoint": checkpoint,
-        }
+        options = _options(recurrent_dropout, zoneout, clip_state, clip_grad_per_step, checkpoint)
         self._set_variant({"peephole": peephole, "layer_norm": layer_norm}, options)
 
 
@@ -186,13 +192,7 @@ class GRU(_Layer, torch.nn.GRU):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        options: dict[str, Any] = {
-            "recurrent_dropout": recurrent_dropout,
-            "zoneout": zoneout,
-            "clip_state": clip_state,
-            "clip_grad_per_step": clip_grad_per_step,
-            "checkpoint": checkpoint,
-        }
+        options = _options(recurrent_dropout, zoneout, clip_state, clip_grad_per_step, checkpoint)
         before = not check_bool("bptt.torch.GRU", "reset_after", reset_after)
         self._set_variant({"reset_after=False": before, "layer_norm": layer_norm}, options)
 
@@ -222,11 +222,5 @@ class RNN(_Layer, torch.nn.RNN):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        options: dict[str, Any] = {
-            "recurrent_dropout": recurrent_dropout,
-            "zoneout": zoneout,
-            "clip_state": clip_state,
-            "clip_grad_per_step": clip_grad_per_step,
-            "checkpoint": checkpoint,
-        }
+        options = _options(recurrent_dropout, zoneout, clip_state, clip_grad_per_step, checkpoint)
         self._set_variant({}, options)

@@ -57,7 +57,9 @@ def _is_in_order(tensor: Any) -> bool:
 
 
 def in_order(tensor: Any) -> Any:
-    """The tensor, or a copy whose elements lie one after the other."""
+    """The tensor, or a copy whose elements lie one after the other, and are what memory says: no view that negates."""
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
     return tensor if _is_in_order(tensor) else tensor.clone(memory_format=torch.contiguous_format)
 
 

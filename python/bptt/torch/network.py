@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     Options = list[_core.CallOptions] | None
     Tensors = tuple[Any, ...]
 
-openmp.invite()
-core.introduce_tensors(torch.Tensor, torch.nn.Parameter, torch.from_numpy)
+openmp.use_threads()
+core.set_tensor_classes(torch.Tensor, torch.nn.Parameter, torch.from_numpy)
 
 MOST_NETWORKS = 256  # after which those of old sizes are forgotten
 
@@ -170,7 +170,10 @@ class Network:
         )
 
     def _parts(self, weights: Sequence[Any]) -> list[Any]:
-        """The parameters of each kernel, at their own addresses but for the biases, which are sums of two."""
+        """The parameters of each kernel, at their own addresses but for the biases, which are sums of two.
+
+        The order of PyTorch's weights and the sums are also in csrc/bindings/tensor_calls.h, for calls without options.
+        """
         bias, H = self.structure.bias, self.structure.hidden_size
         arrays, parts = [passing_view(each) for each in weights], []
         each = len(arrays) // self.structure.kernels

@@ -18,7 +18,7 @@ _NAMES = ("GOMP_parallel", "omp_get_num_threads", "omp_get_thread_num")
 _FORKED = 0x40  # PF_FORKNOEXEC of Linux
 
 
-def invite() -> bool:
+def use_threads() -> bool:
     """Let calls of `bptt.torch` run on these threads, where that can be. Returns whether they do from now on."""
     addresses = _addresses()
     if addresses:

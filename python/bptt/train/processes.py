@@ -82,6 +82,9 @@ class Processes:
         if infinite:
             has = f"the value {loss}" if not finite else "a value that is not finite in another process"
             raise FloatingPointError(f"loss has {has}, expected a finite one; nothing changed")
+        if high != round(high) or low != round(low):
+            has = f"a sum of targets that is not whole, {high * _SPLIT + low}"
+            raise ValueError(f"fit: all_reduce left {has}, expected the sum over all processes, not their mean")
         count = round(high) * _SPLIT + round(low)
         if not count:
             return Shared(0.0, dict.fromkeys(metrics, 0.0), 0)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from bptt import losses
 from bptt._dispatch import core
 from bptt.layers.dense import Linear
@@ -19,14 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Gradients", "Trained", "TrainingStep"]
 
-_NATIVE = {losses.mse: "mse", losses.mae: "mae", losses.cross_entropy: "cross_entropy"}
+_NATIVE = (losses.mse, losses.mae, losses.cross_entropy)  # found by identity: a caller's loss need not be hashable
 
 
 class Gradients:
     """The gradients of a model's parameters, of one loss: `grads`, which all calls overwrite.
 
     A recurrent layer and a Linear with a loss of `_NATIVE` run from the loss back to the parameters in one native call,
-    which computes no gradient of x: small models take half as long. The bits are those of the calls one by one.
+    which computes no gradient of x. The bits are those of the calls one by one.
     """
 
     def __init__(self, model: Model, loss: Loss) -> None:
@@ -36,17 +38,20 @@ class Gradients:
         if type(model) is Sequential and len(model.layers) == 2:
             layer, head = model.layers
             if isinstance(layer, Recurrent) and _is_plain(layer) and type(head) is Linear:
-                self._kind = _NATIVE.get(loss, "")
+                self._kind = next((each.__name__ for each in _NATIVE if loss is each), "")
                 self._layer, self._head = layer, head
                 first, last = (self.grads.window(prefix) for prefix in model._prefixes)
                 self._room = first.plain, last["weight"], last.get("bias")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Gradients, (self.model, self.loss)  # a copy has views of its own memory
 
     def native(self, x: Any, target: Any, state: Any) -> tuple[float, Any] | None:
         """The loss and the state after x. None where there is no native call for these: nothing was done then.
 
         Of a loss that is not finite the gradients are not computed.
         """
-        if not self._kind or not (state is None or (type(state) is tuple and len(state) == 1)):
+        if not self._kind or not self._fits(x, target, state):
             return None
         layer: Any = self._layer
         kernels, params = layer._stack.kernels, self._head.params
@@ -58,6 +63,20 @@ class Gradients:
         made_by = kernels.native, tape, layer.params.plain
         value = core.backward_from_loss(made_by, y, head, self._kind, target, self._room)
         return None if value is None else (value, (after,))
+
+    def _fits(self, x: Any, target: Any, state: Any) -> bool:
+        """Whether the arrays may be taken as they are. Of x and the state the kernels say so themselves."""
+        if type(x) is not np.ndarray or type(target) is not np.ndarray or x.ndim != 3:
+            return False
+        if any("forward" in vars(each) for each in (self.model, self._layer, self._head)):
+            return False  # a caller has put another function there
+        of, lead = self._head, x.shape[:2]
+        if self._kind == "cross_entropy":
+            same = target.shape == lead and target.dtype == np.int64
+        else:
+            same = target.shape == (*lead, of.out_features) and target.dtype == of.params.dtype
+        exact = same and target.flags.c_contiguous and target.flags.aligned
+        return bool(exact) and (state is None or (type(state) is tuple and len(state) == 1))
 
 
 def _is_plain(layer: Recurrent) -> bool:
@@ -107,7 +126,7 @@ class TrainingStep:
     def __init__(self, model: Model, loss: Loss, optimizer: Any) -> None:
         check_model("TrainingStep", model)
         check_loss("TrainingStep", loss)
-        if not callable(getattr(optimizer, "step", None)):
+        if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
             has = f"optimizer has type {type(optimizer).__name__}"
             raise TypeError(f"TrainingStep: {has}, expected one of bptt.optim")
         self._gradients, self._optimizer = Gradients(model, loss), optimizer
