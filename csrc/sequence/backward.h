@@ -142,7 +142,7 @@ class Backward final : public ResumableCall {
           const Share columns(band.end - band.first, int(part), across);
           const ProductRows<T> f{products.data(), w_.Hp, gates(0), row_, through(band)};
           product_back(f, w_.h_back, {call_.weights.weight_hh, w_.R}, blocks, Share(begin - first, stop - first),
-                       Share(band.first + columns.begin, band.first + columns.end), rooms_, thread);
+                       Share(band.first + columns.begin, band.first + columns.end), room_of(rooms_, thread));
         });
       }
     };
@@ -357,7 +357,7 @@ class Backward final : public ResumableCall {
                             mode_rows_[std::size_t(thread)].dg);
       } else {
         product_back({dx, w_.I, gates(begin), row_, k}, w_.x_back, {call_.weights.weight_ih, w_.I}, blocks,
-                     Share(i, stop), own, rooms_, thread);
+                     Share(i, stop), own, room_of(rooms_, thread));
       }
       if (called_off((stop - i) * kTileRows, thread, barrier)) return;
     }
@@ -391,8 +391,7 @@ class Backward final : public ResumableCall {
   Buffer<T> dstates_;
   SumsByRow<T> dvectors_, dreset_state_;       // [B,P,Hp], [B,S,Hp]
   Buffer<T> first_, next_;                     // hidden states before the steps of the first chunk; see keep_first
-  Buffer<T> no_dy_;                            // zeros for each step, where there is no dy [B,R]
-  Buffer<T> dlines_, ds_;                      // of cells of several stages
+  Buffer<T> no_dy_, dlines_, ds_;              // zeros where there is no dy [B,R]; of cells of several stages
   std::optional<WeightGradient<T>> dweights_;  // none where they are not wanted
   std::vector<StepRows> mode_rows_;            // of each thread
   std::vector<ColumnRoom<T>> rooms_;           // of each thread, where the tape has no panels of weights

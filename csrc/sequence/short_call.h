@@ -81,11 +81,16 @@ std::vector<ColumnRoom<T>> column_rooms(const BackwardCall<T>& call, const Weigh
   return rooms;
 }
 
+/// That of a thread; null where none is needed.
+template <class T>
+ColumnRoom<T>* room_of(std::vector<ColumnRoom<T>>& rooms, int thread) {
+  return rooms.empty() ? nullptr : &rooms[std::size_t(thread)];
+}
+
 /// A product of backward by packed rows of weights, or by the same rows where users hold them.
 template <class T>
 void product_back(const ProductRows<T>& f, const Panels<T>& packed, const WholeRows<T>& given, const RowBlocks& blocks,
-                  const Share& rows, const Share& columns, std::vector<ColumnRoom<T>>& rooms, int thread) {
-  ColumnRoom<T>* const room = rooms.empty() ? nullptr : &rooms[std::size_t(thread)];
+                  const Share& rows, const Share& columns, ColumnRoom<T>* room) {
   if (packed.depth == 0) return product(f, given, blocks, rows, columns, room);
   product(f.c, f.ldc, f.a, f.lda, f.k, packed, static_cast<const T*>(nullptr), blocks, rows.begin, rows.end, columns);
 }
