@@ -28,6 +28,7 @@ NEEDS = {
     "seq2seq": [],
     "tagger": [],
 }
+SHARED = {"harness", "classifying"}
 CLOSE = 1e-5
 
 
@@ -38,13 +39,13 @@ def program(request: Any, monkeypatch: Any) -> Any:
     monkeypatch.syspath_prepend(str(FOLDER))
     module = importlib.import_module(request.param)
     yield module
-    for name in (request.param, "harness"):
+    for name in (request.param, *SHARED):
         sys.modules.pop(name, None)
 
 
 def test_every_program_is_run_here_and_short() -> None:
     paths = list(FOLDER.glob("*.py"))
-    assert {path.stem for path in paths} == {*NEEDS, "harness"}
+    assert {path.stem for path in paths} == {*NEEDS, *SHARED}
     for path in paths:
         assert len(path.read_text("utf-8").splitlines()) < 100, path.name
 

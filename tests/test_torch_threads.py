@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -52,20 +52,10 @@ def test_the_bits_are_those_of_our_own_threads(kind: str, two_threads: Any, monk
 
 def test_several_python_threads(two_threads: Any) -> None:
     model, x = layer("gru", 16, 24, dtype=torch.float32), torch.ones(6, 8, 16, requires_grad=True)
-    found: list[list[Any]] = []
-
-    def run() -> None:
-        found.extend([results(model, x) for _ in range(10)])
-
-    with bt.enabled():
+    with bt.enabled(), ThreadPoolExecutor(4) as pool:
         expected = results(model, x)
-        workers = [threading.Thread(target=run) for _ in range(4)]
-        for each in workers:
-            each.start()
-        for each in workers:
-            each.join()
-    assert len(found) == 40
-    assert all(same(each, expected) for each in found)
+        found = [pool.submit(results, model, x) for _ in range(40)]
+        assert all(same(each.result(), expected) for each in found)
 
 
 # A host that counts its jobs: PyTorch's own where `size` is 0, else one that gives only the caller's thread.
@@ -114,14 +104,20 @@ print(len(jobs) == 2)
     assert python(code).split() == ["True"] * 4
 
 
+# Every call is divided between two threads.
+DIVIDED = """
+import signal, torch, bptt.torch
+from bptt._dispatch import core
+torch.set_num_threads(2)
+core.force_division(2, 1)
+"""
+
+
 @linux
 def test_a_fork_runs_on_our_own_threads() -> None:
     """libgomp would hang."""
     code = """
-import os, signal, torch, bptt.torch, bptt
-from bptt._dispatch import core
-torch.set_num_threads(2)
-core.force_division(2, 1)
+import os
 x, model = torch.ones(6, 8, 16), torch.nn.GRU(16, 24)
 bptt.torch.enable()
 expected = model(x)[0]
@@ -131,7 +127,7 @@ if child == 0:
     os._exit(0 if torch.equal(model(x)[0], expected) else 1)
 print(os.waitpid(child, 0)[1])
 """
-    assert python(code).split() == ["0"]
+    assert python(DIVIDED + code).split() == ["0"]
     assert python("import os\npid = os.fork()\n" + FORKED).split() in (["True", "False"], ["True", "True"])
 
 
@@ -147,10 +143,6 @@ os._exit(0) if pid == 0 else None
 @linux
 def test_an_interrupt_ends_a_call_and_the_next_one_runs() -> None:
     code = """
-import signal, torch, bptt.torch
-from bptt._dispatch import core
-torch.set_num_threads(2)
-core.force_division(2, 1)
 x, model = torch.ones(20000, 64, 16), torch.nn.GRU(16, 64)
 def stop(*_):
     inner.append(model(x[:5])[0])  # a call within a call
@@ -168,7 +160,7 @@ except KeyboardInterrupt:
     print("interrupted")
 print(torch.equal(model(x[:5])[0], expected), torch.equal(inner[0], expected))
 """
-    assert python(code).split() == ["interrupted", "True", "True"]
+    assert python(DIVIDED + code).split() == ["interrupted", "True", "True"]
 
 
 def test_a_host_has_addresses() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from classifying import learned
 from harness import Compared, compare
 
 DIGITS, B, T, HIDDEN = 10, 32, 12, 128
@@ -34,17 +35,13 @@ class Reverser(torch.nn.Module):
 
 
 def train(steps: int) -> list[Any]:
-    model, losses = Reverser(), []
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(steps):
+    model = Reverser()
+
+    def batch() -> tuple[Any, Any]:
         digits = torch.randint(0, DIGITS, (T, B))
-        scores = model(digits)
-        loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), digits.flip(0).flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return [*losses, scores]
+        return model(digits), digits.flip(0)
+
+    return learned(model, batch, steps)
 
 
 def main(timed_steps: int = 20) -> list[Compared]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from classifying import learned
 from harness import Compared, compare
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -28,19 +29,15 @@ class Tagger(torch.nn.Module):
 
 
 def train(steps: int) -> list[Any]:
-    model, losses = Tagger(), []
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(steps):
+    model = Tagger()
+
+    def batch() -> tuple[Any, Any]:
         letters, lengths = torch.randint(0, LETTERS, (B, T)), torch.randint(1, T + 1, (B,))
         seen = (letters[:, :, None] == letters[:, None, :]).tril(-1).any(-1).long()
         seen[torch.arange(T) >= lengths[:, None]] = -100  # no letter
-        scores = model(letters, lengths)
-        loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), seen.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return [*losses, scores]
+        return model(letters, lengths), seen
+
+    return learned(model, batch, steps)
 
 
 def main(timed_steps: int = 20) -> list[Compared]:

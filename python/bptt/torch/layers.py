@@ -29,6 +29,27 @@ class _Layer(torch.nn.RNNBase):
 
     variant: Variant | None = None
 
+    def __init__(
+        self,
+        *args: Any,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        clip_state: float | None = None,
+        clip_grad_per_step: float | None = None,
+        checkpoint: int | str | None = None,
+        _cells: dict[str, bool] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        options: dict[str, Any] = {
+            "recurrent_dropout": recurrent_dropout,
+            "zoneout": zoneout,
+            "clip_state": clip_state,
+            "clip_grad_per_step": clip_grad_per_step,
+            "checkpoint": checkpoint,
+        }
+        self._set_variant(_cells or {}, options)
+
     def _set_variant(self, cells: dict[str, bool], options: dict[str, Any]) -> None:
         """Check the options, and add the parameters that PyTorch's cell does not have."""
         where, first = f"bptt.torch.{type(self).__name__}", self.weight_ih_l0
@@ -95,17 +116,6 @@ class _Layer(torch.nn.RNNBase):
         return y, _state(final)
 
 
-def _options(recurrent_dropout: Any, zoneout: Any, clip_state: Any, clip_grad: Any, checkpoint: Any) -> dict[str, Any]:
-    """The options of all layers by name."""
-    return {
-        "recurrent_dropout": recurrent_dropout,
-        "zoneout": zoneout,
-        "clip_state": clip_state,
-        "clip_grad_per_step": clip_grad,
-        "checkpoint": checkpoint,
-    }
-
-
 def _state(parts: list[Any]) -> Any:
     """The final state: h, or (h, c)."""
     return tuple(parts) if len(parts) > 1 else parts[0]
@@ -142,21 +152,8 @@ class LSTM(_Layer, torch.nn.LSTM):
     (torch.Size([2, 5, 4]), True, torch.Size([3, 4]))
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        peephole: bool = False,
-        layer_norm: bool = False,
-        recurrent_dropout: float = 0.0,
-        zoneout: float | tuple[float, float] = 0.0,
-        clip_state: float | None = None,
-        clip_grad_per_step: float | None = None,
-        checkpoint: int | str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        options = _options(recurrent_dropout, zoneout, clip_state, clip_grad_per_step, checkpoint)
-        self._set_variant({"peephole": peephole, "layer_norm": layer_norm}, options)
+    def __init__(self, *args: Any, peephole: bool = False, layer_norm: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, _cells={"peephole": peephole, "layer_norm": layer_norm}, **kwargs)
 
 
 class GRU(_Layer, torch.nn.GRU):
@@ -179,22 +176,9 @@ class GRU(_Layer, torch.nn.GRU):
     True
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        reset_after: bool = True,
-        layer_norm: bool = False,
-        recurrent_dropout: float = 0.0,
-        zoneout: float | tuple[float, float] = 0.0,
-        clip_state: float | None = None,
-        clip_grad_per_step: float | None = None,
-        checkpoint: int | str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        options = _options(recurrent_dropout, zoneout, clip_state, clip_grad_per_step, checkpoint)
+    def __init__(self, *args: Any, reset_after: bool = True, layer_norm: bool = False, **kwargs: Any) -> None:
         before = not check_bool("bptt.torch.GRU", "reset_after", reset_after)
-        self._set_variant({"reset_after=False": before, "layer_norm": layer_norm}, options)
+        super().__init__(*args, _cells={"reset_after=False": before, "layer_norm": layer_norm}, **kwargs)
 
 
 class RNN(_Layer, torch.nn.RNN):
@@ -210,17 +194,3 @@ class RNN(_Layer, torch.nn.RNN):
     >>> bool((h[0, 1] == y[1, 1]).all())
     True
     """
-
-    def __init__(
-        self,
-        *args: Any,
-        recurrent_dropout: float = 0.0,
-        zoneout: float | tuple[float, float] = 0.0,
-        clip_state: float | None = None,
-        clip_grad_per_step: float | None = None,
-        checkpoint: int | str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        options = _options(recurrent_dropout, zoneout, clip_state, clip_grad_per_step, checkpoint)
-        self._set_variant({}, options)

@@ -25,7 +25,7 @@ from bptt.torch import openmp
 from bptt.torch.memory import DTYPES, array_of, gradient_view, in_order, passing_view, tensor_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from bptt import _core
     from bptt._arrays import Array, ArrayIn
@@ -223,20 +223,28 @@ class Network:
         return found
 
 
-_networks: dict[tuple[Any, ...], Network | None] = {}
+_networks: dict[Hashable, Network | None] = {}
 
 
-def network_of(asked: Asked, input_size: int, dtype: Any, weights: Sequence[Any]) -> Network | None:
-    """The network of these weights; None where their shapes are not those of one."""
-    key = (asked, input_size, dtype, get_matmul_precision(), *[each.shape for each in weights])
+def kept(key: Hashable, make: Callable[[], Network | None]) -> Network | None:
+    """The network of a key, made when it is first asked for."""
     try:
         return _networks[key]
     except KeyError:
         pass
     if len(_networks) >= MOST_NETWORKS:
         _networks.clear()
-    structure = structure_of(asked, input_size, dtype, [tuple(each.shape) for each in weights])
-    return _networks.setdefault(key, None if structure is None else Network(structure, asked.dropout))
+    return _networks.setdefault(key, make())
+
+
+def network_of(asked: Asked, input_size: int, dtype: Any, weights: Sequence[Any]) -> Network | None:
+    """The network of these weights; None where their shapes are not those of one."""
+
+    def make() -> Network | None:
+        structure = structure_of(asked, input_size, dtype, [tuple(each.shape) for each in weights])
+        return None if structure is None else Network(structure, asked.dropout)
+
+    return kept((asked, input_size, dtype, get_matmul_precision(), *[each.shape for each in weights]), make)
 
 
 def structure_of(asked: Asked, input_size: int, dtype: Any, shapes: list[tuple[int, ...]]) -> Structure | None:

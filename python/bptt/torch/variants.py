@@ -15,7 +15,7 @@ from bptt._engine.options import StateOptions
 from bptt._engine.states import States
 from bptt._precision import get_matmul_precision
 from bptt.torch.memory import passing_view
-from bptt.torch.network import MOST_NETWORKS, Asked, Network, structure_of
+from bptt.torch.network import Asked, Network, kept, structure_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,33 +126,25 @@ class VariantNetwork(Network):
         return found
 
 
-_networks: dict[tuple[Any, ...], VariantNetwork | None] = {}
-
-
-def variant_network(
-    asked: Asked, variant: Variant, training: bool, x: Any, weights: Sequence[Any]
-) -> VariantNetwork | None:
+def variant_network(asked: Asked, variant: Variant, training: bool, x: Any, weights: Sequence[Any]) -> Network | None:
     """The network of these weights; None where their shapes are not those of one."""
     shapes = [tuple(each.shape) for each in weights]
-    key = (asked, variant, training, x.shape[-1], x.dtype, get_matmul_precision(), *shapes)
-    try:
-        return _networks[key]
-    except KeyError:
-        pass
-    if len(_networks) >= MOST_NETWORKS:
-        _networks.clear()
-    rows = list(variant.extra(asked.cell).values())
-    n, each = len(rows), len(shapes) // (asked.num_layers * asked.num_directions)
-    plain = [shape for i, shape in enumerate(shapes) if i % each < each - n]
-    structure = structure_of(asked, x.shape[-1], x.dtype, plain)
-    network = None
-    if structure is not None:
+
+    def make() -> Network | None:
+        rows = list(variant.extra(asked.cell).values())
+        n, each = len(rows), len(shapes) // (asked.num_layers * asked.num_directions)
+        plain = [shape for i, shape in enumerate(shapes) if i % each < each - n]
+        structure = structure_of(asked, x.shape[-1], x.dtype, plain)
+        if structure is None:
+            return None
         H = structure.hidden_size
         expected = [(H,) if count == 1 else (count, H) for count in rows]
+        if any(shapes[k * each + each - n : (k + 1) * each] != expected for k in range(structure.kernels)):
+            return None
         kernel = _KERNELS.get((structure.cell, variant.cell), structure.cell)
-        if all(shapes[k * each + each - n : (k + 1) * each] == expected for k in range(structure.kernels)):
-            network = VariantNetwork(structure._replace(cell=kernel), asked.dropout, variant, training)
-    return _networks.setdefault(key, network)
+        return VariantNetwork(structure._replace(cell=kernel), asked.dropout, variant, training)
+
+    return kept((asked, variant, training, x.shape[-1], x.dtype, get_matmul_precision(), *shapes), make)
 
 
 class NoBackward(torch.autograd.Function):
