@@ -104,8 +104,8 @@ class TrainingStep:
         loss: loss(y, target) -> (value, gradient with respect to y), such as `bptt.losses.mse`.
         optimizer: of `bptt.optim`; its clipping is part of the step.
 
-    Call: x, target as of the model and the loss; state, the initial state as the model takes it, default zeros. There are
-        no lengths, resets and masks: `fit` takes them in a `Batch`.
+    Call: x, target as of the model and the loss; state, the initial state as the model takes it, default zeros. There
+        are no lengths, resets and masks: `fit` takes them in a `Batch`.
     Returns: `Trained(loss, state, info)`: the loss before the update, the final state, the optimizer's StepInfo.
     Raises: FloatingPointError for a loss that is not finite, or as the optimizer does: nothing changes then; what
         model, loss and optimizer raise.
